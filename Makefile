@@ -1,0 +1,32 @@
+# Two commands do everything on a machine with Python 3.11+ and make: `make demo` and `make test`.
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test tune clean
+
+demo: $(READY)
+	$(BIN)/bench grid bench/grids/demo.toml --runs runs/demo --workers $(WORKERS)
+	$(BIN)/bench leaderboard --runs runs/demo
+	$(BIN)/bench report --runs runs/demo --out report
+
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# The search whose choice the demo uses; its result is committed, so this is only needed to repeat it.
+tune: $(READY)
+	$(BIN)/bench tune bench/grids/demo.toml --runs runs/tune --workers $(WORKERS)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs/demo report

@@ -1,0 +1,68 @@
+"""``bench report``: tables, differences and figures of a runs folder, from its records only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from analysis import figure_clock, figure_results, figure_tau
+from analysis.compare import compare, differences, differences_csv
+from analysis.costs import costs
+from analysis.figures import Draw
+from analysis.files import csv_text, write_text
+from analysis.labels import BASELINE
+from analysis.leaderboard import COLUMNS, leaderboard_rows
+from analysis.load import load
+from analysis.preamble import preamble
+from analysis.settings import settings
+from analysis.style import save
+from analysis.tables import results
+
+FIGURES: Mapping[str, Draw] = {
+    "Results by task": figure_results.draw,
+    "Interpolating between the mean and the posterior": figure_tau.draw,
+    "Against the clock": figure_clock.draw,
+}
+
+
+def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
+    """Write ``tables.md``, ``results.csv``, ``differences.csv`` and the figures into ``out``; returns the files.
+
+    Raises:
+        ValueError: there is no result under ``runs``.
+    """
+    loaded = load(runs)
+    found, notes = compare(loaded, baseline)
+    written = [
+        write_text(out / "results.csv", csv_text(COLUMNS, leaderboard_rows(loaded.results))),
+        write_text(out / "differences.csv", differences_csv(found)),
+    ]
+    shown = []
+    for heading, draw in FIGURES.items():
+        drawn, missing = draw(loaded, baseline)
+        notes += missing
+        shown += [f"## {heading}\n"] if drawn else []
+        for figure in drawn:
+            written += save(figure.figure, out / figure.name)
+            shown.append(f"![{heading}]({figure.name}.png)\n\n{figure.caption}\n")
+    parts = [
+        "# Report\n",
+        preamble(loaded),
+        "## Results\n",
+        "Mean ± standard error over seeds; `-` is a missing run. Bold is the best displayed mean of a trained method, "
+        "which says nothing of chance: see the differences.\n",
+        results(loaded, baseline),
+        "## Differences\n" if found else "",
+        differences(found, baseline),
+        *shown,
+        "## Costs\n",
+        "Means over seeds, from the records. Training includes that of the posteriors a method starts from; mid-run "
+        "evaluation is not counted. Memory is the peak of the process in training or prediction.\n",
+        costs(loaded, baseline),
+        "## Settings\n",
+        settings(loaded, baseline),
+        "## Not shown\n" if notes else "",
+        *(f"- {note}" for note in notes),
+    ]
+    tables = write_text(out / "tables.md", "\n".join(part for part in parts if part) + "\n")
+    return [tables, *written]

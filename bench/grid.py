@@ -1,0 +1,222 @@
+"""Grid files: which methods, tasks and seeds, under which settings. TOML in, run specs out.
+
+protocol = "clean"                 # paper | clean
+methods = ["adamw", "ivon"]
+tasks = ["notes_two"]
+seeds = [1, 2]
+plugins = ["my_pkg.my_module"]     # optional
+eval_every = 500                   # optional: steps between mid-run evaluations
+
+[model]                            # optional: id (hub name, folder or embedded), revision, quantization, dtype
+[set]                              # settings, see bench.settings
+[variants.tuned]                   # optional: labelled settings laid over [set]; `include` names a file of them
+[sweep.ivon]                       # optional: prediction-time hyperparameters to vary
+tau = [0, 0.5, 1]
+[tune.ivon]                        # optional: what `bench tune` tries
+lr = [0.1, 0.3]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.data import DataSource
+from bench.model import resolve_model
+from bench.options import option_fields
+from bench.plan import Family, families, plan_run
+from bench.protocol import PROTOCOLS
+from bench.registry import get_method, get_task, load_plugin, method_names, near_miss, task_names
+from bench.settings import Settings, check_settings, merge, read_toml, table_of
+from bench.specs import ModelSpec, RunSpec, build, cast
+
+KEYS = (
+    "protocol", "methods", "tasks", "seeds", "plugins", "eval_every", "data_dir", "allow_partial_data",
+    "model", "set", "variants", "sweep", "tune",
+)  # fmt: skip
+MODEL_KEYS = ("id", "revision", "quantization", "dtype")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A checked grid."""
+
+    name: str
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    protocol: str = "paper"
+    plugins: tuple[str, ...] = ()
+    eval_every: int = 0
+    source: DataSource = dataclasses.field(default_factory=DataSource)
+    model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
+    model_path: Path | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    variants: Mapping[str, Settings] = dataclasses.field(default_factory=lambda: {"": {}})
+    sweep: Mapping[str, Mapping[str, list[Any]]] = dataclasses.field(default_factory=dict)
+    tune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def runs(self) -> list[RunSpec]:
+        """All run specs: every method, task, seed and variant, then the sweeps.
+
+        Raises:
+            LookupError, ValueError: something is misspelt or does not fit, before anything is loaded.
+        """
+        planned = []
+        for variant, task, seed, method in itertools.product(self.variants, self.tasks, self.seeds, self.methods):
+            settings = merge(self.settings, self.variants[variant])
+            run = self._plan(method, task, seed, settings, variant, "result")
+            planned.append(run)
+            for name, values in self.sweep.get(method, {}).items():
+                for value in values:
+                    point = self._plan(
+                        method, task, seed, merge(settings, laid_over(method, {name: value})), variant, "sweep"
+                    )
+                    if point.options != run.options:
+                        planned.append(point)
+        return planned
+
+    def families(self) -> list[Family]:
+        """The units of work."""
+        return families(self.runs())
+
+    def _plan(self, method: str, task: str, seed: int, settings: Settings, variant: str, purpose: str) -> RunSpec:
+        return plan_run(
+            method,
+            task,
+            seed,
+            settings=settings,
+            model=self.model,
+            source=self.source,
+            protocol=self.protocol,
+            variant=variant,
+            purpose=purpose,
+        )
+
+
+def laid_over(method: str, values: Mapping[str, Any]) -> Settings:
+    """Settings that win over a method's per-task ones too."""
+    everywhere = {task: dict(values) for task in task_names()}
+    return {method: {**values, "per_task": everywhere}}
+
+
+def read_grid(
+    file: Path,
+    *,
+    data_dir: Path | None = None,
+    allow_partial: bool = False,
+    model: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    plugins: tuple[str, ...] = (),
+    with_variants: bool = True,
+) -> Grid:
+    """The grid of a file, with what the command line says laid over it; every name is checked.
+
+    Without ``with_variants`` the ``[variants]`` table is left out: `bench tune` has yet to write what it includes.
+
+    Raises:
+        LookupError, ValueError, FileNotFoundError: what is wrong, and the near miss, before anything is loaded.
+    """
+    content = read_toml(file)
+    _known(content, KEYS, file.name)
+    for name in ("model", "set", "variants", "sweep", "tune"):
+        table_of(content.get(name, {}), name)
+    for plugin in (*_strings(content.get("plugins", []), "plugins"), *plugins):
+        load_plugin(plugin)
+    for needed in ("methods", "tasks", "seeds"):
+        if not content.get(needed):
+            raise ValueError(f"{file.name} names no {needed}: add `{needed} = [...]`.")
+    methods, tasks = _strings(content["methods"], "methods"), _strings(content["tasks"], "tasks")
+    for method in methods:
+        get_method(method)
+    for task in tasks:
+        get_task(task)
+    protocol = content.get("protocol", "paper")
+    if protocol not in PROTOCOLS:
+        raise LookupError(f"There is no protocol '{protocol}'.{near_miss(str(protocol), PROTOCOLS)}")
+    settings = merge(content.get("set", {}), overrides or {})
+    variants = _variants(content.get("variants", {}) if with_variants else {}, file)
+    for variant in variants.values():
+        check_settings(merge(settings, variant))
+    sweep = content.get("sweep", {})
+    check_options(sweep, "sweep", "predict")
+    chosen = choose_model({**content.get("model", {}), **(model or {})}, file.parent)
+    partial = cast(content.get("allow_partial_data", False), bool, "allow_partial_data")
+    folder = data_dir or (file.parent / content["data_dir"] if "data_dir" in content else None)
+    return Grid(
+        name=file.stem,
+        methods=methods,
+        tasks=tasks,
+        seeds=seed_list(content["seeds"], "seeds"),
+        protocol=protocol,
+        plugins=(*_strings(content.get("plugins", []), "plugins"), *plugins),
+        eval_every=cast(content.get("eval_every", 0), int, "eval_every"),
+        source=DataSource(folder, allow_partial or partial),
+        model=chosen[0],
+        model_path=chosen[1],
+        settings=settings,
+        variants=variants,
+        sweep=sweep,
+        tune=content.get("tune", {}),
+    )
+
+
+def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    for name in table:
+        if name not in names:
+            raise LookupError(f"{where} has no key '{name}'.{near_miss(name, names)}")
+
+
+def seed_list(values: Any, name: str) -> tuple[int, ...]:
+    """``values`` if it is a list of whole numbers."""
+    if not isinstance(values, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise ValueError(f"{name} is {values!r}: give a list of whole numbers.")
+    return tuple(dict.fromkeys(values))
+
+
+def _strings(values: Any, name: str) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name} is {values!r}: give a list of names.")
+    return tuple(dict.fromkeys(values))
+
+
+def _variants(table: Mapping[str, Any], file: Path) -> dict[str, Settings]:
+    if not table:
+        return {"": {}}
+    variants = {}
+    for name, inner in table.items():
+        table_of(inner, f"variants.{name}")
+        rest = {key: value for key, value in inner.items() if key != "include"}
+        included = read_toml(file.parent / inner["include"]) if "include" in inner else {}
+        variants[name] = merge(included, rest)
+    return variants
+
+
+def check_options(table: Mapping[str, Any], where: str, reader: str) -> None:
+    """``where.<method>.<option>`` must be a list of values of an option that ``reader`` reads ("" for either)."""
+    for method, options in table.items():
+        if method not in method_names():
+            raise LookupError(f"{where} names '{method}', which is no method.{near_miss(method, method_names())}")
+        table_of(options, f"{where}.{method}")
+        fields = [f.name for f in option_fields(get_method(method)) if reader in ("", f.metadata["reader"])]
+        for option, values in options.items():
+            if option not in fields:
+                kind = "hyperparameter that prediction reads" if reader else "hyperparameter"
+                raise LookupError(f"{where}.{method}.{option} is no {kind} of {method}.{near_miss(option, fields)}")
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"{where}.{method}.{option} is {values!r}: give a list of values.")
+
+
+def choose_model(table: Mapping[str, Any], beside: Path | None = None) -> tuple[ModelSpec, Path | None]:
+    """(resolved spec, folder of a local model or None) of a ``[model]`` table.
+
+    ``id`` is ``embedded``, a folder (of the working directory, or of the grid file), or a name on the hub.
+    """
+    _known(table, MODEL_KEYS, "[model]")
+    spec = build(ModelSpec, table)
+    folders = [Path(spec.id).expanduser(), *([beside / spec.id] if beside else [])]
+    path = next((folder for folder in folders if spec.id != "embedded" and folder.is_dir()), None)
+    return resolve_model(spec, path), path

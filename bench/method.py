@@ -1,0 +1,119 @@
+"""The interface every method implements: fit a posterior once, predict with it many times."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.data import Batch, Encoded
+from bench.model import ChoiceModel
+from bench.posterior import Params, Posterior
+from bench.specs import FitSpec, TrainSpec
+from bench.task import Example, Task
+
+if TYPE_CHECKING:
+    from bench.train import FitJob
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of all methods: a frozen dataclass of hyperparameters. Subclass, decorate with ``register_method``.
+
+    A method with a ``base`` starts from that method's stored posterior. One that defines no ``fit`` of its own borrows
+    it unchanged, so adding it to a grid costs no training.
+
+    Attributes:
+        name: what the command line calls it.
+        title: what tables call it.
+        version: raise it when the method's numbers change: every key of the method changes with it.
+        base: name of the method whose posterior it starts from, or None.
+        uses_model: whether it ever looks at the language model (the exact reference of a synthetic task does not).
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    version: ClassVar[int] = 1
+    base: ClassVar[str | None] = None
+    uses_model: ClassVar[bool] = True
+
+    def check(self, task: Task, train: TrainSpec) -> None:
+        """Raise ValueError with a sentence if this method cannot do this task in this training. Before any work."""
+
+    def bases(self, base: FitSpec) -> tuple[FitSpec, ...]:
+        """The fits this method's own fit starts from, given its base's spec (an ensemble asks for several seeds)."""
+        return (base,)
+
+    def fit(self, job: FitJob) -> Posterior:
+        """Train, or post-process ``job.starts``, into a posterior. Not called for a method that borrows its base's."""
+        raise TypeError(f"Method '{self.name}' has no fit: define fit(job), or name a `base` whose posterior it uses.")
+
+    def predict(self, job: PredictJob) -> Tensor:
+        """(S, N, C) log-probabilities: S draws, N examples, C answers. The default evaluates :meth:`draw` in turn.
+
+        The draws are fixed for the whole evaluation set. A closed-form predictive returns S = 1.
+        """
+        return torch.stack([job.log_probs(params) for params in self.draw(job)])
+
+    def draw(self, job: PredictJob) -> Iterable[Params]:
+        """The adapter values to predict with; the default is the posterior mean."""
+        return [job.posterior.mean]
+
+    @classmethod
+    def own_fit(cls) -> bool:
+        """Whether the class fits a posterior of its own, rather than borrowing its base's."""
+        return cls.fit is not Method.fit
+
+
+@dataclasses.dataclass
+class PredictJob:
+    """What :meth:`Method.predict` is handed. Drawing from ``generator`` (CPU) is reproducible from the spec."""
+
+    posterior: Posterior
+    examples: tuple[Example, ...]
+    answers: tuple[str, ...]
+    generator: torch.Generator
+    batch_size: int
+    load: Callable[[], ChoiceModel]  # the model, loaded at the first call
+    max_length: int
+    progress: Callable[[int], None] = lambda done: None
+    truncated: int = 0
+    _encoded: Encoded | None = None
+
+    @property
+    def model(self) -> ChoiceModel:
+        """The model with the task's answers as its read-out."""
+        return self.load()
+
+    @property
+    def encoded(self) -> Encoded:
+        """The tokenised examples."""
+        if self._encoded is None:
+            self._encoded = self.model.encode(self.examples, self.max_length)
+            self.truncated = self._encoded.truncated
+        return self._encoded
+
+    def over_batches(self, function: Callable[[Batch], Tensor]) -> Tensor:
+        """(N, C) on the CPU: ``function(batch) -> (B, C)`` over all examples, put back in their order."""
+        parts, places = [], []
+        for rows, batch in self.encoded.in_order(self.batch_size):
+            parts.append(function(batch))
+            places += rows
+            self.progress(len(rows))
+        inverse = torch.empty(len(places), dtype=torch.long)
+        inverse[torch.tensor(places)] = torch.arange(len(places))
+        return torch.cat(parts).cpu()[inverse]
+
+    @torch.no_grad()
+    def log_probs(self, params: Params) -> Tensor:
+        """(N, C) log-probabilities of all examples with the adapters at ``params``."""
+        with self.model.assign(params):
+            return self.over_batches(lambda batch: log_softmax(self.model.logits(batch)))
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """float32 log-probabilities, normalised in float64 so that rows sum to one to rounding and none is -inf."""
+    return logits.double().log_softmax(dim=-1).float()

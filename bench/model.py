@@ -1,0 +1,406 @@
+"""ChoiceModel: a causal language model with LoRA that answers multiple-choice prompts.
+
+The only file that knows transformers, peft and bitsandbytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.data import Batch, Encoded
+from bench.posterior import Params
+from bench.registry import near_miss
+from bench.specs import ModelSpec
+from bench.task import Example
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("none", "int8", "nf4")
+EMBEDDED = Path(__file__).parent / "embedded" / "base"
+_ADAPTER = "default"  # PEFT's name of the one adapter we add
+
+
+class ChoiceModel:
+    """Base + LoRA, read out at the answer tokens only.
+
+    The base is frozen and always in evaluation mode; the adapters (float32) are the only parameters. One loaded base
+    serves many fits: :meth:`prepare` sets the answers of a task and fresh adapters.
+
+    Attributes:
+        params: the adapter parameters by name, in the model's order; P entries in all.
+    """
+
+    def __init__(self, spec: ModelSpec, folder: Path | str, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.tokenizer = _load_tokenizer(spec, folder)
+        base = _load_base(spec, folder, device)
+        self._closing = _closing_tokens(self.tokenizer)
+        head = base.get_output_embeddings()
+        weight = getattr(head, "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
+            raise ValueError(f"{spec.id} has no output layer with a weight per token: use a causal language model.")
+        self._head = head
+        self._accepts = set(inspect.signature(base.forward).parameters)
+        if "attention_mask" not in self._accepts:
+            raise ValueError(f"{spec.id} takes no attention mask, so padded batches would change its answers.")
+        self._base = base
+        self._check_padding()
+        self._module = _add_lora(base, spec)
+        self._module.eval()
+        self.params: dict[str, nn.Parameter] = {}
+        self._full_names: dict[str, str] = {}
+        for full, parameter in self._module.named_parameters():
+            parameter.requires_grad_(f".{_ADAPTER}" in full and "lora_" in full)
+            if parameter.requires_grad:
+                short = full.removeprefix("base_model.model.").replace(f".{_ADAPTER}", "")
+                self.params[short] = parameter
+                self._full_names[short] = full
+        self._dropouts = [
+            module
+            for name, module in self._module.named_modules()
+            if "lora_dropout" in name and isinstance(module, nn.Dropout)
+        ]
+        self._answer_ids: tuple[int, ...] = ()
+        self.forwards = 0  # examples passed forward since loading, for the cost table
+
+    def prepare(self, answers: Sequence[str], seed: int) -> None:
+        """Read out at ``answers`` from now on, and start from fresh adapters: A ~ Kaiming-uniform(seed), B = 0.
+
+        The draw is made on the CPU, so every device and every method starts from the same adapters (Hu et al. 2021).
+        """
+        self._set_answers(answer_tokens(self.tokenizer, answers, self.spec.id))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.params.items():
+                fresh = torch.zeros(parameter.shape)
+                if "lora_A" in name:
+                    nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
+                parameter.copy_(fresh)
+                parameter.grad = None
+
+    def _set_answers(self, ids: tuple[int, ...]) -> None:
+        """Put the answer rows of the output layer in its place, so no (B, T, vocabulary) logits are ever made."""
+        self._answer_ids = ids
+        bias = getattr(self._head, "bias", None)
+        rows = nn.Linear(self._head.weight.shape[1], len(ids), bias=bias is not None, device="meta").eval()
+        rows.weight = nn.Parameter(self._head.weight.detach()[list(ids)], requires_grad=False)
+        if bias is not None:
+            rows.bias = nn.Parameter(bias.detach()[list(ids)], requires_grad=False)
+        self._base.set_output_embeddings(rows)
+
+    def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
+        """Tokenise prompts, cut on the right at ``max_length`` tokens, with the tokenizer's own BOS and no EOS."""
+        tokens = []
+        truncated = 0
+        for ids in self.tokenizer([example.prompt for example in examples], verbose=False)["input_ids"]:
+            ids = ids[: len(ids) - self._closing]  # an EOS would move the read-out off the prompt's end
+            truncated += len(ids) > max_length
+            tokens.append(tuple(ids[:max_length]))
+        special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
+        pad = next(token for token in special if token is not None)
+        return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated)
+
+    def logits(self, batch: Batch, params: Params | None = None) -> Tensor:
+        """(B, C) float32 logits of the answer tokens at the last position.
+
+        ``params`` stand in for the adapters of the same names and may carry a graph of their own (variational methods
+        differentiate through them); without them the model's own adapters are used.
+        """
+        if not self._answer_ids:
+            raise RuntimeError("Call prepare(answers, seed) before asking for logits.")
+        inputs = self._inputs(batch)
+        self.forwards += len(batch)
+        if params is None:
+            out = self._module(**inputs)
+        else:
+            named = {self._full_names[name]: value for name, value in params.items()}
+            out = torch.func.functional_call(self._module, named, kwargs=inputs)
+        logits: Tensor = out.logits[:, -1, :]
+        return logits.float()
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """The arguments of the base's forward pass, as far as it takes them."""
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        optional = {"position_ids": batch.position_ids, "use_cache": False, "logits_to_keep": 1}
+        inputs.update({name: value for name, value in optional.items() if name in self._accepts})
+        return inputs
+
+    @torch.no_grad()
+    def _check_padding(self) -> None:
+        """Refuse a base whose answer to a padded prompt is not what it says at that place when it reads text alone.
+
+        Some ignore the mask or count positions from the pads, some look ahead; they do not say so.
+        """
+        probe = Example("Which of these words names a colour? A. green B. seven Answer:", 0)
+        tokens = self.encode([probe], 64).tokens[0]
+        places = (len(tokens) // 2, len(tokens))
+        batch = Encoded(tuple(tokens[:n] for n in places), (probe, probe), tokens[0], self.device, 0).batch([0, 1])
+        with _quietly(self.spec):
+            padded = self._base(**self._inputs(batch)).logits[:, -1].float()
+            whole = self._base(input_ids=torch.tensor([tokens], device=self.device)).logits[0].float()
+        alone = whole[[n - 1 for n in places]]
+        change = float((padded - alone).square().mean().sqrt() / alone.std())
+        exact = self.spec.dtype == "float32" and self.spec.quantization == "none"
+        if not change <= (1e-4 if exact else 0.1):
+            raise ValueError(
+                f"{self.spec.id} does not answer a padded prompt as it answers the prompt alone (its logits change by "
+                f"{change:.1g} of their spread): it is not causal, ignores the attention mask or counts positions from "
+                "the pads. Use another model."
+            )
+
+    @contextlib.contextmanager
+    def assign(self, params: Params) -> Iterator[None]:
+        """Adapters set to the values of ``params`` inside, restored on the way out, also after an exception."""
+        before = {name: self.params[name].detach().clone() for name in params}
+        try:
+            self.load(params)
+            yield
+        finally:
+            self.load(before)
+
+    def load(self, params: Params) -> None:
+        """Copy values into the adapters of the same names."""
+        with torch.no_grad():
+            for name, value in params.items():
+                self.params[name].copy_(value)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of all adapters as they are now."""
+        return {name: parameter.detach().clone() for name, parameter in self.params.items()}
+
+    @contextlib.contextmanager
+    def dropout(self, on: bool = True) -> Iterator[None]:
+        """Adapter dropout on (or off) inside, as it was on the way out. The base's own dropouts are never on."""
+        before = [module.training for module in self._dropouts]
+        try:
+            for module in self._dropouts:
+                module.train(on)
+            yield
+        finally:
+            for module, mode in zip(self._dropouts, before, strict=True):
+                module.train(mode)
+
+
+def answer_tokens(tokenizer: Any, answers: Sequence[str], model: str) -> tuple[int, ...]:
+    """The token ids that answer a prompt: the one token each answer adds after ``Answer:``.
+
+    The form with a leading space is taken where each answer is one token in it, else the bare form.
+
+    Raises:
+        ValueError: an answer is more than one token in both forms, or two answers share one.
+    """
+
+    def added(text: str) -> list[int]:
+        cue = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
+        whole = tokenizer("Answer:" + text, add_special_tokens=False)["input_ids"]
+        return list(whole[len(cue) :]) if whole[: len(cue)] == cue else []
+
+    tried = {}
+    for space in (" ", ""):
+        tokens = [added(space + answer) for answer in answers]
+        unknown = tokenizer.unk_token_id
+        if all(len(t) == 1 and t[0] != unknown for t in tokens) and len({t[0] for t in tokens}) == len(answers):
+            return tuple(t[0] for t in tokens)
+        tried[space] = {answer: tokenizer.convert_ids_to_tokens(t) for answer, t in zip(answers, tokens, strict=True)}
+    raise ValueError(
+        f"The tokenizer of {model} does not give each answer a single token of its own after 'Answer:' "
+        f"(with a space: {tried[' ']}; without: {tried['']}). Use another model or a task with other answers."
+    )
+
+
+def _closing_tokens(tokenizer: Any) -> int:
+    """The number of tokens that the tokenizer puts after a text of its own accord, such as an EOS."""
+    bare = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("Answer:")["input_ids"]
+    extra = len(whole) - len(bare)
+    return next((extra - lead for lead in range(extra + 1) if whole[lead : lead + len(bare)] == bare), 0)
+
+
+def resolve_model(spec: ModelSpec, path: Path | None) -> ModelSpec:
+    """The spec with its identity filled in: the hub commit, or the hash of a local folder's files.
+
+    ``path`` is the folder of a local model (``spec.id`` is then replaced by ``local:<hash>``).
+
+    Raises:
+        ValueError: an unknown quantisation or dtype, or a model that cannot be found; the message names the fix.
+    """
+    import dataclasses
+
+    if spec.quantization not in QUANTIZATIONS:
+        raise ValueError(f"quantization '{spec.quantization}'.{near_miss(spec.quantization, QUANTIZATIONS)}")
+    if spec.dtype not in DTYPES:
+        raise ValueError(f"dtype '{spec.dtype}'.{near_miss(spec.dtype, DTYPES)}")
+    if spec.id == "embedded":
+        return dataclasses.replace(spec, revision=_fingerprint(EMBEDDED))
+    if path is not None:
+        return dataclasses.replace(spec, id=f"local:{_fingerprint(path)}", revision="")
+    return dataclasses.replace(spec, revision=_hub_commit(spec.id, spec.revision or "main"))
+
+
+def _fingerprint(folder: Path) -> str:
+    """A hash over the files that define a model (weights, configuration, tokenizer), whatever the folder is called."""
+    wanted = ("*.safetensors", "*.json", "*.model", "*.txt")
+    files = sorted({file for pattern in wanted for file in folder.glob(pattern)}, key=lambda file: file.name)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json: give the folder of a model saved by transformers.")
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise ValueError(f"{folder} has no *.safetensors: save the model in that format (pickled weights are refused).")
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            whole.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()[:16]
+
+
+def _hub_commit(name: str, revision: str) -> str:
+    """The commit a hub revision points to, asked of the hub, or of the local cache when offline."""
+    from huggingface_hub import hf_hub_download
+
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+    except Exception as error:  # the hub client raises many kinds; all of them mean the same to the user
+        raise ValueError(
+            f"Model '{name}' at revision '{revision}' was not found on the hub or in the local cache "
+            f"({type(error).__name__}). Check the name, log in if the model is gated, fetch it first with "
+            f"`hf download {name}`, or give the path of a local folder."
+        ) from error
+
+
+def load_model(spec: ModelSpec, path: Path | None, device: torch.device) -> ChoiceModel:
+    """Load base, tokenizer and adapters on ``device``; ``path`` is the folder of a local model."""
+    folder = EMBEDDED if spec.id == "embedded" else path if path is not None else spec.id
+    return ChoiceModel(spec, folder, device)
+
+
+@contextlib.contextmanager
+def _quietly(spec: ModelSpec) -> Iterator[None]:
+    """Reports of transformers are off inside, and what it raises on loading or trying a model becomes a sentence."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # missing files, damaged files, unknown architectures, remote code: many kinds
+        reason = str(error).strip().split("\n")[0][:300]
+        how = "" if spec.quantization == "none" else f" in {spec.quantization}"
+        raise ValueError(
+            f"{spec.id} cannot be loaded{how} ({type(error).__name__}: {reason}). "
+            "Give a causal language model of transformers that needs no code of its own, with its tokenizer and its "
+            "weights as safetensors."
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _load_tokenizer(spec: ModelSpec, folder: Path | str) -> Any:
+    from transformers import AutoTokenizer
+
+    with _quietly(spec):
+        return AutoTokenizer.from_pretrained(folder, **_safely(spec, folder))
+
+
+def _safely(spec: ModelSpec, folder: Path | str) -> dict[str, Any]:
+    """How anything is loaded: no code from the model's files, and a hub model at its pinned commit."""
+    return {"trust_remote_code": False, **({"revision": spec.revision} if isinstance(folder, str) else {})}
+
+
+def _load_base(spec: ModelSpec, folder: Path | str, device: torch.device) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+    _quiet_bitsandbytes()
+    dtype = DTYPES[spec.dtype]
+    with _quietly(spec):
+        config = AutoConfig.from_pretrained(folder, **_safely(spec, folder))
+    if config.is_encoder_decoder:
+        raise ValueError(f"{spec.id} is an encoder-decoder: use a causal (decoder-only) language model.")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"The weights of {spec.id} are stored quantised: use the original ones and let --quantization do it."
+        )
+    options = {**_safely(spec, folder), "dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    if spec.quantization == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    if spec.quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    if spec.quantization != "none":
+        _require_bitsandbytes(spec)
+        options["device_map"] = {"": str(device)}
+    loader: Any = AutoModelForCausalLM
+    with _quietly(spec):
+        model, report = loader.from_pretrained(folder, output_loading_info=True, **options)
+    if lacking := sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}):
+        raise ValueError(
+            f"The files of {spec.id} lack {len(lacking)} of the model's weights (or have them in another shape), such "
+            f"as {lacking[0]}, and random ones would stand in for them: use a complete causal language model."
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(f"{spec.id} comes with an adapter of its own: merge it into the weights, or remove it.")
+    if spec.quantization == "none":
+        model.to(device)
+    elif all(parameter.is_floating_point() for parameter in model.parameters()):
+        raise ValueError(f"bitsandbytes quantises no layer of {spec.id}: use --quantization none.")
+    return model.requires_grad_(False)
+
+
+def _require_bitsandbytes(spec: ModelSpec) -> None:
+    try:
+        import bitsandbytes  # noqa: F401  (only to see whether it is there)
+    except ImportError as error:
+        raise ValueError(
+            f"quantization '{spec.quantization}' needs bitsandbytes: pip install bitsandbytes, or use 'none'."
+        ) from error
+
+
+def _quiet_bitsandbytes() -> None:
+    """bitsandbytes remarks on every int8 product that its input is rounded to float16; that goes without saying."""
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _add_lora(base: Any, spec: ModelSpec) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    head = base.get_output_embeddings()
+    layers = [n for n, m in base.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    for target in spec.lora.targets:
+        if not any(f".{layer}".endswith(f".{target}") for layer in layers):
+            known = {layer.rsplit(".", 1)[-1] for layer in layers}
+            raise ValueError(
+                f"{spec.id} has no layer '{target}' for LoRA (the output layer takes none).{near_miss(target, known)} "
+                f"Set it with --set lora.targets=NAME,NAME."
+            )
+    config = LoraConfig(
+        r=spec.lora.r,
+        lora_alpha=spec.lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=spec.lora.dropout,
+        target_modules=list(spec.lora.targets),
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT remarks on fan_in_fan_out for GPT-2's Conv1D, and sets it right
+        model = get_peft_model(base, config)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # float32 adapters over any base (PROTOCOL: code)
+    return model

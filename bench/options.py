@@ -1,0 +1,63 @@
+"""A method's hyperparameters: dataclass fields that say what they mean and who reads them, the fit or prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.registry import near_miss
+from bench.specs import Option, cast
+
+if TYPE_CHECKING:
+    from bench.method import Method
+
+
+def fit_option(default: Option, doc: str) -> Any:
+    """A hyperparameter that training reads: part of the fit's key. ``doc`` gives meaning, unit and source."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "reader": "fit"})
+
+
+def predict_option(default: Option, doc: str) -> Any:
+    """A hyperparameter that only prediction reads: changing it cannot cause retraining."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "reader": "predict"})
+
+
+def option_fields(cls: type[Method]) -> list[dataclasses.Field[Any]]:
+    """The hyperparameter fields of a method class, in order.
+
+    Raises:
+        TypeError: a field was declared without :func:`fit_option` or :func:`predict_option`.
+    """
+    fields = list(dataclasses.fields(cls))
+    for field in fields:
+        if "reader" not in field.metadata:
+            raise TypeError(
+                f"{cls.__qualname__}.{field.name}: declare it with fit_option(...) or predict_option(...), "
+                "so that the suite knows whether changing it needs a new training."
+            )
+    return fields
+
+
+def make_method(cls: type[Method], values: Mapping[str, Any]) -> Method:
+    """An instance with ``values`` cast to the fields' types.
+
+    Raises:
+        LookupError: a name that is no hyperparameter of the method, with the near miss.
+        ValueError: a value of the wrong type or outside its range.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in option_fields(cls)]
+    for name in values:
+        if name not in names:
+            hint = near_miss(name, names) if names else " It has none."
+            raise LookupError(f"'{cls.name}' has no hyperparameter '{name}'.{hint}")
+    # defaults are cast too, so that `x: float = fit_option(1, ...)` and --set m.x=1 are one key
+    given = {**{field.name: field.default for field in option_fields(cls)}, **values}
+    return cls(**{name: cast(value, hints[name], f"{cls.name}.{name}") for name, value in given.items()})
+
+
+def options_of(method: Method, reader: str) -> dict[str, Option]:
+    """Name to value of the hyperparameters that the fit (``"fit"``) or prediction (``"predict"``) reads."""
+    return {f.name: getattr(method, f.name) for f in option_fields(type(method)) if f.metadata["reader"] == reader}

@@ -1,0 +1,149 @@
+"""Posteriors over the adapter parameters: frozen values with a mean and draws, stored as safetensors.
+
+A draw is ``mean + sqrt(tau) * (deviation)``: ``tau`` scales the covariance, so tau = 0 is the mean and tau = 1 the
+posterior itself. It works for every Gaussian, and a posterior without a covariance refuses it with a sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+Params = Mapping[str, Tensor]  # adapter name -> value, in the model's order
+
+_kinds: dict[str, type[Posterior]] = {}
+
+
+class Posterior:
+    """Base of all posteriors. A subclass is a frozen dataclass whose fields are ``dict[str, Tensor]``.
+
+    Subclassing registers the class under ``kind``, which is how a stored file finds its class again.
+    """
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        kind = getattr(cls, "kind", None)
+        if kind is None or (kind in _kinds and _kinds[kind].__qualname__ != cls.__qualname__):
+            raise TypeError(f"{cls.__qualname__}: set a class attribute `kind` that no other posterior has.")
+        _kinds[kind] = cls
+
+    @property
+    def mean(self) -> Params:
+        """The posterior mean, one tensor per adapter parameter."""
+        raise TypeError(f"A posterior of kind '{self.kind}' has no mean.")
+
+    def draws(self, count: int, generator: torch.Generator, tau: float = 1.0) -> Iterator[Params]:
+        """``count`` joint draws of all parameters; at tau = 0 they coincide, so it is one draw.
+
+        The generator lives on the CPU, whatever device the model is on: the draws do not depend on it.
+        """
+        if tau < 0:
+            raise ValueError(f"tau is {tau}: it scales a covariance, so give 0 or more.")
+        if tau == 0:
+            yield self.mean
+            return
+        for _ in range(count):
+            yield self._draw(generator, tau)
+
+    def _draw(self, generator: torch.Generator, tau: float) -> Params:
+        raise TypeError(f"A posterior of kind '{self.kind}' has no covariance to draw from or to scale by tau.")
+
+    def save(self, file: Path) -> None:
+        """Write the tensors and the kind to a safetensors file."""
+        from safetensors.torch import save_file
+
+        tensors = {
+            f"{field.name}/{name}": tensor.detach().cpu().contiguous()
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            for name, tensor in getattr(self, field.name).items()
+        }
+        save_file(tensors, file, metadata={"kind": self.kind})
+
+
+def load_posterior(file: Path) -> Posterior:
+    """The posterior in a safetensors file.
+
+    Raises:
+        ValueError: the file is damaged, or of a kind that no loaded module defines.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stored:
+            kind = stored.metadata()["kind"]
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (a file handle, not a dict)
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): delete its folder and run the grid again.") from error
+    if kind not in _kinds:
+        raise ValueError(f"{file} holds a posterior of kind '{kind}': load the plug-in that defines it (--plugin).")
+    cls = _kinds[kind]
+    fields: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name, tensor in tensors.items():
+        field, _, parameter = name.partition("/")
+        fields[field][parameter] = tensor
+    return cls(**fields)
+
+
+def flat_noise(like: Params, generator: torch.Generator) -> dict[str, Tensor]:
+    """Standard normal noise in the shapes of ``like``, drawn in one go on the CPU in float32."""
+    flat = torch.randn(sum(p.numel() for p in like.values()), generator=generator)
+    pieces = torch.split(flat, [p.numel() for p in like.values()])
+    return {name: piece.view(p.shape).to(p.device) for (name, p), piece in zip(like.items(), pieces, strict=True)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Point(Posterior):
+    """All mass at one value: what ordinary training finds."""
+
+    kind: ClassVar[str] = "point"
+    value: Params
+
+    @property
+    def mean(self) -> Params:
+        return self.value
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagGaussian(Posterior):
+    """N(m, diag v): ``location`` m and ``variance`` v, one entry per parameter. A draw is m + sqrt(tau v) eps."""
+
+    kind: ClassVar[str] = "diag_gaussian"
+    location: Params
+    variance: Params
+
+    @property
+    def mean(self) -> Params:
+        return self.location
+
+    def _draw(self, generator: torch.Generator, tau: float) -> Params:
+        noise = flat_noise(self.location, generator)
+        return {name: m + (tau * self.variance[name]).sqrt() * noise[name] for name, m in self.location.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Members(Posterior):
+    """M equally weighted parameter values (an ensemble, or a sampler's collection), stacked along a first axis."""
+
+    kind: ClassVar[str] = "members"
+    values: Params
+
+    @classmethod
+    def of(cls, members: list[Params]) -> Members:
+        """Stack a list of parameter values."""
+        if not members:
+            raise ValueError("A posterior of members needs at least one: collect a sample before the fit ends.")
+        return cls({name: torch.stack([member[name].detach() for member in members]) for name in members[0]})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def __iter__(self) -> Iterator[Params]:
+        for i in range(len(self)):
+            yield {name: stack[i] for name, stack in self.values.items()}

@@ -1,0 +1,232 @@
+"""Runs a family: its fits, each once, then every evaluation that hangs from them. Knows no method by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.data import DataSource, Encoded, Split, load_split, split_holdout
+from bench.method import Method, PredictJob
+from bench.metrics import nll, score
+from bench.model import ChoiceModel, load_model
+from bench.options import make_method
+from bench.plan import Family
+from bench.posterior import Posterior
+from bench.progress import Progress
+from bench.protocol import HOLDOUT
+from bench.provenance import PeakMemory, provenance
+from bench.records import RunRecord
+from bench.registry import get_method, get_task
+from bench.specs import FitSpec, ModelSpec, RunSpec, key, seed_for
+from bench.store import Store, write_predictions
+from bench.train import Checkpointing, FitJob
+
+
+@dataclasses.dataclass
+class Runner:
+    """Everything a run needs that is not part of what it is.
+
+    Attributes:
+        store: where results go.
+        source: where rows come from.
+        model_path: folder of a local model, or None.
+        device: where to compute.
+        eval_every: steps between mid-run evaluations (0: none). It changes nothing but the trace.
+        checkpoint_seconds: least time between checkpoints.
+        log: takes one line of text for the user.
+    """
+
+    store: Store
+    source: DataSource = dataclasses.field(default_factory=DataSource)
+    model_path: Path | None = None
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    eval_every: int = 0
+    checkpoint_seconds: float = 30.0
+    log: Callable[[str], None] = print
+    _model: tuple[ModelSpec, ChoiceModel] | None = None
+
+    def run(self, family: Family, progress: Progress | None = None) -> list[RunRecord]:
+        """Compute what is missing of a family and return all its records.
+
+        An evaluation that fails does not stop the others; a fit that fails stops those that need it.
+
+        Raises:
+            Exception: the first thing that went wrong, after each was recorded under ``failures/``.
+        """
+        progress = progress or Progress()
+        records, errors, failed = [], [], set[str]()
+        for run in family.runs:
+            if key(run.fit) in failed:
+                continue
+            try:
+                if not self.store.has(run):
+                    self._evaluate(run, progress)
+                records.append(self.store.record(run))
+            except Exception as error:
+                self.store.fail(run, error)
+                errors.append(error)
+                if not self.store.has(run.fit):
+                    failed.add(key(run.fit))
+        if errors:
+            raise errors[0]
+        return records
+
+    def fit(self, spec: FitSpec, progress: Progress) -> Posterior:
+        """The posterior of a fit: the stored one, or trained now."""
+        if not self.store.has(spec):
+            starts = tuple(self.fit(base, progress) for base in spec.bases)
+            with self.store.claim(spec):
+                if not self.store.has(spec):
+                    self._train(spec, starts, progress)
+        return self.store.posterior(spec)
+
+    def _train(self, spec: FitSpec, starts: tuple[Posterior, ...], progress: Progress) -> None:
+        method = make_method(get_method(spec.method), spec.options)
+        train = load_split(spec.data.task, "train", self.source)
+        kept, held = split_holdout(train.examples, spec.holdout, seed_for(spec, "holdout"))
+        load = self._prepared(spec)
+        encode = _once(lambda: load().encode(kept, spec.train.max_length))
+        job = FitJob(
+            spec=spec,
+            load=load,
+            encode=encode,
+            starts=starts,
+            checkpointing=Checkpointing(
+                self.store.work(spec) / "checkpoint.safetensors", self.checkpoint_seconds, self.log
+            ),
+            progress=progress,
+            watch=self._watched(spec, method, held, load),
+            eval_every=self.eval_every,
+        )
+        memory = PeakMemory(self.device)
+        began = time.perf_counter()
+        posterior = method.fit(job)
+        whole = time.perf_counter() - began
+        for sentence in job.warnings:
+            self.log(f"warning: {spec.method} on {spec.data.task}, seed {spec.seed}: {sentence}")
+        train_seconds = job.train_seconds
+        facts = {
+            "status": "done",
+            "steps": spec.train.steps if job.trained else 0,
+            "seconds": {"train": train_seconds, "posterior": 0.0 if job.trained else whole},
+            "seconds_per_step": train_seconds / spec.train.steps if job.trained else None,
+            "peak_memory_mib": memory.read(),
+            "examples": {**train.facts, "held_out": len(held)},
+            "resumed_from": job.resumed_from,
+            "diagnostics": job.facts,
+            "warnings": job.warnings,
+            "provenance": provenance(self.device, self.source),
+        }
+
+        def write(folder: Path) -> None:
+            posterior.save(folder / "posterior.safetensors")
+            lines = [json.dumps(row, sort_keys=True) + "\n" for row in job.trace]
+            (folder / "trace.jsonl").write_text("".join(lines))
+
+        self.store.publish(spec, facts, write)
+
+    def _watched(
+        self, spec: FitSpec, method: Method, held: tuple[Any, ...], load: Callable[[], ChoiceModel]
+    ) -> Encoded | None:
+        """The examples for mid-run evaluation: validation where there is one, else what was held out of train."""
+        if not self.eval_every or not method.uses_model:
+            return None
+        examples = held
+        if not held and "validation" in get_task(spec.data.task).rows:
+            examples = load_split(spec.data.task, "validation", self.source).examples
+        return load().encode(examples, spec.train.max_length) if examples else None
+
+    def _evaluate(self, run: RunSpec, progress: Progress) -> None:
+        fit_options = run.fit.options if run.fit.method == run.method else {}
+        method = make_method(get_method(run.method), {**fit_options, **run.options})
+        posterior = self.fit(run.fit, progress)
+        examples, split = self._examples(run)
+        task = get_task(run.data.task)
+        progress.start(f"predict {run.method}", 0)
+        job = PredictJob(
+            posterior=posterior,
+            examples=examples,
+            answers=task.answers,
+            generator=torch.Generator().manual_seed(seed_for(run, "predict")),
+            batch_size=run.batch_size,
+            load=self._prepared(run.fit, task.answers),
+            max_length=run.fit.train.max_length,
+            progress=progress.advance,
+        )
+        torch.manual_seed(seed_for(run, "predict"))
+        memory = PeakMemory(self.device)
+        began = time.perf_counter()
+        log_probs = method.predict(job).float().contiguous().numpy()
+        seconds = time.perf_counter() - began
+        progress.finish()
+        labels = np.array([example.label for example in examples], dtype=np.int64)
+        wanted = (len(examples), len(task.answers))
+        if log_probs.ndim != 3 or log_probs.shape[1:] != wanted:
+            raise ValueError(
+                f"{run.method}.predict returned shape {log_probs.shape}; it should be (draws, {wanted[0]}, {wanted[1]})"
+            )
+        if not np.isfinite(log_probs).all():
+            raise FloatingPointError(f"{run.method} predicted a probability that is zero or not a number.")
+        metrics = score(log_probs, labels)
+        truth = None
+        if all(example.truth is not None for example in examples):
+            truth = np.log(np.array([example.truth for example in examples], dtype=np.float64))
+            metrics["excess_nll"] = metrics["nll"] - nll(truth, labels)
+        fit = self.store.fit_facts(run.fit)
+        facts = {
+            "status": "done",
+            "metrics": metrics,
+            "draws": log_probs.shape[0],
+            "examples": {**split.facts, "scored": len(examples), "truncated": job.truncated},
+            "seconds": {"predict": seconds},
+            "peak_memory_mib": memory.read(),
+            "fit": {
+                "key": key(run.fit),
+                **{
+                    name: fit[name]
+                    for name in ("steps", "seconds", "seconds_per_step", "peak_memory_mib", "examples", "warnings")
+                },
+            },
+            "partial_data": split.facts["partial"] or fit["examples"]["partial"],
+            "provenance": provenance(self.device, self.source),
+        }
+        ids = tuple(example.id for example in examples)
+        self.store.publish(
+            run,
+            facts,
+            lambda folder: write_predictions(folder / "predictions.safetensors", log_probs, labels, ids, truth),
+        )
+
+    def _examples(self, run: RunSpec) -> tuple[tuple[Any, ...], Split]:
+        """The examples a run is scored on, and the split they come from."""
+        if run.split != HOLDOUT:
+            split = load_split(run.data.task, run.split, self.source)
+            return split.examples, split
+        split = load_split(run.data.task, "train", self.source)
+        held = split_holdout(split.examples, run.fit.holdout, seed_for(run.fit, "holdout"))[1]
+        return held, split
+
+    def _prepared(self, spec: FitSpec, answers: tuple[str, ...] | None = None) -> Callable[[], ChoiceModel]:
+        """The model with fresh adapters and a task's answers, made ready at the first call."""
+
+        def make() -> ChoiceModel:
+            if self._model is None or self._model[0] != spec.model:
+                self._model = None  # free the old base before the new one is loaded
+                self._model = (spec.model, load_model(spec.model, self.model_path, self.device))
+            model = self._model[1]
+            model.prepare(answers or get_task(spec.data.task).answers, seed_for(spec, "init"))
+            return model
+
+        return _once(make)
+
+
+def _once(make: Callable[[], Any]) -> Callable[[], Any]:
+    return functools.lru_cache(maxsize=1)(make)

@@ -1,0 +1,128 @@
+"""A task: where its rows come from, how a row becomes a prompt, and which tokens answer it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+LETTERS = ("A", "B", "C", "D", "E", "F", "G", "H")
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One question. ``label`` indexes the task's answers; ``truth`` is p(answer | prompt) where it is known exactly."""
+
+    prompt: str
+    label: int
+    id: str = ""  # "<split>/<row>", filled in by the loader
+    truth: tuple[float, ...] | None = None
+
+
+class MalformedRow(ValueError):
+    """A row that cannot become an example: the field and what is wrong with it. The loader adds file and row."""
+
+
+class Row(Mapping[str, Any]):
+    """A dataset row whose accessors check what they return and name the field when it is wrong."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    def __getitem__(self, field: str) -> Any:
+        value = self._values.get(field)
+        if value is None:
+            have = ", ".join(map(str, self._values))
+            raise MalformedRow(f"field '{field}' is missing (the row has {have})")
+        return value
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """The field's value, or ``default`` where it is missing."""
+        value = self._values.get(field)
+        return default if value is None else value
+
+    def __contains__(self, field: object) -> bool:
+        return field in self._values
+
+    def __iter__(self) -> Any:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def text(self, field: str) -> str:
+        """A string field that is not blank."""
+        return as_text(self[field], field)
+
+    def texts(self, field: str, inner: str) -> list[str]:
+        """The list of strings under ``field.inner`` (such as ``choices.text``), none of them blank."""
+        return [as_text(value, f"{field}.{inner}[{i}]") for i, value in enumerate(self._list(field, inner))]
+
+    def position(self, field: str, labels: Iterable[str]) -> int:
+        """The position of the field's value among ``labels``."""
+        value, known = str(self[field]), [str(label) for label in labels]
+        if value not in known:
+            raise MalformedRow(f"field '{field}' is {value!r}: the labels are {', '.join(known)}")
+        return known.index(value)
+
+    def _list(self, field: str, inner: str) -> list[Any]:
+        outer = self[field]
+        if not isinstance(outer, Mapping) or not isinstance(outer.get(inner), list | tuple):
+            raise MalformedRow(f"field '{field}.{inner}' is missing or not a list")
+        return list(outer[inner])
+
+    def labels(self, field: str, inner: str = "label") -> list[str]:
+        """The list of option labels under ``field.inner``, as strings."""
+        found = [as_text(str(value), f"{field}.{inner}") for value in self._list(field, inner)]
+        if len(set(found)) < len(found) or "None" in found:
+            raise MalformedRow(f"field '{field}.{inner}' is {found}: labels must be there and differ")
+        return found
+
+
+def as_text(value: Any, field: str) -> str:
+    """``value``, unchanged, if it is a string with something in it."""
+    if not isinstance(value, str):
+        raise MalformedRow(f"field '{field}' is {value!r}: it should be text")
+    if not value.strip():
+        raise MalformedRow(f"field '{field}' is empty")
+    return value
+
+
+class Task:
+    """Base of all tasks: metadata and one hook, :meth:`example`. Subclass, decorate with ``register_task``.
+
+    Attributes:
+        name: what the command line calls it.
+        title: what tables call it.
+        source: hub path, ``owner/dataset``.
+        config: hub configuration (a folder in a local mirror), or None.
+        revision: the hub commit, pinned.
+        licence, citation: as the owners state them.
+        answers: the answer words in label order; each must be one token after the prompt.
+        rows: official number of rows of each labelled split, before any are dropped.
+        version: raise it when a prompt changes: every key of the task changes with it.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    config: ClassVar[str | None] = None
+    revision: ClassVar[str]
+    licence: ClassVar[str]
+    citation: ClassVar[str] = ""
+    answers: ClassVar[tuple[str, ...]]
+    rows: ClassVar[Mapping[str, int]]
+    version: ClassVar[int] = 1
+
+    def example(self, row: Row) -> Example | None:
+        """The example of one row, or None to drop it. Use the accessors of :class:`Row`: they check."""
+        raise TypeError(f"{type(self).__qualname__} must define example(row).")
+
+    def generate(self, split: str) -> Iterable[Mapping[str, Any]] | None:
+        """The rows of a split for a task that makes its own data; None (the default) loads ``source``."""
+        return None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every example carries its exact answer distribution (synthetic tasks)."""
+        return False

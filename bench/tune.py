@@ -1,0 +1,183 @@
+"""``bench tune``: one procedure and one budget for every method's settings, on held-out training data only.
+
+For each method of the grid's ``[tune]`` table every combination of the listed values is trained on the training split
+less ``holdout`` of it, and scored on what was held out: the mean over tasks and seeds of ``criterion``. The lowest
+wins, one choice per method for all tasks. The reported split is never touched.
+
+    [tune]
+    holdout = 0.25
+    seeds = [101, 102]
+    [tune.ivon]
+    lr = [0.1, 0.3]
+    ess = [1e4, 1e5]
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.grid import Grid, check_options, laid_over, seed_list
+from bench.options import make_method
+from bench.plan import Family, families, plan_run
+from bench.registry import get_method, near_miss
+from bench.settings import merge
+from bench.specs import RunSpec, cast, key
+from bench.store import Store
+
+KEYS = ("holdout", "seeds", "criterion")
+CRITERIA = ("nll", "brier", "ece")  # lower is better
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One combination of settings of one method, and the runs that judge it."""
+
+    method: str
+    values: Mapping[str, Any]
+    runs: tuple[RunSpec, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """All candidates of a grid, and how they are judged."""
+
+    candidates: tuple[Candidate, ...]
+    criterion: str
+    holdout: float
+
+    def families(self) -> list[Family]:
+        """The trainings the search needs."""
+        return families(run for candidate in self.candidates for run in candidate.runs)
+
+    def summary(self) -> str:
+        """How many candidates each method has."""
+        counts: dict[str, int] = {}
+        for candidate in self.candidates:
+            counts[candidate.method] = counts.get(candidate.method, 0) + 1
+        each = ", ".join(f"{name} {count}" for name, count in counts.items())
+        return f"candidates: {each}; {len(self.families())} trainings, judged by hold-out {self.criterion}"
+
+
+def plan_tuning(grid: Grid) -> Tuning:
+    """The search that a grid's ``[tune]`` table asks for.
+
+    Raises:
+        ValueError, LookupError: the table is missing, misspelt, or gives methods unequal budgets.
+    """
+    table = dict(grid.tune)
+    if not any(isinstance(value, Mapping) for value in table.values()):
+        raise ValueError(f"{grid.name}.toml has no [tune.<method>] table: list the values to try there.")
+    options = {name: value for name, value in table.items() if isinstance(value, Mapping)}
+    for name in table:
+        if name not in options and name not in KEYS:
+            raise LookupError(f"[tune] has no key '{name}'.{near_miss(name, KEYS)}")
+    check_options(options, "tune", "")
+    criterion = table.get("criterion", "nll")
+    if criterion not in CRITERIA:
+        raise LookupError(f"tune.criterion '{criterion}'.{near_miss(str(criterion), CRITERIA)}")
+    share = cast(table.get("holdout", 0.25), float, "tune.holdout")
+    seeds = seed_list(table.get("seeds", list(grid.seeds)), "tune.seeds")
+    if not 0 < share < 1:
+        raise ValueError(f"tune.holdout is {share}: give a share of the training split between 0 and 1.")
+    combinations = {
+        method: [dict(zip(lists, chosen, strict=True)) for chosen in itertools.product(*lists.values())]
+        for method, lists in options.items()
+    }
+    budgets = {method: len(found) for method, found in combinations.items()}
+    if len(set(budgets.values())) > 1:
+        raise ValueError(f"[tune] gives the methods unequal budgets ({budgets}): list equally many combinations.")
+    candidates = []
+    for method, found in combinations.items():
+        for values in found:
+            make_method(get_method(method), values)
+            settings = merge(grid.settings, laid_over(method, values))
+            runs = tuple(
+                plan_run(
+                    method,
+                    task,
+                    seed,
+                    settings=settings,
+                    model=grid.model,
+                    source=grid.source,
+                    protocol=grid.protocol,
+                    variant="tune",
+                    purpose="tune",
+                    tune_share=share,
+                )
+                for task in grid.tasks
+                for seed in seeds
+            )
+            candidates.append(Candidate(method, values, runs))
+    return Tuning(tuple(candidates), criterion, share)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A candidate and its mean score over tasks and seeds; one per method is ``chosen``."""
+
+    candidate: Candidate
+    score: float
+    by_task: Mapping[str, float]
+    chosen: bool
+
+
+def choose(tuning: Tuning, runs: Path) -> list[Scored]:
+    """Every candidate with its score, read from the store; ties go to the one listed first."""
+    store = Store(runs)
+    scored = []
+    for candidate in tuning.candidates:
+        scores: dict[str, list[float]] = {}
+        for run in candidate.runs:
+            scores.setdefault(run.data.task, []).append(store.record(run).metrics[tuning.criterion])
+        by_task = {task: sum(values) / len(values) for task, values in scores.items()}
+        scored.append(Scored(candidate, sum(by_task.values()) / len(by_task), by_task, False))
+    best = {id(min((s for s in scored if s.candidate.method == m), key=lambda s: s.score))
+            for m in {s.candidate.method for s in scored}}  # fmt: skip
+    return [dataclasses.replace(s, chosen=id(s) in best) for s in scored]
+
+
+def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[Path]:
+    """Write ``<grid>.tuned.toml`` (settings to include in a variant) and ``<grid>.tune.csv`` (every candidate)."""
+    lines = [
+        f"# Written by `bench tune {grid_file.name}`: lowest mean {tuning.criterion} on {tuning.holdout:.0%} of the",
+        f"# training split, held out. All candidates: {grid_file.stem}.tune.csv.",
+    ]
+    for item in scored:
+        if item.chosen:
+            lines += ["", f"[{item.candidate.method}]"]
+            lines += [f"{name} = {_toml(value)}" for name, value in item.candidate.values.items()]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    tasks = list(scored[0].by_task)
+    writer.writerow(["method", "settings", *tasks, f"mean_{tuning.criterion}", "chosen", "keys"])
+    for item in scored:
+        settings = " ".join(f"{name}={_toml(value)}" for name, value in item.candidate.values.items())
+        numbers = [f"{item.by_task[task]:.6f}" for task in tasks]
+        keys = " ".join(key(run) for run in item.candidate.runs)
+        writer.writerow(
+            [item.candidate.method, settings, *numbers, f"{item.score:.6f}", "yes" if item.chosen else "", keys]
+        )
+    written = []
+    for suffix, text in ((".tuned.toml", "\n".join(lines) + "\n"), (".tune.csv", table.getvalue())):
+        file = grid_file.with_suffix(suffix)
+        new = file.with_name(file.name + ".new")
+        new.write_text(text)
+        new.replace(file)
+        written.append(file)
+    return written
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)

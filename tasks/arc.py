@@ -1,0 +1,45 @@
+"""ARC, Challenge and Easy: grade-school science questions with four options. Clark et al. 2018."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from bench.registry import register_task
+from bench.task import LETTERS, Example, MalformedRow, Row, Task
+from tasks.prompts import choose_sentence
+
+
+class Arc(Task):
+    """Only rows with four options are kept; labels, A-D or 1-4, are mapped by position."""
+
+    source: ClassVar[str] = "allenai/ai2_arc"
+    revision: ClassVar[str] = "210d026faf9955653af8916fad021475a3f00453"
+    licence: ClassVar[str] = "CC BY-SA 4.0"
+    citation: ClassVar[str] = "Clark et al. 2018, arXiv 1803.05457"
+    answers: ClassVar[tuple[str, ...]] = LETTERS[:4]
+
+    def example(self, row: Row) -> Example | None:
+        question, options, labels = row.text("question"), row.texts("choices", "text"), row.labels("choices")
+        if len(labels) != len(options):
+            raise MalformedRow(f"field 'choices' has {len(options)} texts and {len(labels)} labels")
+        label = row.position("answerKey", labels)
+        if len(options) != 4:
+            return None
+        return Example(choose_sentence(question, options), label)
+
+
+@register_task
+class ArcChallenge(Arc):
+    name: ClassVar[str] = "arc_c"
+    title: ClassVar[str] = "ARC-C"
+    config: ClassVar[str | None] = "ARC-Challenge"
+    rows: ClassVar[Mapping[str, int]] = {"train": 1119, "validation": 299, "test": 1172}
+
+
+@register_task
+class ArcEasy(Arc):
+    name: ClassVar[str] = "arc_e"
+    title: ClassVar[str] = "ARC-E"
+    config: ClassVar[str | None] = "ARC-Easy"
+    rows: ClassVar[Mapping[str, int]] = {"train": 2251, "validation": 570, "test": 2376}

@@ -1,0 +1,29 @@
+"""BoolQ: yes/no questions about a passage. Clark et al. 2019; SuperGLUE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from bench.registry import register_task
+from bench.task import Example, Row, Task
+
+
+@register_task
+class BoolQ(Task):
+    """The official test split is unlabelled, so validation is what is reported. The prompt has no answer cue."""
+
+    name: ClassVar[str] = "boolq"
+    title: ClassVar[str] = "BoolQ"
+    source: ClassVar[str] = "aps/super_glue"
+    config: ClassVar[str | None] = "boolq"
+    revision: ClassVar[str] = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
+    licence: ClassVar[str] = "CC BY-SA 3.0"
+    citation: ClassVar[str] = "Clark et al. 2019, arXiv 1905.10044; Wang et al. 2019, arXiv 1905.00537"
+    answers: ClassVar[tuple[str, ...]] = ("False", "True")
+    rows: ClassVar[Mapping[str, int]] = {"train": 9427, "validation": 3270}
+
+    def example(self, row: Row) -> Example:
+        question, passage = row.text("question"), row.text("passage")
+        prompt = f"Answer the question with only True or False: {question} Context: {passage}"
+        return Example(prompt, row.position("label", ("0", "1")))

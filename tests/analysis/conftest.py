@@ -1,0 +1,135 @@
+"""A synthetic store with known answers, written file by file as the runner writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from bench.metrics import score
+from bench.specs import DataSpec, FitSpec, ModelSpec, RunSpec, TrainSpec, canonical, key, to_json
+
+PROVENANCE = {
+    "commit": "c" * 40,
+    "dirty": False,
+    "device": "Abacus",
+    "device_type": "cpu",
+    "threads": 1,
+    "time": "2026-01-01T00:00:00+00:00",
+}
+
+
+@dataclasses.dataclass
+class SyntheticStore:
+    """Writes runs; ``metrics`` given outright, or scored from ``log_probs`` and ``labels``."""
+
+    root: Path
+
+    def spec(
+        self,
+        method: str = "adamw",
+        task: str = "notes",
+        seed: int = 1,
+        *,
+        fit_method: str | None = None,
+        fit_options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        eval_task: str | None = None,
+        bases: tuple[FitSpec, ...] = (),
+        protocol: str = "clean",
+        variant: str = "tuned",
+        purpose: str = "result",
+        model: ModelSpec | None = None,
+    ) -> RunSpec:
+        """A run's spec."""
+        fit = FitSpec(
+            method=fit_method or method,
+            version=1,
+            options=fit_options or {},
+            data=DataSpec(task=task, version=1, revision="r"),
+            holdout=0.0,
+            model=model or ModelSpec(),
+            train=TrainSpec(steps=100),
+            seed=seed,
+            bases=bases,
+        )
+        data = DataSpec(task=eval_task or task, version=1, revision="r")
+        return RunSpec(
+            fit=fit,
+            method=method,
+            version=1,
+            options=options or {},
+            data=data,
+            split="test",
+            protocol=protocol,
+            variant=variant,
+            purpose=purpose,
+        )
+
+    def add(
+        self,
+        spec: RunSpec,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        log_probs: Any = None,
+        labels: Any = None,
+        trained: bool = True,
+        partial: bool = False,
+        trace: tuple[Mapping[str, float], ...] = (),
+        train_seconds: float = 10.0,
+        provenance: Mapping[str, Any] | None = None,
+        warnings: tuple[str, ...] = (),
+    ) -> Path:
+        """Write a run and its fit; returns the run's folder."""
+        if log_probs is None:
+            log_probs, labels = np.log(np.full((1, 4, 2), 0.5, np.float32)), np.array([0, 1, 0, 1])
+        scores = score(log_probs, labels) if metrics is None else dict(metrics)
+        source = {**PROVENANCE, **(provenance or {})}
+        fit_facts = {
+            "status": "done",
+            "steps": spec.fit.train.steps if trained else 0,
+            "seconds": {"train": train_seconds if trained else 0.0, "posterior": 0.0 if trained else 2.0},
+            "seconds_per_step": train_seconds / spec.fit.train.steps if trained else None,
+            "peak_memory_mib": {"host": 400.0, "device": None},
+            "examples": {"kept": 256, "partial": False},
+            "warnings": list(warnings),
+        }
+        fit_folder = self.root / "fits" / key(spec.fit)
+        fit_folder.mkdir(parents=True, exist_ok=True)
+        (fit_folder / "facts.json").write_text(json.dumps({**fit_facts, "provenance": source}))
+        (fit_folder / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trace))
+
+        folder = self.root / "evals" / key(spec)
+        folder.mkdir(parents=True)
+        ids = canonical([f"test/{n}" for n in range(len(labels))])
+        save_file({"log_probs": log_probs, "labels": labels}, folder / "predictions.safetensors", {"ids": ids})
+        (folder / "spec.json").write_text(json.dumps(to_json(spec)))
+        facts = {
+            "status": "done",
+            "metrics": scores,
+            "draws": len(log_probs),
+            "examples": {"scored": len(labels)},
+            "seconds": {"predict": 1.5},
+            "peak_memory_mib": {"host": 500.0, "device": None},
+            "fit": {"key": key(spec.fit), **fit_facts},
+            "partial_data": partial,
+            "provenance": source,
+            "files": {
+                "predictions.safetensors": hashlib.sha256((folder / "predictions.safetensors").read_bytes()).hexdigest()
+            },
+        }
+        (folder / "facts.json").write_text(json.dumps(facts))
+        return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SyntheticStore:
+    """An empty store in a temporary folder."""
+    return SyntheticStore(tmp_path / "runs")

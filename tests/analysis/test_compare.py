@@ -1,0 +1,118 @@
+"""Paired differences: exact zeros, known effects, and the metrics that the bootstrap averages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.bootstrap import TERMS, paired_difference, score_resamples
+from analysis.compare import compare, differences, differences_csv
+from analysis.load import load
+from analysis.predictions import Predictions
+from bench.metrics import METRICS
+
+
+def predictions(seed: int, sharpness: float = 1.0, size: int = 400, answers: int = 3) -> Predictions:
+    generator = np.random.default_rng(seed)
+    labels = np.random.default_rng(0).integers(answers, size=size)
+    logits = generator.normal(size=(size, answers)) + sharpness * np.eye(answers)[labels]
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return Predictions(log_probs, labels, tuple(map(str, range(size))))
+
+
+@pytest.mark.parametrize("metric", TERMS)
+def test_terms_average_to_the_metric(metric):
+    given = predictions(1)
+    assert TERMS.keys() <= METRICS.keys()
+    mean = TERMS[metric](given).mean(axis=0)
+    assert np.abs(mean).sum() == pytest.approx(METRICS[metric](given.log_probs, given.labels), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", TERMS)
+def test_equal_predictions_differ_by_exactly_zero(metric):
+    scored = [score_resamples(predictions(seed)) for seed in (1, 2, 3)]
+    found = paired_difference(metric, scored, scored)
+    assert (found.mean, found.low, found.high, found.agree, found.seeds) == (0.0, 0.0, 0.0, 3, 3)
+
+
+@pytest.mark.parametrize("metric", TERMS)
+def test_a_clear_difference_leaves_zero_out(metric):
+    good = [score_resamples(predictions(seed, 3.0)) for seed in (1, 2, 3)]
+    poor = [score_resamples(predictions(seed, 0.0)) for seed in (4, 5, 6)]
+    found = paired_difference(metric, good, poor)
+    assert found.low <= found.mean <= found.high or metric == "ece"
+    assert found.agree == 3
+    assert found.low > 0 if metric == "accuracy" else found.high < 0
+
+
+def test_one_seed_agrees_with_scipy():
+    """With one seed it is the usual paired bootstrap over examples."""
+    good, poor = predictions(1, 1.2), predictions(2, 1.0)
+    found = paired_difference("nll", [score_resamples(good)], [score_resamples(poor)])
+    terms = TERMS["nll"](good) - TERMS["nll"](poor)
+    theirs = stats.bootstrap((terms,), np.mean, method="percentile", n_resamples=4000, rng=1).confidence_interval
+    width = theirs.high - theirs.low
+    assert found.low == pytest.approx(theirs.low, abs=0.1 * width)
+    assert found.high == pytest.approx(theirs.high, abs=0.1 * width)
+
+
+def test_seeds_are_resampled_too():
+    """Disagreeing seeds widen the interval beyond that of the examples."""
+    better, worse, base = (score_resamples(predictions(seed, s)) for seed, s in ((1, 3.0), (2, 0.0), (3, 1.5)))
+    mixed = paired_difference("nll", [better, worse], [base, base])
+    apart = [paired_difference("nll", [run], [base]) for run in (better, worse)]
+    assert mixed.low < apart[0].high and mixed.high > apart[1].low
+    assert mixed.agree == 1
+
+
+def fill(store, methods):
+    for method, sharpness in methods.items():
+        for seed in (1, 2, 3):
+            given = predictions(seed + 10 * len(method), sharpness)
+            store.add(
+                store.spec(method, seed=seed), log_probs=given.log_probs[None].astype(np.float32), labels=given.labels
+            )
+
+
+def test_compare_and_render(store):
+    fill(store, {"adamw": 0.0, "ivon": 3.0})
+    found, notes = compare(load(store.root))
+    assert notes == []
+    assert {d.metric: d.verdict for d in found} == dict.fromkeys(TERMS, "better")
+    expected = np.mean(
+        [r.metrics["nll"] for r in found[0].group.records]
+    ) - np.mean([r.metrics["nll"] for r in found[0].baseline.records])  # fmt: skip
+    by_metric = {d.metric: d for d in found}
+    assert by_metric["nll"].estimate.mean == pytest.approx(expected)
+    text = differences(found)
+    assert "| notes | ivon | **+" in text and "better 3/3" in text and "4 of 4 comparisons" in text
+    assert differences_csv(found).count("\n") == 5
+    assert compare(load(store.root))[0] == found  # the resampling is fixed
+
+
+def test_another_baseline_and_none(store):
+    fill(store, {"adamw": 0.0, "ivon": 3.0})
+    found, _ = compare(load(store.root), baseline="ivon")
+    assert {d.verdict for d in found} == {"worse"}
+    found, notes = compare(load(store.root), baseline="missing")
+    assert found == [] and "no result of the baseline 'missing'" in notes[0]
+    assert differences(found) == ""
+
+
+def test_damaged_predictions_are_named(store, capsys):
+    fill(store, {"adamw": 0.0, "ivon": 3.0})
+    record = next(g for g in load(store.root).results if g.name == "ivon").records[0]
+    file = record.folder / "predictions.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    found, notes = compare(load(store.root))
+    assert {d.estimate.seeds for d in found} == {2}
+    assert record.key in notes[0] and record.key in capsys.readouterr().err
+
+
+def test_other_examples_are_not_paired(store):
+    given = predictions(1)
+    store.add(store.spec("adamw"), log_probs=given.log_probs[None].astype(np.float32), labels=given.labels)
+    store.add(store.spec("ivon"), log_probs=given.log_probs[None, :-1].astype(np.float32), labels=given.labels[:-1])
+    found, notes = compare(load(store.root))
+    assert found == [] and "do not share seeds on the same examples" in notes[0]

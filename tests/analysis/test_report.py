@@ -1,0 +1,123 @@
+"""The whole report, its figures, and that none of it loads torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import figure_clock, figure_results, figure_tau, style
+from analysis.load import load
+from analysis.report import write_report
+
+ROOT = Path(__file__).parents[2]
+LABELS = np.array([0, 1] * 10)
+
+
+def fill(store, tasks=("one", "two"), seeds=(1, 2), **provenance):
+    for task in tasks:
+        for seed in seeds:
+            generator = np.random.default_rng(seed)
+
+            def predicted(sharpness, generator=generator):
+                logits = generator.normal(size=(1, 20, 2)) + sharpness * np.eye(2)[LABELS]
+                return (logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))).astype(np.float32)
+
+            trace = tuple(
+                {"step": step, "seconds": step / 10 + seed / 100, "accuracy": step / 100, "nll": 1 - step / 200}
+                for step in (0, 50, 100)
+            )
+            store.add(store.spec("optimum", task, seed), log_probs=predicted(3.0), labels=LABELS, trained=False)
+            machine = provenance if seed > 1 else {}
+            store.add(
+                store.spec("adamw", task, seed),
+                log_probs=predicted(1.0),
+                labels=LABELS,
+                trace=trace,
+                provenance=machine,
+            )
+            for tau in (0.0, 0.5, 1.0):
+                purpose = "result" if tau == 1 else "sweep"
+                spec = store.spec("ivon", task, seed, options={"tau": tau}, purpose=purpose)
+                store.add(spec, log_probs=predicted(2.0 - tau), labels=LABELS, trace=trace)
+
+
+def test_report_is_whole(store, tmp_path, monkeypatch):
+    monkeypatch.setitem(style.SETTINGS, "pdf.fonttype", 3)  # faster
+    fill(store)
+    files = write_report(store.root, tmp_path / "report")
+    names = {file.name for file in files}
+    assert {"tables.md", "results.csv", "differences.csv"} < names
+    for stem in ("results-clean-embedded", "tau-clean-embedded-tuned", "clock-clean-embedded-tuned"):
+        assert {f"{stem}.png", f"{stem}.pdf"} < names
+    assert all(file.stat().st_size > 0 for file in files)
+    assert sorted((tmp_path / "report").iterdir()) == sorted(files)
+    text = (tmp_path / "report" / "tables.md").read_text()
+    for heading in ("## Results", "## Differences", "## Costs", "## Settings", "## Against the clock"):
+        assert heading in text
+    assert "nan" not in text
+
+
+def test_report_of_one_run(store, tmp_path):
+    store.add(store.spec(variant="", model=None), {"accuracy": 0.5, "ece": 0.1, "nll": 1.0, "brier": 0.5})
+    write_report(store.root, tmp_path / "report")
+    text = (tmp_path / "report" / "tables.md").read_text()
+    assert "## Not shown" in text and "No tau curves" in text and "no training was evaluated on its way" in text
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="holds no result"):
+        write_report(tmp_path, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_tau_curves_join_sweep_and_result(store):
+    fill(store)
+    loaded = load(store.root)
+    curves = figure_tau.curves([*loaded.results, *loaded.sweeps])
+    assert [[tau for tau, _ in curve] for curve in curves] == [[0.0, 0.5, 1.0]] * 2
+    ((drawn,), notes) = figure_tau.draw(loaded, "adamw")
+    assert notes == [] and "2 seeds" in drawn.caption
+    error, nll = drawn.figure.axes[:2]
+    assert error.get_title() == "one" and nll.get_xlabel() == "τ"
+    line = next(line for line in error.lines if line.get_label() == "ivon")
+    ivon = next(curve for curve in curves if curve[0][1].task == "one")
+    assert line.get_ydata() == pytest.approx([100 * (1 - np.mean(group.values("accuracy"))) for _, group in ivon])
+    assert {line.get_label() for line in error.lines} >= {"ivon", "adamw", "optimum"}
+
+
+def test_results_figure_has_every_method_and_no_empty_panel(store):
+    fill(store)
+    ((drawn,), _) = figure_results.draw(load(store.root), "adamw")
+    for axes in drawn.figure.axes:
+        assert len(axes.containers) == 2  # adamw and ivon; the optimum is a line
+    for axes in drawn.figure.axes[::3]:
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["adamw", "ivon"]
+
+
+def test_clock_figure_averages_the_seeds(store):
+    fill(store, tasks=("one",))
+    ((drawn,), notes) = figure_clock.draw(load(store.root), "adamw")
+    assert notes == []
+    line = next(line for line in drawn.figure.axes[0].lines if line.get_label() == "adamw")
+    assert line.get_xdata() == pytest.approx([0.015, 5.015, 10.015])
+    assert line.get_ydata() == pytest.approx([0.0, 50.0, 100.0])
+
+
+def test_clock_figure_refuses_mixed_machines(store):
+    fill(store, tasks=("one",), device="Sliderule")
+    drawn, notes = figure_clock.draw(load(store.root), "adamw")
+    assert drawn == [] and "mixes machines" in notes[0] and "Sliderule" in notes[0]
+
+
+def test_analysis_never_loads_torch():
+    code = (
+        "import sys, analysis.report, analysis.leaderboard, analysis.predictions, safetensors.numpy;"
+        "loaded = {name.split('.')[0] for name in sys.modules};"
+        "sys.exit(', '.join(loaded & {'torch', 'transformers', 'peft', 'methods', 'tasks', 'pandas'}) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

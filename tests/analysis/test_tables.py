@@ -1,0 +1,110 @@
+"""Markdown tables: gaps, bold, averages, labels, costs, settings."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from analysis.costs import costs
+from analysis.labels import distinguish
+from analysis.load import load
+from analysis.preamble import preamble
+from analysis.settings import settings
+from analysis.summary import Summary, summarize
+from analysis.tables import results
+from bench.specs import key
+
+
+def test_summary_by_hand():
+    assert summarize([0.25]) == Summary(0.25, None, None, 1)
+    found = summarize([1.0, 2.0, 4.0])  # deviations -4/3, -1/3, 5/3: squares sum to 14/3
+    assert found.mean == pytest.approx(7 / 3)
+    assert found.sd == pytest.approx((7 / 3) ** 0.5)
+    assert found.sem == pytest.approx((7 / 9) ** 0.5)
+
+
+def test_results_table(store):
+    values = {("adamw", "one"): (0.5, 0.7), ("adamw", "two"): (0.8, 0.8), ("zebra", "one"): (0.6, 0.6)}
+    values |= {("optimum", "one"): (0.9, 0.9), ("optimum", "two"): (0.9, 0.9), ("ivon", "two"): (0.7, 0.9)}
+    for (method, task), pair in values.items():
+        for seed, value in enumerate(pair, 1):
+            store.add(store.spec(method, task, seed), {"accuracy": value}, trained=method != "optimum")
+    # a tie is bold twice; the reference is never bold; no average where a task is missing
+    assert results(load(store.root)) == (
+        "### Protocol clean, model embedded, variant tuned\n\n"
+        "**Accuracy (%) ↑**\n\n"
+        "| method | one | two | average |\n"
+        "| :-- | --: | --: | --: |\n"
+        "| optimum | 90.0 ± 0.0 | 90.0 ± 0.0 | 90.0 |\n"
+        "| adamw | **60.0** ± 10.0 | **80.0** ± 0.0 | 70.0 |\n"
+        "| ivon | - | **80.0** ± 10.0 | - |\n"
+        "| zebra | **60.0** ± 0.0 | - | - |\n"
+    )
+
+
+def test_a_missing_seed_shows(store):
+    for method in ("adamw", "ivon"):
+        for seed in (1, 2):
+            store.add(store.spec(method, seed=seed), {"nll": 1.0})
+    shutil.rmtree(store.root / "evals" / key(store.spec("ivon", seed=2)))
+    assert "| ivon | **1.000** (1 of 2 seeds) |" in results(load(store.root))
+    assert "seeds are missing for ivon on notes" in preamble(load(store.root))
+
+
+def test_an_unknown_metric_is_shown_without_a_winner(store):
+    store.add(store.spec("a"), {"surprise": 1.0})
+    store.add(store.spec("b"), {"surprise": 2.0})
+    table = results(load(store.root))
+    assert "**surprise**" in table and "| a | 1.000 |" in table and "| b | 2.000 |" in table
+
+
+def test_posterior_on_a_trained_base_is_no_reference(store):
+    base = store.spec("adamw").fit
+    store.add(store.spec("adamw"), {"nll": 2.0}, train_seconds=10.0)
+    store.add(store.spec("laplace", bases=(base,)), {"nll": 1.0}, trained=False)
+    loaded = load(store.root)
+    assert "| laplace | **1.000** |" in results(loaded)
+    row = next(line for line in costs(loaded).splitlines() if "laplace" in line)
+    # 10 s and 100 steps of the base, 2 s of its own
+    assert row == "| notes | laplace | 100.00 | 10.00 | 2.00 | 1.50 | 1 | 500 | - |"
+    shutil.rmtree(store.root / "fits" / key(base))
+    row = next(line for line in costs(loaded).splitlines() if "laplace" in line)
+    assert row == "| notes | laplace | - | - | - | 1.50 | 1 | 500 | - |"
+
+
+def test_costs_refuse_mixed_machines(store):
+    store.add(store.spec(seed=1), {"nll": 1.0})
+    store.add(store.spec(seed=2), {"nll": 1.0}, provenance={"device": "Sliderule"})
+    assert "| notes | adamw | mixed machines | - |" in costs(load(store.root))
+
+
+def test_settings_table(store):
+    store.add(store.spec("ivon", fit_options={"lr": 0.3, "ess": 1e6}, options={"tau": 1.0}), {"nll": 1.0})
+    text = settings(load(store.root))
+    assert "| ivon | notes | ivon: ess=1e+06, lr=0.3 | tau=1 | 100 | 4 | r=8, alpha=16, " in text
+
+
+def test_labels_name_what_differs_within_a_cell():
+    flat = {"fit.options.lr": "0.1", "fit.options.ess": "10"}
+    other = {**flat, "fit.options.lr": "0.2"}
+    per_task = {**flat, "fit.options.ess": "99"}
+    assert distinguish([("m", "t", flat), ("m", "u", per_task)]) == ["m", "m"]
+    assert distinguish([("m", "t", flat), ("m", "t", other)]) == ["m (lr=0.1)", "m (lr=0.2)"]
+    assert distinguish([("m", "t", flat), ("k", "t", other)]) == ["m", "k"]
+
+
+def test_preamble_states_facts_and_flaws(store):
+    store.add(store.spec(), {"nll": 1.0}, partial=True, provenance={"dirty": True}, warnings=("too wide.",))
+    store.add(store.spec("b"), {"nll": 1.0}, provenance={"dirty": None, "device": "Sliderule"})
+    text = preamble(load(store.root))
+    for sentence in (
+        "notes (4 examples of test)",
+        "Protocol: clean. Model: embedded.",
+        "partial data for notes",
+        "1 of 2 results come from a working tree with changes",
+        "1 of 2 results come from code outside a git checkout",
+        "several machines",
+        "1 of 1 fits of adamw (variant tuned) warned, for example: too wide.",
+    ):
+        assert sentence in text

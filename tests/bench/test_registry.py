@@ -1,0 +1,284 @@
+"""The registry: names, near misses, duplicates, plug-ins, and packages that are not ours."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import registry
+from bench.method import Method
+from bench.registry import (
+    get_method,
+    get_task,
+    load_plugin,
+    method_names,
+    near_miss,
+    register_method,
+    register_task,
+    task_names,
+)
+from bench.task import Task
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers, imports or puts on the path is gone after it."""
+    method_names(), task_names()
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+    monkeypatch.setattr(registry, "_tasks", dict(registry._tasks))
+    monkeypatch.setattr(registry, "_loaded", set(registry._loaded))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    known = set(sys.modules)
+    yield
+    for name in set(sys.modules) - known:
+        if name.startswith("plug_"):
+            del sys.modules[name]
+
+
+def method_class(name: Any) -> type[Method]:
+    return type("Probe", (Method,), {"name": name, "title": "Probe", "__module__": __name__})
+
+
+def task_class(name: Any) -> type[Task]:
+    return type("Probe", (Task,), {"name": name, "title": "Probe", "__module__": __name__})
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("ivno", "ivon"), ("adam", "adamw"), ("ivon_men", "ivon_mean"), ("bayesoptimal", "bayes_optimal")],
+)
+def test_a_misspelt_method_gets_the_near_miss(name: str, meant: str) -> None:
+    with pytest.raises(LookupError, match=rf"^\"?There is no method '{name}'\. Did you mean .*'{meant}'.*\?"):
+        get_method(name)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("arce", "arc_e"), ("bolq", "boolq"), ("obqua", "obqa"), ("wgs", "wg_s")])
+def test_a_misspelt_task_gets_the_near_miss(name: str, meant: str) -> None:
+    with pytest.raises(LookupError, match=rf"^\"?There is no task '{name}'\. Did you mean .*'{meant}'.*\?"):
+        get_task(name)
+
+
+def test_a_name_that_is_near_nothing_gets_the_list() -> None:
+    with pytest.raises(LookupError) as error:
+        get_task("qqqqqqqq")
+    assert str(error.value) == f"There is no task 'qqqqqqqq'. Known: {', '.join(task_names())}."
+
+
+def test_near_misses_are_the_closest_first_and_three_at_most() -> None:
+    assert near_miss("abcd", ["abce", "abcd1", "xyz"]) == " Did you mean 'abcd1' or 'abce'?"
+    assert near_miss("aaaa", ["aaa1", "aaa2", "aaa3", "aaa4"]).count("'") == 6
+    assert near_miss("zzz", ["b", "a"]) == " Known: a, b."
+
+
+def test_names_are_sorted_and_lead_to_their_classes() -> None:
+    assert method_names() == sorted(method_names())
+    assert task_names() == sorted(task_names())
+    assert all(get_method(name).name == name for name in method_names())
+    assert all(get_task(name).name == name for name in task_names())
+
+
+def test_a_registered_class_is_found_and_returned_unchanged() -> None:
+    cls = method_class("probe")
+    assert register_method(cls) is cls
+    assert get_method("probe") is cls
+    assert "probe" in method_names()
+
+
+def test_a_registered_task_is_found_as_an_instance() -> None:
+    cls = task_class("probe")
+    assert register_task(cls) is cls
+    assert type(get_task("probe")) is cls
+
+
+def test_a_method_and_a_task_may_share_a_name() -> None:
+    register_method(method_class("probe"))
+    register_task(task_class("probe"))
+    assert get_method("probe").name == get_task("probe").name == "probe"
+
+
+def test_a_second_method_of_a_name_names_both_owners() -> None:
+    with pytest.raises(ValueError) as error:
+        register_method(method_class("ivon"))
+    said = str(error.value)
+    assert said == f"Two methods are named 'ivon': methods.ivon.Ivon and {__name__}.Probe. Rename one of them."
+    assert get_method("ivon").__module__ == "methods.ivon"  # the first stands
+
+
+def test_a_second_task_of_a_name_names_both_owners() -> None:
+    with pytest.raises(ValueError) as error:
+        register_task(task_class("boolq"))
+    said = str(error.value)
+    assert said == f"Two tasks are named 'boolq': tasks.boolq.BoolQ and {__name__}.Probe. Rename one of them."
+
+
+@pytest.mark.parametrize("name", ["", "Ivon", "2fast", "_x", "a-b", "a.b", "a b", "é", "x\n", "a" * 65, None, 3])
+@pytest.mark.parametrize(("register", "make"), [(register_method, method_class), (register_task, task_class)])
+def test_a_bad_name_is_refused_with_its_owner(register: Any, make: Any, name: Any) -> None:
+    with pytest.raises(ValueError) as error:
+        register(make(name))
+    assert str(error.value) == (
+        f"{__name__}.Probe: set `name` to lower-case letters, digits and underscores; it is {name!r}."
+    )
+
+
+def test_the_longest_name_is_of_64_characters() -> None:
+    register_method(method_class("a" * 64))
+    assert "a" * 64 in method_names()
+
+
+@pytest.mark.parametrize("register_and_make", [(register_method, method_class), (register_task, task_class)])
+@pytest.mark.parametrize("name", ["lora", "per_task", "set", "include"])
+def test_a_word_of_the_settings_files_is_no_name(register_and_make: Any, name: str) -> None:
+    register, make = register_and_make
+    with pytest.raises(ValueError, match=f"the name '{name}' is taken by a setting of the suite; choose another"):
+        register(make(name))
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size", "micro_batches", "max_length", "clip_norm"])
+def test_a_training_setting_is_no_method_name(name: str) -> None:
+    with pytest.raises(ValueError, match=f"the name '{name}' is taken by a setting"):
+        register_method(method_class(name))
+
+
+# --- plug-ins ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_plug_in_beside_the_grid_is_found_and_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plug_beside.py").write_text(
+        "from bench.method import Method\n"
+        "from bench.registry import register_method\n"
+        "@register_method\n"
+        "class Mine(Method):\n"
+        "    name, title, base = 'mine', 'Mine', 'adamw'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    load_plugin("plug_beside")
+    assert get_method("mine").__module__ == "plug_beside"
+
+
+def test_a_plug_in_in_a_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plug_pkg").mkdir()
+    (tmp_path / "plug_pkg" / "inner.py").write_text("LOADED = True\n")
+    monkeypatch.chdir(tmp_path)
+    load_plugin("plug_pkg.inner")
+    assert sys.modules["plug_pkg.inner"].LOADED
+
+
+def test_loading_a_plug_in_twice_is_no_duplicate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plug_twice.py").write_text(
+        "from bench.registry import register_task\n"
+        "from bench.task import Task\n"
+        "@register_task\n"
+        "class Mine(Task):\n"
+        "    name = 'plug_twice_task'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    load_plugin("plug_twice")
+    load_plugin("plug_twice")
+    assert "plug_twice_task" in task_names()
+
+
+@pytest.mark.parametrize("name", ["plug_nowhere", "plug_nowhere.inner", "bench.plug_nowhere"])
+def test_a_plug_in_that_is_not_there_is_a_sentence(name: str) -> None:
+    with pytest.raises(LookupError, match=rf"^--plugin {name}: no such module\. Run from the folder that holds it"):
+        load_plugin(name)
+
+
+@pytest.mark.parametrize("name", ["my-plugin", "dir/plug", "", ".plug", "plug.", "a..b", "1plug", "plug;x", "plug\n"])
+def test_what_is_no_module_name_is_told_how_to_write_it(name: str) -> None:
+    with pytest.raises(LookupError, match=r"is not a module name: write it as my_pkg\.my_module, without \.py"):
+        load_plugin(name)
+
+
+def test_a_plug_in_given_as_a_file_is_told_to_leave_out_the_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plug_file.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LookupError, match=r"without \.py"):
+        load_plugin("plug_file.py")
+
+
+def test_a_plug_in_that_lacks_a_dependency_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plug_needs.py").write_text("import plug_not_installed\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="plug_not_installed"):
+        load_plugin("plug_needs")
+
+
+def test_a_plug_in_that_takes_a_name_is_refused_with_both_owners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plug_thief.py").write_text(
+        "from bench.method import Method\n"
+        "from bench.registry import register_method\n"
+        "@register_method\n"
+        "class Thief(Method):\n"
+        "    name, title = 'adamw', 'Mine'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"methods\.adamw\.AdamW and plug_thief\.Thief"):
+        load_plugin("plug_thief")
+    assert get_method("adamw").__module__ == "methods.adamw"
+
+
+# --- our own packages -------------------------------------------------------------------------------------------------
+
+
+def ask(code: str, first_on_path: Path, repository: Path) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter in which a folder comes before the suite's."""
+    env = {**os.environ, "PYTHONPATH": f"{first_on_path}{os.pathsep}{repository}"}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=first_on_path, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(("package", "call"), [("methods", "method_names()"), ("tasks", "task_names()")])
+def test_a_foreign_package_of_our_name_is_refused(tmp_path: Path, repository: Path, package: str, call: str) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("print('foreign code ran')\n")
+    done = ask(f"from bench import registry; registry.{call}", tmp_path, repository)
+    assert done.returncode != 0
+    assert f"ImportError: `import {package}` found {tmp_path.resolve() / package}" in done.stderr
+    assert f"does not lie beside the suite ({repository})" in done.stderr
+
+
+def test_a_foreign_package_is_refused_at_every_look_up(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "__init__.py").write_text("")
+    code = (
+        "from bench import registry\n"
+        "for _ in range(2):\n"
+        "    try:\n"
+        "        registry.task_names()\n"
+        "    except ImportError as error:\n"
+        "        print('refused')\n"
+    )
+    assert ask(code, tmp_path, repository).stdout.split() == ["refused", "refused"]
+
+
+def test_nothing_is_imported_before_the_first_look_up(tmp_path: Path, repository: Path) -> None:
+    code = "import sys, bench.registry; print(sorted({'torch', 'methods', 'tasks', 'numpy'} & set(sys.modules)))"
+    assert ask(code, tmp_path, repository).stdout.strip() == "[]"
+
+
+def test_a_package_that_failed_to_import_fails_again_with_the_same_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise ImportError(f"{name} has a fault")
+
+    monkeypatch.setattr(registry, "_methods", {})
+    monkeypatch.setattr(registry, "_loaded", set())
+    monkeypatch.setattr(importlib, "import_module", fail)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="methods has a fault"):
+            get_method("adamw")

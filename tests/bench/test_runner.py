@@ -1,0 +1,133 @@
+"""The runner: what fails, what goes on, what is never computed twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import STEPS, compute, plan, result_bytes
+
+from bench.plan import Family, count_fits, families
+from bench.posterior import DiagGaussian
+from bench.records import DamagedRecord
+from bench.registry import get_method
+from bench.runner import Runner
+from bench.specs import key
+from bench.store import Store
+
+
+def quiet(runs: Path, **options: object) -> Runner:
+    return Runner(store=Store(runs), log=lambda text: None, **options)  # type: ignore[arg-type]
+
+
+def family(*methods: str, **settings: object) -> Family:
+    (found,) = families(plan(method, **settings) for method in methods)
+    return found
+
+
+def test_one_family_trains_once_for_all_that_hang_from_it(tmp_path: Path) -> None:
+    runs = [plan("ivon"), plan("ivon_mean"), *(plan("ivon", ivon={"tau": tau, "draws": 2}) for tau in (0, 0.5))]
+    (one,) = families(runs)
+    assert count_fits(runs) == {"ivon": 1} and len(one.runs) == 4
+    quiet(tmp_path).run(one)
+    assert len(list((tmp_path / "fits").glob("[0-9a-f]*"))) == 1
+
+
+def test_ivon_at_tau_zero_is_ivon_at_the_mean_exactly(tmp_path: Path) -> None:
+    runs = [plan("ivon_mean"), plan("ivon", ivon={"tau": 0})]
+    quiet(tmp_path).run(families(runs)[0])
+    mean, zero = (Store(tmp_path).predictions(run)["log_probs"] for run in runs)
+    assert mean.shape[0] == 1 and (mean == zero).all()
+
+
+def test_draws_of_a_tau_sweep_scale_one_set_of_noise(tmp_path: Path) -> None:
+    store = compute(plan("ivon"), tmp_path)
+    posterior = store.posterior(plan("ivon").fit)
+    assert isinstance(posterior, DiagGaussian)
+    (one,) = posterior.draws(1, torch.Generator().manual_seed(5), tau=1.0)
+    (four,) = posterior.draws(1, torch.Generator().manual_seed(5), tau=4.0)
+    for name, mean in posterior.mean.items():
+        torch.testing.assert_close(four[name] - mean, 2 * (one[name] - mean), rtol=1e-4, atol=1e-6)
+
+
+def test_a_failing_evaluation_leaves_its_siblings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, job: object) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(get_method("softened"), "predict", broken)
+    pair = family("softened", "adamw")
+    with pytest.raises(RuntimeError, match="no luck"):
+        quiet(tmp_path).run(pair)
+    store = Store(tmp_path)
+    assert store.has(pair.runs[1]) and not store.has(pair.runs[0]) and len(store.failures(pair.runs[0])) == 1
+
+
+def test_a_failing_fit_is_not_tried_again_for_each_sibling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def broken(self: object, job: object) -> None:
+        calls.append(job)
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(get_method("adamw"), "fit", broken)
+    with pytest.raises(RuntimeError, match="no luck"):
+        quiet(tmp_path).run(family("adamw", "softened"))
+    assert len(calls) == 1
+
+
+def test_mid_run_evaluation_changes_no_byte_but_leaves_a_curve(tmp_path: Path) -> None:
+    run = plan("ivon")
+    plain, watched = compute(run, tmp_path / "a"), compute(run, tmp_path / "b", eval_every=3)
+    assert result_bytes(plain, run) == result_bytes(watched, run)
+    steps = [
+        line.split('"step": ')[1].split("}")[0].split(",")[0]
+        for line in (watched.folder(run.fit) / "trace.jsonl").read_text().splitlines()
+        if "accuracy" in line
+    ]
+    assert steps == ["0", "3", "6", str(STEPS)]
+
+
+def test_gradient_accumulation_is_the_whole_batch(tmp_path: Path) -> None:
+    quantities = []
+    for pieces in (1, 2, 4):
+        run = plan("adamw", micro_batches=pieces, lora={"dropout": 0.0})
+        quantities.append(compute(run, tmp_path).posterior(run.fit).mean)
+    for other in quantities[1:]:
+        for name, value in quantities[0].items():
+            torch.testing.assert_close(other[name], value, atol=2e-6, rtol=1e-3)
+
+
+def test_a_damaged_checkpoint_costs_its_work_and_nothing_else(tmp_path: Path) -> None:
+    run = plan("adamw")
+    whole = compute(run, tmp_path / "whole")
+    work = Store(tmp_path / "hurt").work(run.fit)
+    work.mkdir(parents=True)
+    (work / "checkpoint.safetensors").write_bytes(b"\x00garbage")
+    said: list[str] = []
+    Runner(store=Store(tmp_path / "hurt"), log=said.append).run(families([run])[0])
+    assert any("is damaged" in line and "step 0" in line for line in said)
+    assert result_bytes(Store(tmp_path / "hurt"), run) == result_bytes(whole, run)
+
+
+def test_a_damaged_posterior_is_named_and_not_used(tmp_path: Path) -> None:
+    store = compute(plan("adamw"), tmp_path)
+    file = store.folder(plan("adamw").fit) / "posterior.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(DamagedRecord, match=key(plan("adamw").fit)):
+        quiet(tmp_path).run(family("softened"))
+
+
+def test_a_diverging_training_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        compute(plan("adamw", adamw={"lr": 1e30}), tmp_path)
+
+
+def test_tuning_never_sees_the_reported_split(tmp_path: Path) -> None:
+    run = plan("adamw", tune_share=0.25)
+    store = compute(run, tmp_path)
+    examples = store.record(run).facts["examples"]
+    fit = store.fit_facts(run.fit)["examples"]
+    assert run.split == "holdout" and examples["scored"] == 64 and fit["held_out"] == 64

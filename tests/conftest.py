@@ -1,0 +1,49 @@
+"""Shared by all tests: one thread, plug-ins to put through the contracts, the real data if it is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TESTS = Path(__file__).resolve().parent
+REPOSITORY = TESTS.parent
+PLUGINS = ("softened", "bayes_by_backprop", "sgld", "colours")  # tests/plugins: one of each kind
+
+sys.path[:0] = [str(TESTS), str(TESTS / "plugins")]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--bench-plugin", action="append", default=[], help="also put this module's methods and tasks to the contracts"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    from bench.registry import load_plugin
+
+    torch.set_num_threads(1)
+    for plugin in (*PLUGINS, *config.getoption("--bench-plugin")):
+        load_plugin(plugin)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The six real datasets in the hub's layout: $BENCH_TEST_DATA, or shared/data beside the checkout."""
+    folder = Path(os.environ.get("BENCH_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "allenai").is_dir():
+        pytest.skip("no mirror of the real datasets: set BENCH_TEST_DATA to a folder in the hub's layout")
+    return folder

@@ -1,0 +1,196 @@
+"""What every registered method must keep, a new one without a line here. `--bench-plugin MODULE` adds yours."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import STEPS, compute, plan, result_bytes
+
+from bench.data import DataSource, load_split
+from bench.method import PredictJob
+from bench.model import ChoiceModel, load_model
+from bench.options import make_method, option_fields, options_of
+from bench.plan import families
+from bench.posterior import load_posterior
+from bench.progress import Progress
+from bench.registry import get_method, get_task, method_names
+from bench.runner import Runner
+from bench.specs import RunSpec, key, seed_for
+from bench.store import Store
+
+METHODS = method_names()
+TASK = "notes_four"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Store, RunSpec]]:
+    """Every method's run of a few steps, in one store."""
+    runs = tmp_path_factory.mktemp("runs")
+    found = {}
+    for name in METHODS:
+        run = plan(name, TASK)
+        found[name] = (compute(run, runs), run)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model() -> ChoiceModel:
+    return load_model(plan("adamw", TASK).fit.model, None, torch.device("cpu"))
+
+
+def job_for(run: RunSpec, store: Store, model: ChoiceModel, batch_size: int = 32) -> PredictJob:
+    task = get_task(TASK)
+    model.prepare(task.answers, seed_for(run, "init"))
+    return PredictJob(
+        posterior=store.posterior(run.fit),
+        examples=load_split(TASK, run.split, DataSource()).examples[:50],
+        answers=task.answers,
+        generator=torch.Generator().manual_seed(seed_for(run, "predict")),
+        batch_size=batch_size,
+        load=lambda: model,
+        max_length=320,
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_predictions_are_distributions(name: str, stored: dict[str, tuple[Store, RunSpec]]) -> None:
+    store, run = stored[name]
+    found = store.predictions(run)
+    draws, count, choices = found["log_probs"].shape
+    assert draws >= 1 and count == len(found["labels"]) == 256 and choices == 4
+    np.testing.assert_allclose(np.exp(found["log_probs"].astype(np.float64)).sum(-1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_spec_gives_the_same_bytes(name: str, stored: dict[str, tuple[Store, RunSpec]], tmp_path: Path) -> None:
+    store, run = stored[name]
+    assert result_bytes(compute(run, tmp_path), run) == result_bytes(store, run)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_killed_training_continues_to_the_same_bytes(
+    name: str, stored: dict[str, tuple[Store, RunSpec]], tmp_path: Path
+) -> None:
+    store, run = stored[name]
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(Progress):
+        trained = 0
+
+        def step(self, done: int) -> None:
+            Kill.trained += 1
+            if done == STEPS // 2:
+                raise Killed
+
+    (family,) = families([run])
+    runner = Runner(store=Store(tmp_path), log=lambda text: None, checkpoint_seconds=0)
+    try:
+        runner.run(family, Kill())
+    except Killed:
+        assert not Store(tmp_path).has(run.fit)
+    again = compute(run, tmp_path, checkpoint_seconds=0)
+    assert result_bytes(again, run) == result_bytes(store, run)
+    if Kill.trained:
+        assert again.fit_facts(run.fit.root)["resumed_from"] == [STEPS // 2 - 1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_predictions_do_not_depend_on_the_batch_size(
+    name: str, stored: dict[str, tuple[Store, RunSpec]], model: ChoiceModel
+) -> None:
+    store, run = stored[name]
+    method = make_method(get_method(name), run.options)
+    one, seven = (method.predict(job_for(run, store, model, size)) for size in (1, 7))
+    torch.testing.assert_close(one, seven, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_predict_leaves_weights_and_modes_as_they_were(
+    name: str, stored: dict[str, tuple[Store, RunSpec]], model: ChoiceModel
+) -> None:
+    store, run = stored[name]
+    method = make_method(get_method(name), run.options)
+
+    def state() -> str:
+        parts = [p.detach().numpy().tobytes() for p in model.params.values()]
+        modes = bytes(m.training for m in model._module.modules())
+        return hashlib.sha256(b"".join(parts) + modes).hexdigest()
+
+    job = job_for(run, store, model)
+    before = state()
+    method.predict(job)
+    assert state() == before
+
+    class Broken(Exception):
+        pass
+
+    def fail(count: int) -> None:
+        raise Broken
+
+    job = job_for(run, store, model)
+    job.progress = fail
+    if method.uses_model:
+        with pytest.raises(Broken):
+            method.predict(job)
+    assert state() == before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_posterior_saved_is_the_posterior_loaded(
+    name: str, stored: dict[str, tuple[Store, RunSpec]], tmp_path: Path
+) -> None:
+    store, run = stored[name]
+    file = store.folder(run.fit) / "posterior.safetensors"
+    load_posterior(file).save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_prediction_settings_cannot_cause_retraining(name: str) -> None:
+    run = plan(name, TASK)
+    for option in options_of(make_method(get_method(name), {}), "predict"):
+        changed = plan(name, TASK, **{name: {option: 3}})
+        assert key(changed.fit) == key(run.fit)
+        assert key(changed) != key(run)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_with_one_seed_share_batches_and_adapters(name: str) -> None:
+    run, other = plan(name, TASK), plan("adamw", TASK)
+    for stream in ("data", "init", "train", "holdout", "predict"):
+        assert seed_for(run, stream) == seed_for(other, stream)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_explains_itself(name: str) -> None:
+    cls = get_method(name)
+    assert cls.title and cls.__doc__ and dataclasses.is_dataclass(cls)
+    assert all(len(field.metadata["doc"]) > 3 for field in option_fields(cls))
+    assert cls.base is None or get_method(cls.base)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_record_is_complete(name: str, stored: dict[str, tuple[Store, RunSpec]]) -> None:
+    store, run = stored[name]
+    record = store.record(run)
+    assert record.spec == run and record.facts["status"] == "done"
+    assert set(record.metrics) == {"accuracy", "ece", "nll", "brier", "excess_nll"}
+    assert record.facts["examples"]["scored"] == 256
+    for part in ("train", "posterior"):
+        assert record.facts["fit"]["seconds"][part] >= 0
+    json.dumps(record.facts, allow_nan=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_leftovers() -> Iterator[None]:
+    yield
+    assert torch.is_grad_enabled()

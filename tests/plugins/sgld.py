@@ -1,0 +1,46 @@
+"""A sampler that collects its draws while training: stochastic gradient Langevin dynamics (Welling and Teh 2011)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from bench.method import Method
+from bench.options import fit_option
+from bench.posterior import Members
+from bench.registry import register_method
+from bench.train import Snapshots, constant
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class Sgld(Method):
+    """theta <- theta - lr grad + N(0, 2 lr T / N); keeps every ``every``-th step after ``burn_in``."""
+
+    name, title = "sgld", "SGLD"
+    lr: float = fit_option(1e-2, "step size, constant")
+    temperature: float = fit_option(0.1, "T; 1 samples the posterior")
+    burn_in: int = fit_option(4, "steps before the first sample")
+    every: int = fit_option(2, "steps between samples")
+
+    def check(self, task, train):
+        if train.steps < self.burn_in + self.every:
+            raise ValueError(f"sgld collects no sample in {train.steps} steps: lower sgld.burn_in or sgld.every.")
+
+    def fit(self, job):
+        samples, params = Snapshots(), job.model.params
+        scale = math.sqrt(2 * self.lr * self.temperature / len(job.data))
+
+        def after_step(step):
+            with torch.no_grad():
+                for p in params.values():
+                    p.add_(scale * torch.randn(p.shape, generator=job.generator).to(p.device))
+            if step > self.burn_in and (step - self.burn_in) % self.every == 0:
+                samples.add(params)
+
+        optimizer = torch.optim.SGD(list(params.values()), lr=self.lr)
+        job.train(optimizer, schedule=constant, after_step=after_step, state={"samples": samples})
+        return Members.of(samples.values)
+
+    def draw(self, job):
+        return list(job.posterior)

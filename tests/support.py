@@ -1,0 +1,41 @@
+"""Helpers that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.data import DataSource
+from bench.grid import choose_model
+from bench.plan import families, plan_run
+from bench.runner import Runner
+from bench.specs import RunSpec, key
+from bench.store import Store
+
+STEPS = 8
+
+
+def plan(method: str, task: str = "notes_two", seed: int = 1, **settings: Any) -> RunSpec:
+    """A run of a few steps on the embedded base, scored on validation."""
+    model, _ = choose_model({})
+    extra = {name: settings.pop(name) for name in ("batch_size", "protocol", "tune_share") if name in settings}
+    return plan_run(
+        method, task, seed, settings={"steps": STEPS, **settings}, model=model, source=DataSource(), **extra
+    )
+
+
+def compute(run: RunSpec, runs: Path, **options: Any) -> Store:
+    """Run one spec into a store."""
+    (family,) = families([run])
+    Runner(store=Store(runs), log=lambda text: None, **options).run(family)
+    return Store(runs)
+
+
+def result_bytes(store: Store, run: RunSpec) -> dict[str, bytes]:
+    """The files of a run that must not depend on when, where or in how many attempts it was computed."""
+    fit, done = store.folder(run.fit), store.folder(run)
+    return {
+        "posterior": (fit / "posterior.safetensors").read_bytes(),
+        "predictions": (done / "predictions.safetensors").read_bytes(),
+        "keys": (key(run) + key(run.fit)).encode(),
+    }

@@ -1,0 +1,57 @@
+"""A grid killed with SIGKILL, again and again, ends with the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+GRID = """
+methods = ["adamw", "ivon_mean", "ivon"]
+tasks = ["notes_bool"]
+seeds = [1]
+[set]
+steps = 60
+"""
+RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", "grid", "g.toml", "--workers", "2", "--checkpoint-seconds", "0"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    files = [file for file in (folder / "runs").rglob("*") if file.name in RESULTS and file.parts[-3] != "work"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_kills_at_random_moments_change_no_byte(tmp_path: Path) -> None:
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    for folder in (alone, killed):
+        folder.mkdir()
+        (folder / "g.toml").write_text(GRID)
+    began = time.monotonic()
+    assert start(alone).wait(timeout=120) == 0
+    whole = time.monotonic() - began
+    moments = random.Random(7)
+    for _ in range(3):
+        process = start(killed)
+        time.sleep(whole * moments.uniform(0.5, 0.9))
+        os.kill(process.pid, signal.SIGKILL)  # the parent only: its workers must follow by themselves
+        process.wait()
+    assert start(killed).wait(timeout=120) == 0
+    assert results(killed) == results(alone) and len(results(alone)) == 10
+    leftovers = list((killed / "runs").rglob(".*")) + list((killed / "runs/work").glob("*"))
+    assert leftovers == []

@@ -1,0 +1,79 @@
+"""Imports run one way (docs/design.md), and only one file knows each outside library."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [file for package in ("bench", "methods", "tasks", "analysis") for file in (ROOT / package).rglob("*.py")]
+
+
+def imports(file: Path) -> set[str]:
+    """All modules a file imports, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def names(file: Path, package: str) -> bool:
+    return any(module == package or module.startswith(package + ".") for module in imports(file))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_run_one_way(file: Path) -> None:
+    package = file.relative_to(ROOT).parts[0]
+    forbidden = {
+        "bench": {"methods", "tasks"},  # by name, through the registry
+        "methods": {"tasks", "analysis"},
+        "tasks": {"methods", "analysis"},
+        "analysis": {"methods", "tasks", "torch", "transformers"},
+    }[package]
+    for other in forbidden:
+        assert not names(file, other), f"{file} imports {other}"
+    if package == "bench" and file.name != "cli.py":
+        assert not names(file, "analysis")
+    if package == "analysis":
+        allowed = {"bench.specs", "bench.records", "bench.metrics"}
+        used = {m for m in imports(file) if m.startswith("bench.")}
+        assert all(any(m == a or m.startswith(a + ".") for a in allowed) for m in used), used
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [("transformers", {"bench/model.py"}), ("peft", {"bench/model.py"}), ("bitsandbytes", {"bench/model.py"}),
+     ("datasets", {"bench/data.py"})],
+)  # fmt: skip
+def test_one_file_knows_each_library(library: str, home: set[str]) -> None:
+    users = {str(f.relative_to(ROOT)) for f in FILES if names(f, library)} - {"bench/embedded/make_base.py"}
+    assert users == home
+
+
+def test_no_pickle_and_no_remote_code() -> None:
+    for file in FILES:
+        text = file.read_text()
+        assert "pickle" not in imports(file) and "torch.save(" not in text and "torch.load(" not in text
+        assert "trust_remote_code=True" not in text
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = "import sys, bench.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"torch", "numpy", "pandas", "transformers", "datasets", "matplotlib"}
+
+
+@pytest.mark.parametrize("module", ["bench.specs", "bench.records"])
+def test_record_modules_need_the_standard_library_only(module: str) -> None:
+    code = f"import sys, {module}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"torch", "numpy", "pandas", "safetensors"}
