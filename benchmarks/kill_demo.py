@@ -2,7 +2,8 @@
 
     python benchmarks/kill_demo.py [--kills 10] [--seed 0] [--reference RUNS] [--grid GRID.toml]
 
-The waits are random shares of the time the grid takes. Exits with 1 if one byte of leaderboard.csv, of a posterior or of a prediction differs.
+The waits are random shares of the time the grid takes. Exits with 1 if one byte of leaderboard.csv, of a posterior or
+of a prediction differs.
 """
 
 from __future__ import annotations
