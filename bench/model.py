@@ -355,6 +355,8 @@ def _load_base(spec: ModelSpec, folder: Path | str, device: torch.device) -> Any
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(f"{spec.id} comes with an adapter of its own: merge it into the weights, or remove it.")
+    if spec.quantization == "nf4" and device.type == "cpu":
+        _portable_nf4(model)
     if spec.quantization == "none":
         model.to(device)
     elif all(parameter.is_floating_point() for parameter in model.parameters()):
@@ -369,6 +371,17 @@ def _require_bitsandbytes(spec: ModelSpec) -> None:
         raise ValueError(
             f"quantization '{spec.quantization}' needs bitsandbytes: pip install bitsandbytes, or use 'none'."
         ) from error
+
+
+def _portable_nf4(model: nn.Module) -> None:
+    """Keep nf4 layers on the same path on every CPU.
+
+    With AVX512-BF16, bitsandbytes repacks weights, which fails for widths that are no multiple of its block and gives
+    other numbers than every other processor.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _quiet_bitsandbytes() -> None:

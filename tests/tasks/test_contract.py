@@ -202,7 +202,8 @@ def test_labels_fall_as_often_as_the_truth_says(name: str, split: str) -> None:
 def test_the_truth_is_as_right_as_it_says_where_it_is_sure_and_where_it_is_not(name: str) -> None:
     examples = load_split(name, "test", DataSource()).examples
     ranked = sorted(examples, key=lambda e: max(e.truth or ()))
-    for third in (ranked[:500], ranked[500:1000], ranked[1000:]):
+    size = len(ranked) // 3
+    for third in (ranked[:size], ranked[size : 2 * size], ranked[2 * size :]):
         best = [max(e.truth or ()) for e in third]
         hits = sum((e.truth or ())[e.label] == top for e, top in zip(third, best, strict=True))
         assert abs(hits - sum(best)) < 4 * math.sqrt(sum(p * (1 - p) for p in best))
