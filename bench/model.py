@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 QUANTIZATIONS = ("none", "int8", "nf4")
 EMBEDDED = Path(__file__).parent / "embedded" / "base"
 _ADAPTER = "default"  # PEFT's name of the one adapter we add
+
+
+class Adapter(NamedTuple):
+    """Where an adapter parameter lives: the linear map whose weight it is, and the layer of the base it adapts.
+
+    ``first``: the map reads the layer's own input (A does; B reads what A made).
+    """
+
+    linear: nn.Module
+    host: nn.Module
+    first: bool
 
 
 class ChoiceModel:
@@ -113,7 +124,7 @@ class ChoiceModel:
         return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated)
 
     def logits(self, batch: Batch, params: Params | None = None) -> Tensor:
-        """(B, C) float32 logits of the answer tokens at the last position.
+        """(B, C) logits of the answer tokens at the last position, in float32 or wider.
 
         ``params`` stand in for the adapters of the same names and may carry a graph of their own (variational methods
         differentiate through them); without them the model's own adapters are used.
@@ -128,7 +139,16 @@ class ChoiceModel:
             named = {self._full_names[name]: value for name, value in params.items()}
             out = torch.func.functional_call(self._module, named, kwargs=inputs)
         logits: Tensor = out.logits[:, -1, :]
-        return logits.float()
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """The linear map and the adapted layer of every adapter parameter, by its name in :attr:`params`."""
+        find = self._module.get_submodule
+        return {
+            name: Adapter(find(full.removesuffix(".weight")), find(full[: full.index(".lora_")]), ".lora_A." in full)
+            for name, full in self._full_names.items()
+        }
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """The arguments of the base's forward pass, as far as it takes them."""
@@ -381,7 +401,7 @@ def _portable_nf4(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _quiet_bitsandbytes() -> None:

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from bench.method import Method
 
 
-def fit_option(default: Option, doc: str) -> Any:
-    """A hyperparameter that training reads: part of the fit's key. ``doc`` gives meaning, unit and source."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "reader": "fit"})
+def fit_option(default: Option, doc: str, choices: tuple[str, ...] = ()) -> Any:
+    """A hyperparameter that training reads: part of the fit's key. ``doc`` gives meaning, unit and source.
+
+    ``choices`` are the only values it takes, where there are a few.
+    """
+    return dataclasses.field(default=default, metadata={"doc": doc, "reader": "fit", "choices": choices})
 
 
-def predict_option(default: Option, doc: str) -> Any:
+def predict_option(default: Option, doc: str, choices: tuple[str, ...] = ()) -> Any:
     """A hyperparameter that only prediction reads: changing it cannot cause retraining."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "reader": "predict"})
+    return dataclasses.field(default=default, metadata={"doc": doc, "reader": "predict", "choices": choices})
 
 
 def option_fields(cls: type[Method]) -> list[dataclasses.Field[Any]]:
@@ -55,7 +58,13 @@ def make_method(cls: type[Method], values: Mapping[str, Any]) -> Method:
             raise LookupError(f"'{cls.name}' has no hyperparameter '{name}'.{hint}")
     # defaults are cast too, so that `x: float = fit_option(1, ...)` and --set m.x=1 are one key
     given = {**{field.name: field.default for field in option_fields(cls)}, **values}
-    return cls(**{name: cast(value, hints[name], f"{cls.name}.{name}") for name, value in given.items()})
+    made = {name: cast(value, hints[name], f"{cls.name}.{name}") for name, value in given.items()}
+    for field in option_fields(cls):
+        choices = field.metadata["choices"]
+        if choices and made[field.name] not in choices:
+            value = made[field.name]
+            raise ValueError(f"{cls.name}.{field.name} is '{value}'.{near_miss(value, choices)}")
+    return cls(**made)
 
 
 def options_of(method: Method, reader: str) -> dict[str, Option]:

@@ -7,14 +7,15 @@ posterior itself. It works for every Gaussian, and a posterior without a covaria
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 Params = Mapping[str, Tensor]  # adapter name -> value, in the model's order
+P = TypeVar("P", bound="Posterior")
 
 _kinds: dict[str, type[Posterior]] = {}
 
@@ -54,6 +55,19 @@ class Posterior:
 
     def _draw(self, generator: torch.Generator, tau: float) -> Params:
         raise TypeError(f"A posterior of kind '{self.kind}' has no covariance to draw from or to scale by tau.")
+
+    def covariance(self, jacobians: Params) -> Tensor:
+        """(B, C, C) covariance of the linearised logits, J Sigma J^T, from Jacobians (B, C, *shape) by parameter.
+
+        Parameters that the posterior has no variance for count as known; Jacobians need not name them.
+        """
+        raise TypeError(f"A posterior of kind '{self.kind}' has no covariance to carry to the logits.")
+
+    def to(self: P, device: torch.device) -> P:
+        """The same posterior on a device."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        moved = {f.name: {n: t.to(device) for n, t in getattr(self, f.name).items()} for f in fields}
+        return type(self)(**moved)
 
     def save(self, file: Path) -> None:
         """Write the tensors and the kind to a safetensors file."""
@@ -98,6 +112,17 @@ def flat_noise(like: Params, generator: torch.Generator) -> dict[str, Tensor]:
     return {name: piece.view(p.shape).to(p.device) for (name, p), piece in zip(like.items(), pieces, strict=True)}
 
 
+def sum_of_squares(jacobians: Params, rooted: Callable[[str, Tensor], Tensor]) -> Tensor:
+    """(B, C, C): sum over parameters of R R^T in float64, with R = ``rooted(name, J)``, J times a root of Sigma."""
+    total: Tensor | float = 0.0
+    for name, jacobian in jacobians.items():
+        flat = rooted(name, jacobian).flatten(2)
+        total = total + (flat @ flat.mT).double()
+    if not isinstance(total, Tensor):
+        raise ValueError("There are no Jacobians to carry a covariance with.")
+    return total
+
+
 @dataclasses.dataclass(frozen=True)
 class Point(Posterior):
     """All mass at one value: what ordinary training finds."""
@@ -125,6 +150,9 @@ class DiagGaussian(Posterior):
     def _draw(self, generator: torch.Generator, tau: float) -> Params:
         noise = flat_noise(self.location, generator)
         return {name: m + (tau * self.variance[name]).sqrt() * noise[name] for name, m in self.location.items()}
+
+    def covariance(self, jacobians: Params) -> Tensor:
+        return sum_of_squares(jacobians, lambda name, jacobian: jacobian * self.variance[name].sqrt())
 
 
 @dataclasses.dataclass(frozen=True)

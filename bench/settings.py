@@ -146,6 +146,11 @@ def read_toml(file: Path) -> dict[str, Any]:
 def describe(cls: type[Method]) -> list[dict[str, str]]:
     """Name, default, reader and meaning of each hyperparameter of a method class."""
     return [
-        {"name": f.name, "default": str(f.default), "reader": f.metadata["reader"], "doc": f.metadata["doc"]}
+        {
+            "name": f.name,
+            "default": str(f.default),
+            "reader": f.metadata["reader"],
+            "doc": f.metadata["doc"] + (f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""),
+        }
         for f in option_fields(cls)
     ]

@@ -157,8 +157,11 @@ def test_a_posterior_saved_is_the_posterior_loaded(
 @pytest.mark.parametrize("name", METHODS)
 def test_prediction_settings_cannot_cause_retraining(name: str) -> None:
     run = plan(name, TASK)
+    fields = {field.name: field for field in option_fields(get_method(name))}
     for option in options_of(make_method(get_method(name), {}), "predict"):
-        changed = plan(name, TASK, **{name: {option: 3}})
+        field = fields[option]
+        other = next((c for c in field.metadata["choices"] if c != field.default), 3)
+        changed = plan(name, TASK, **{name: {option: other}})
         assert key(changed.fit) == key(run.fit)
         assert key(changed) != key(run)
 

@@ -1,0 +1,165 @@
+"""Laplace approximations on AdamW's adapters, KFAC and diagonal. Yang et al. 2024, arXiv 2308.13111.
+
+The posterior is N(m, P^-1) at AdamW's adapters m, with P = GGN + prior I. The GGN (= exact Fisher) of the cross-entropy
+is summed over the whole training set, dropout off; the scalar prior precision maximises the Laplace evidence. The
+predictive is linearised: logits ~ N(f(x), tau J P^-1 J^T), a C x C covariance, and the softmax is averaged over draws
+of the logits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bench.data import Batch
+from bench.method import Method, PredictJob, log_softmax
+from bench.options import fit_option, predict_option
+from bench.posterior import DiagGaussian, Posterior
+from bench.registry import register_method
+from bench.specs import TrainSpec
+from bench.task import Task
+from bench.train import FitJob
+from methods.curvature import jacobians
+from methods.kronecker import CONVENTIONS, KroneckerGaussian
+
+JITTER = 1e-6  # added to the variance of each logit (PROTOCOL 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace(Method):
+    """What both have in common: the data pass, the evidence, and the predictive."""
+
+    base: ClassVar[str | None] = "adamw"
+
+    subset: str = fit_option("all", "which adapters are uncertain: all, or those of the last block", ("all", "last"))
+    prior_precision: float = fit_option(0.0, "precision of the Gaussian prior; 0 maximises the evidence")
+    evidence_steps: int = fit_option(100, "steps of Adam on the log prior precision")
+    evidence_lr: float = fit_option(0.1, "learning rate of those steps")
+    predictive: str = predict_option(
+        "linearised", "Gaussian logits, or draws of the adapters", ("linearised", "sampled")
+    )
+    link: str = predict_option(
+        "draws", "linearised: softmax averaged over logit draws, or its probit approximation", ("draws", "probit")
+    )
+    link_draws: int = predict_option(2000, "logit draws, the same standard normals for every example")
+    draws: int = predict_option(10, "sampled: draws of the adapters whose probabilities are averaged")
+    tau: float = predict_option(1.0, "scale of the covariance: 0 is the mean, 1 the posterior")
+    jacobian_batch: int = predict_option(8, "linearised: examples per forward and backward pass")
+
+    def __post_init__(self) -> None:
+        for name in ("evidence_steps", "link_draws", "draws", "jacobian_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{self.name}.{name} is {getattr(self, name)}: give at least 1.")
+        for name, what in (("prior_precision", "a precision"), ("evidence_lr", "a rate"), ("tau", "a scale")):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{self.name}.{name} is {getattr(self, name)}: it is {what}, so give 0 or more.")
+
+    def check(self, task: Task, train: TrainSpec) -> None:
+        if importlib.util.find_spec("laplace") is None:
+            raise ValueError(f"{self.name} needs laplace-torch: pip install laplace-torch.")
+
+    def fit(self, job: FitJob) -> Posterior:
+        mean = job.starts[0].mean
+        names = list(job.model.params) if self.subset == "all" else last_block(list(job.model.params))
+        with job.model.assign(mean):
+            return self.approximate(job, names)
+
+    def approximate(self, job: FitJob, names: Sequence[str]) -> Posterior:
+        """The posterior at the model's present adapters, of which ``names`` are uncertain."""
+        raise TypeError(f"{type(self).__qualname__} must define approximate(job, names).")
+
+    def _prior(self) -> dict[str, Any]:
+        return {"precision": self.prior_precision, "steps": self.evidence_steps, "lr": self.evidence_lr}
+
+    def predict(self, job: PredictJob) -> Tensor:
+        if self.tau == 0:
+            return job.log_probs(job.posterior.mean).unsqueeze(0)
+        if self.predictive == "sampled":
+            draws = job.posterior.draws(self.draws, job.generator, self.tau)
+            return torch.stack([job.log_probs(params) for params in draws])
+        model, posterior = job.model, job.posterior.to(job.model.device)
+        answers = len(job.answers)
+        noise = torch.randn(self.link_draws, answers, dtype=torch.float64, generator=job.generator).to(model.device)
+        names = list(model.params)
+
+        def gaussian(batch: Batch) -> Tensor:
+            parts = []
+            for piece in batch.split(math.ceil(len(batch) / self.jacobian_batch)):
+                found, logits = jacobians(model, piece, names)
+                with torch.no_grad():
+                    parts.append(self._average(logits.double(), self.tau * posterior.covariance(found), noise))
+            return torch.cat(parts)
+
+        with model.assign(job.posterior.mean):
+            return job.over_batches(gaussian).unsqueeze(0)
+
+    def _average(self, logits: Tensor, covariance: Tensor, noise: Tensor) -> Tensor:
+        """(B, C) log-probabilities of the softmax averaged over N(logits, covariance + jitter)."""
+        if self.link == "probit":
+            return log_softmax(logits / (1 + math.pi / 8 * covariance.diagonal(dim1=1, dim2=2)).sqrt())
+        jitter = JITTER * torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
+        root = torch.linalg.cholesky(covariance + jitter)
+        drawn = logits + torch.einsum("kd,bcd->kbc", noise, root)
+        return log_softmax(drawn.log_softmax(-1).logsumexp(0))
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class LaplaceDiag(Laplace):
+    """Laplace with the diagonal of the GGN: P = diag(GGN) + prior I."""
+
+    name: ClassVar[str] = "la_diag"
+    title: ClassVar[str] = "LA (diag)"
+
+    def approximate(self, job: FitJob, names: Sequence[str]) -> Posterior:
+        from methods.laplace_torch import Passes, ReadOut, fit_diag
+
+        passes = Passes(job.data, job.spec.train.batch_size, job.progress)
+        variance, facts = fit_diag(ReadOut(job.model, job.model.params, names), passes, **self._prior())
+        job.facts.update(facts)
+        mean = job.model.snapshot()
+        known = {name: torch.zeros_like(value) for name, value in mean.items()}
+        return DiagGaussian(mean, {**known, **variance})
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class LaplaceKfac(Laplace):
+    """Laplace with Kronecker factors: P = G x A + prior I for each adapter matrix (methods.kronecker)."""
+
+    name: ClassVar[str] = "la_kfac"
+    title: ClassVar[str] = "LA (KFAC)"
+
+    convention: str = fit_option("expand", "how tokens that share a weight are summed", CONVENTIONS)
+    factor_rank: int = fit_option(0, "rank kept of factors wider than it; 0 keeps them whole")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factor_rank < 0:
+            raise ValueError(f"la_kfac.factor_rank is {self.factor_rank}: give a rank, or 0 for whole factors.")
+
+    def approximate(self, job: FitJob, names: Sequence[str]) -> Posterior:
+        from methods.laplace_torch import Passes, ReadOut, fit_kron
+
+        passes = Passes(job.data, job.spec.train.batch_size, job.progress)
+        read_out = ReadOut(job.model, job.model.params, names, self.factor_rank)
+        found, facts = fit_kron(read_out, passes, self.convention, **self._prior())
+        job.facts.update(facts)
+        prior = {"precision": torch.tensor(facts["prior_precision"], device=job.model.device)}
+        return KroneckerGaussian(job.model.snapshot(), found.vectors, found.values, found.sides, prior)
+
+
+def last_block(names: Sequence[str]) -> list[str]:
+    """The adapters of the last block: those whose name has the largest block number (its first number)."""
+    blocks = {name: int(found.group(1)) for name in names if (found := re.search(r"\.(\d+)\.", f".{name}."))}
+    if not blocks:
+        raise ValueError("The adapters' names have no block numbers, so there is no last block: use subset=all.")
+    last = max(blocks.values())
+    return [name for name, block in blocks.items() if block == last]
