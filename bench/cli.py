@@ -42,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--task", required=True, help="see `bench list tasks`")
     run.add_argument("--seed", type=int, default=21, help="default: %(default)s")
     run.add_argument("--protocol", default="paper", help="paper or clean; default: %(default)s")
+    run.add_argument(
+        "--eval-task",
+        action="append",
+        default=[],
+        metavar="TASK",
+        help="evaluate on this task too, out of distribution",
+    )
     run.add_argument("--variant", default="", help="a label for these settings in tables")
     run.add_argument("--eval-every", type=int, default=0, metavar="N", help="score the mean every N steps")
     _shared(run)
@@ -183,18 +190,20 @@ def _run(options: argparse.Namespace) -> int:
         model_path=path,
         settings=settings,
         variants={options.variant: {}},
+        evals={options.task: tuple(dict.fromkeys(options.eval_task))},
     )
-    (spec,) = grid.runs()
+    specs = grid.runs()
     options.workers = 1
-    status = _launch(options, grid, families([spec]))
-    if status == 0:
+    status = _launch(options, grid, families(specs))
+    for spec in specs if status == 0 else ():
         _print_result(Store(options.runs).record(spec))
     return status
 
 
 def _print_result(record: Any) -> None:
     spec, metrics = record.spec, record.metrics
-    print(f"{spec.method} on {spec.data.task} ({spec.split}), seed {spec.fit.seed}, key {record.key}")
+    trained = "" if spec.data.task == spec.fit.data.task else f", trained on {spec.fit.data.task}"
+    print(f"{spec.method} on {spec.data.task} ({spec.split}){trained}, seed {spec.fit.seed}, key {record.key}")
     for name, value in metrics.items():
         print(f"  {name:12} {value:.4f}")
     if record.facts["partial_data"]:

@@ -10,6 +10,8 @@ eval_every = 500                   # optional: steps between mid-run evaluations
 [model]                            # optional: id (hub name, folder or embedded), revision, quantization, dtype
 [set]                              # settings, see bench.settings
 [variants.tuned]                   # optional: labelled settings laid over [set]; `include` names a file of them
+[eval]                             # optional: training task -> tasks to evaluate on besides, out of distribution
+notes_two = ["my_task"]
 [sweep.ivon]                       # optional: prediction-time hyperparameters to vary
 tau = [0, 0.5, 1]
 [tune.ivon]                        # optional: what `bench tune` tries
@@ -35,7 +37,7 @@ from bench.specs import ModelSpec, RunSpec, build, cast
 
 KEYS = (
     "protocol", "methods", "tasks", "seeds", "plugins", "eval_every", "data_dir", "allow_partial_data",
-    "model", "set", "variants", "sweep", "tune",
+    "model", "set", "variants", "eval", "sweep", "tune",
 )  # fmt: skip
 MODEL_KEYS = ("id", "revision", "quantization", "dtype")
 
@@ -56,11 +58,12 @@ class Grid:
     model_path: Path | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     variants: Mapping[str, Settings] = dataclasses.field(default_factory=lambda: {"": {}})
+    evals: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     sweep: Mapping[str, Mapping[str, list[Any]]] = dataclasses.field(default_factory=dict)
     tune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def runs(self) -> list[RunSpec]:
-        """All run specs: every method, task, seed and variant, then the sweeps.
+        """All run specs: every method, task, seed and variant, on its own task and on others, then the sweeps.
 
         Raises:
             LookupError, ValueError: something is misspelt or does not fit, before anything is loaded.
@@ -70,6 +73,8 @@ class Grid:
             settings = merge(self.settings, self.variants[variant])
             run = self._plan(method, task, seed, settings, variant, "result")
             planned.append(run)
+            for other in self.evals.get(task, ()):
+                planned.append(self._plan(method, task, seed, settings, variant, "result", other))
             for name, values in self.sweep.get(method, {}).items():
                 for value in values:
                     point = self._plan(
@@ -83,7 +88,16 @@ class Grid:
         """The units of work."""
         return families(self.runs())
 
-    def _plan(self, method: str, task: str, seed: int, settings: Settings, variant: str, purpose: str) -> RunSpec:
+    def _plan(
+        self,
+        method: str,
+        task: str,
+        seed: int,
+        settings: Settings,
+        variant: str,
+        purpose: str,
+        eval_task: str | None = None,
+    ) -> RunSpec:
         return plan_run(
             method,
             task,
@@ -94,6 +108,7 @@ class Grid:
             protocol=self.protocol,
             variant=variant,
             purpose=purpose,
+            eval_task=eval_task,
         )
 
 
@@ -122,7 +137,7 @@ def read_grid(
     """
     content = read_toml(file)
     _known(content, KEYS, file.name)
-    for name in ("model", "set", "variants", "sweep", "tune"):
+    for name in ("model", "set", "variants", "eval", "sweep", "tune"):
         table_of(content.get(name, {}), name)
     for plugin in (*_strings(content.get("plugins", []), "plugins"), *plugins):
         load_plugin(plugin)
@@ -141,6 +156,10 @@ def read_grid(
     variants = _variants(content.get("variants", {}) if with_variants else {}, file)
     for variant in variants.values():
         check_settings(merge(settings, variant))
+    evals = {task: _strings(others, f"eval.{task}") for task, others in content.get("eval", {}).items()}
+    for task in evals:
+        if task not in tasks:
+            raise LookupError(f"[eval] names '{task}', which the grid does not train on.{near_miss(task, tasks)}")
     sweep = content.get("sweep", {})
     check_options(sweep, "sweep", "predict")
     chosen = choose_model({**content.get("model", {}), **(model or {})}, file.parent)
@@ -159,6 +178,7 @@ def read_grid(
         model_path=chosen[1],
         settings=settings,
         variants=variants,
+        evals=evals,
         sweep=sweep,
         tune=content.get("tune", {}),
     )

@@ -47,10 +47,12 @@ def plan_run(
     purpose: str = "result",
     tune_share: float = 0.0,
     batch_size: int = 32,
+    eval_task: str | None = None,
 ) -> RunSpec:
     """The spec of one run: ``method_name`` on ``task_name`` with ``seed``.
 
-    With ``tune_share`` that share of the training split is set aside and scored, whatever the protocol reports.
+    With ``tune_share`` that share of the training split is set aside and scored, whatever the protocol reports. With
+    ``eval_task`` the posterior is scored on that task, out of distribution: its answers must be the same.
 
     Raises:
         LookupError, ValueError: something is misspelt or does not fit, in a sentence.
@@ -59,6 +61,12 @@ def plan_run(
     splits = splits_for(protocol, task)
     if "train" not in task.rows:
         raise LookupError(f"Task '{task.name}' has no labelled training split: it can only be evaluated on.")
+    scored = get_task(eval_task) if eval_task else task
+    if scored.answers != task.answers:
+        raise ValueError(
+            f"What was trained on '{task.name}' answers {', '.join(task.answers)} and cannot be evaluated on "
+            f"'{scored.name}', whose answers are {', '.join(scored.answers)}."
+        )
     train = train_for(settings, task_name)
     method = method_for(settings, method_name, task_name)
     data = data_spec(task_name, source)
@@ -82,8 +90,8 @@ def plan_run(
         method=method.name,
         version=method.version,
         options=options_of(method, "predict"),
-        data=data,
-        split=HOLDOUT if tune_share else splits.reported,
+        data=data_spec(scored.name, source),
+        split=HOLDOUT if tune_share else splits_for(protocol, scored).reported,
         batch_size=batch_size,
         protocol=protocol,
         variant=variant,

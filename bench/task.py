@@ -58,6 +58,13 @@ class Row(Mapping[str, Any]):
         """The list of strings under ``field.inner`` (such as ``choices.text``), none of them blank."""
         return [as_text(value, f"{field}.{inner}[{i}]") for i, value in enumerate(self._list(field, inner))]
 
+    def options(self, field: str) -> list[str]:
+        """A list of strings, none of them blank."""
+        values = self[field]
+        if not isinstance(values, list | tuple):
+            raise MalformedRow(f"field '{field}' is {values!r}: it should be a list")
+        return [as_text(value, f"{field}[{i}]") for i, value in enumerate(values)]
+
     def position(self, field: str, labels: Iterable[str]) -> int:
         """The position of the field's value among ``labels``."""
         value, known = str(self[field]), [str(label) for label in labels]
