@@ -32,6 +32,7 @@ class Method:
         version: raise it when the method's numbers change: every key of the method changes with it.
         base: name of the method whose posterior it starts from, or None.
         uses_model: whether it ever looks at the language model (the exact reference of a synthetic task does not).
+        tunes: whether its own fit reads ``job.tuning``, examples that its base has not seen and that are not reported.
     """
 
     name: ClassVar[str]
@@ -39,9 +40,13 @@ class Method:
     version: ClassVar[int] = 1
     base: ClassVar[str | None] = None
     uses_model: ClassVar[bool] = True
+    tunes: ClassVar[bool] = False
 
     def check(self, task: Task, train: TrainSpec) -> None:
         """Raise ValueError with a sentence if this method cannot do this task in this training. Before any work."""
+
+    def check_fit(self, fit: FitSpec) -> None:
+        """Raise ValueError with a sentence if this method cannot use the posterior of ``fit``. Before any work."""
 
     def bases(self, base: FitSpec) -> tuple[FitSpec, ...]:
         """The fits this method's own fit starts from, given its base's spec (an ensemble asks for several seeds)."""

@@ -9,7 +9,7 @@ from typing import Any
 from bench.data import DataSource, data_spec
 from bench.method import Method
 from bench.options import options_of
-from bench.protocol import HOLDOUT, splits_for
+from bench.protocol import CLEAN_SHARE, HOLDOUT, splits_for
 from bench.registry import get_method, get_task
 from bench.settings import lora_for, method_for, train_for
 from bench.specs import FitSpec, ModelSpec, RunSpec, key
@@ -80,7 +80,9 @@ def plan_run(
         train=train,
         seed=seed,
     )
-    fit = _fit_spec(method, blank, settings)
+    # what a method that tunes has for it: the split that the protocol leaves for that, else a part of train of its own
+    tuning = 0.0 if splits.tuning in task.rows else CLEAN_SHARE
+    fit = _fit_spec(method, blank, settings, scored=tune_share, tuning=tuning)
     asked: Method | None = method
     while asked is not None:
         asked.check(task, train)
@@ -99,20 +101,34 @@ def plan_run(
     )
 
 
-def _fit_spec(method: Method, blank: FitSpec, settings: dict[str, Any]) -> FitSpec:
-    """The fit whose posterior the method predicts with: its own, or the nearest one among its bases."""
+def _fit_spec(method: Method, blank: FitSpec, settings: dict[str, Any], *, scored: float, tuning: float) -> FitSpec:
+    """The fit whose posterior the method predicts with: its own, or the nearest one among its bases.
+
+    A method that tunes leaves the share ``scored`` of train unseen, and its base the share ``tuning`` more.
+    """
     if method.base is None and not method.own_fit():
         raise TypeError(f"Method '{method.name}' neither fits nor names a base: define fit(job) or set `base`.")
+    if method.tunes and (method.base is None or not method.own_fit()):
+        raise TypeError(f"Method '{method.name}' tunes: define fit(job), and name a `base` to leave examples for it.")
     bases: tuple[FitSpec, ...] = ()
+    own = beneath = blank
+    unseen = scored
+    if method.tunes:
+        unseen = round(scored + tuning, 9)
+        own, beneath = (dataclasses.replace(blank, holdout=share) for share in (scored, unseen))
     if method.base is not None:
         get_method(method.base)
-        base = _fit_spec(method_for(settings, method.base, blank.data.task), blank, settings)
+        named = method_for(settings, method.base, blank.data.task)
+        base = _fit_spec(named, beneath, settings, scored=unseen, tuning=tuning)
         if not method.own_fit():
+            method.check_fit(base)
             return base
         bases = method.bases(base)
-    return dataclasses.replace(
-        blank, method=method.name, version=method.version, options=options_of(method, "fit"), bases=bases
+    fit = dataclasses.replace(
+        own, method=method.name, version=method.version, options=options_of(method, "fit"), bases=bases
     )
+    method.check_fit(fit)
+    return fit
 
 
 def families(runs: Iterable[RunSpec]) -> list[Family]:

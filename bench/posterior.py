@@ -156,6 +156,46 @@ class DiagGaussian(Posterior):
 
 
 @dataclasses.dataclass(frozen=True)
+class LowRankGaussian(Posterior):
+    """N(m, (diag v + D D^T / (K - 1)) / 2): half diagonal, half rank K (Maddox et al. 2019, equation 1).
+
+    ``location`` m and ``variance`` v per parameter; ``deviations`` D, K of them stacked along a first axis. A draw is
+    m + sqrt(tau / 2) sqrt(v) z1 + sqrt(tau / (2 (K - 1))) D z2, with one z2 for all parameters.
+
+    Raises:
+        ValueError: fewer than two deviations.
+    """
+
+    kind: ClassVar[str] = "low_rank_gaussian"
+    location: Params
+    variance: Params
+    deviations: Params
+
+    def __post_init__(self) -> None:
+        if self.rank < 2:
+            raise ValueError(f"A low-rank Gaussian with {self.rank} deviation has no covariance: give at least 2.")
+
+    @property
+    def rank(self) -> int:
+        """K, the number of deviations held."""
+        return len(next(iter(self.deviations.values())))
+
+    @property
+    def mean(self) -> Params:
+        return self.location
+
+    def _draw(self, generator: torch.Generator, tau: float) -> Params:
+        z1 = flat_noise(self.location, generator)
+        z2 = torch.randn(self.rank, generator=generator) * (tau / (2 * (self.rank - 1))) ** 0.5
+        return {
+            name: m
+            + (tau / 2 * self.variance[name]).sqrt() * z1[name]
+            + torch.tensordot(z2.to(m), self.deviations[name], dims=1)
+            for name, m in self.location.items()
+        }
+
+
+@dataclasses.dataclass(frozen=True)
 class Members(Posterior):
     """M equally weighted parameter values (an ensemble, or a sampler's collection), stacked along a first axis."""
 

@@ -98,6 +98,9 @@ class Runner:
             spec=spec,
             load=load,
             encode=encode,
+            encode_tuning=_once(lambda: load().encode(self._tuning(spec), spec.train.max_length))
+            if method.tunes
+            else None,
             starts=starts,
             checkpointing=Checkpointing(
                 self.store.work(spec) / "checkpoint.safetensors", self.checkpoint_seconds, self.log
@@ -132,6 +135,19 @@ class Runner:
             (folder / "trace.jsonl").write_text("".join(lines))
 
         self.store.publish(spec, facts, write)
+
+    def _tuning(self, spec: FitSpec) -> tuple[Any, ...]:
+        """What a fit may tune on: the part of train that its base left and it need not; else validation.
+
+        The plan sees to it that validation is only asked for where the protocol leaves it for tuning.
+        """
+        share, seed = spec.bases[0].holdout, seed_for(spec, "holdout")
+        if share == spec.holdout:
+            return load_split(spec.data.task, "validation", self.source).examples
+        train = load_split(spec.data.task, "train", self.source).examples
+        left, scored = (split_holdout(train, part, seed)[1] for part in (share, spec.holdout))
+        taken = {example.id for example in scored}
+        return tuple(example for example in left if example.id not in taken)
 
     def _watched(
         self, spec: FitSpec, method: Method, held: tuple[Any, ...], load: Callable[[], ChoiceModel]

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 SCHEMA = 1  # raise it when the meaning of a spec changes: every key changes with it
 
+MEMBER = 2**32  # seed + m * MEMBER is the seed of an ensemble's member m: it shares the hold-out, and nothing else
+
 Option = None | bool | int | float | str | tuple[Any, ...]
 T = TypeVar("T")
 
@@ -114,6 +116,12 @@ class RunSpec:
     purpose: str = "result"  # "result" is ranked; "sweep" and "tune" are not
 
 
+def member(fit: FitSpec, number: int) -> FitSpec:
+    """An independent repetition of a fit, and of all that it starts from, for an ensemble; ``number`` 0 is itself."""
+    bases = tuple(member(base, number) for base in fit.bases)
+    return dataclasses.replace(fit, seed=fit.seed + number * MEMBER, bases=bases)
+
+
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise ValueError(sentence)
@@ -152,13 +160,15 @@ def seed_for(spec: FitSpec | RunSpec, stream: str) -> int:
 
     Only the axes that should matter enter, so AdamW and IVON with one seed see the same batches (``data``), start from
     the same adapters (``init``) and drop the same units (``train``), and a tau sweep reuses one set of draws
-    (``predict``).
+    (``predict``). ``holdout`` is the same for all members of an ensemble: none of them may see what it is scored on.
     """
     fit = spec.fit if isinstance(spec, RunSpec) else spec
     if stream == "init":
         return digest(stream, fit.seed, fit.model.lora)
-    if stream in ("data", "train", "holdout"):
+    if stream in ("data", "train"):
         return digest(stream, fit.seed, fit.data.task)
+    if stream == "holdout":
+        return digest(stream, fit.seed % MEMBER, fit.data.task)
     if stream == "predict" and isinstance(spec, RunSpec):
         return digest(stream, fit.seed, fit.data.task, spec.data.task)
     raise ValueError(f"There is no random stream '{stream}' for a {type(spec).__name__}.")

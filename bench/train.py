@@ -123,6 +123,7 @@ class FitJob:
         data: the N training examples, tokenised.
         starts: the posteriors of ``spec.bases``, in order.
         generator: CPU generator, seeded anew for every step (stream "train"): draw a method's noise from it.
+        tuning: examples that neither this fit's base has seen nor the protocol reports; for a method that ``tunes``.
         facts: anything a method adds here is stored in the fit's ``facts.json``.
         warnings: sentences that are shown, and stored with the fit.
     """
@@ -131,6 +132,7 @@ class FitJob:
     load: Callable[[], ChoiceModel]
     encode: Callable[[], Encoded]
     checkpointing: Checkpointing
+    encode_tuning: Callable[[], Encoded] | None = None
     starts: tuple[Posterior, ...] = ()
     progress: Progress = dataclasses.field(default_factory=Progress)
     watch: Encoded | None = None  # examples for mid-run evaluation
@@ -152,6 +154,13 @@ class FitJob:
     def data(self) -> Encoded:
         """The training examples."""
         return self.encode()
+
+    @property
+    def tuning(self) -> Encoded:
+        """The tuning examples."""
+        if self.encode_tuning is None:
+            raise RuntimeError(f"Method '{self.spec.method}' reads job.tuning: set `tunes = True` on its class.")
+        return self.encode_tuning()
 
     def loss(self, batch: Batch, params: Params | None = None) -> Tensor:
         """Mean cross-entropy of the answers over the batch, at the adapters or at ``params``."""

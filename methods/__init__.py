@@ -1,5 +1,5 @@
 """The methods. A new one is a file in this folder and a line here."""
 
-from methods import adamw, bayes_optimal, ivon, laplace
+from methods import adamw, bayes_optimal, ensemble, ivon, laplace, mc_dropout, swa, temperature, zero_shot
 
-__all__ = ["adamw", "bayes_optimal", "ivon", "laplace"]
+__all__ = ["adamw", "bayes_optimal", "ensemble", "ivon", "laplace", "mc_dropout", "swa", "temperature", "zero_shot"]

@@ -1,0 +1,99 @@
+"""Deep ensembles of adapters, and of SWAG posteriors. Lakshminarayanan et al. 2017, arXiv 1612.01474; for LoRA: Wang et
+al. 2023, arXiv 2310.00035; MultiSWAG: Wilson and Izmailov 2020, arXiv 2002.08791.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from bench.method import Method, PredictJob
+from bench.options import fit_option, predict_option
+from bench.posterior import LowRankGaussian, Members, Params, Posterior
+from bench.registry import register_method
+from bench.specs import FitSpec, member
+from bench.train import FitJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Independent(Method):
+    """Starts from ``members`` fits of its base: the family's own, and ordinary stored ones at derived seeds."""
+
+    members: int = fit_option(3, "independent trainings, M")
+
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise ValueError(f"{self.name}.members is {self.members}: give at least 1.")
+
+    def bases(self, base: FitSpec) -> tuple[FitSpec, ...]:
+        return tuple(member(base, number) for number in range(self.members))
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class Ensemble(Independent):
+    """M AdamW fits from independent seeds (adapters, batches, dropout), probabilities averaged."""
+
+    name: ClassVar[str] = "ensemble"
+    title: ClassVar[str] = "Ensemble"
+    base: ClassVar[str | None] = "adamw"
+
+    def fit(self, job: FitJob) -> Posterior:
+        return Members.of([start.mean for start in job.starts])
+
+    def draw(self, job: PredictJob) -> Iterable[Params]:
+        assert isinstance(job.posterior, Members)
+        return job.posterior
+
+
+@dataclass(frozen=True)
+class LowRankMixture(Posterior):
+    """M equally weighted :class:`LowRankGaussian`, their tensors stacked along a first axis."""
+
+    kind: ClassVar[str] = "low_rank_mixture"
+    location: Params
+    variance: Params
+    deviations: Params
+
+    @classmethod
+    def of(cls, members: Sequence[Posterior]) -> LowRankMixture:
+        """Stack Gaussians of one rank."""
+        parts = {field.name: [getattr(member, field.name) for member in members] for field in dataclasses.fields(cls)}
+        return cls(**{f: {n: torch.stack([v[n] for v in values]) for n in values[0]} for f, values in parts.items()})
+
+    def __iter__(self) -> Iterator[LowRankGaussian]:
+        for i in range(len(next(iter(self.location.values())))):
+            parts = (self.location, self.variance, self.deviations)
+            yield LowRankGaussian(*({name: stack[i] for name, stack in part.items()} for part in parts))
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class MultiSwag(Independent):
+    """SWAG from M independent SWA fits: ``draws`` from each of their Gaussians, probabilities averaged."""
+
+    name: ClassVar[str] = "multi_swag"
+    title: ClassVar[str] = "MultiSWAG"
+    base: ClassVar[str | None] = "swa"
+
+    draws: int = predict_option(4, "posterior draws from each member")
+    tau: float = predict_option(1.0, "scale of each member's covariance: 0 is an ensemble of SWA means")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draws < 1:
+            raise ValueError(f"multi_swag.draws is {self.draws}: give at least 1.")
+        if self.tau < 0:
+            raise ValueError(f"multi_swag.tau is {self.tau}: it scales a covariance, so give 0 or more.")
+
+    def fit(self, job: FitJob) -> Posterior:
+        return LowRankMixture.of(job.starts)
+
+    def draw(self, job: PredictJob) -> Iterable[Params]:
+        assert isinstance(job.posterior, LowRankMixture)
+        for gaussian in job.posterior:
+            yield from gaussian.draws(self.draws, job.generator, self.tau)

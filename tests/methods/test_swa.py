@@ -1,0 +1,209 @@
+"""SWA and SWAG against their formulas, step by step, and against a posterior that is known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from support import compute, plan, result_bytes
+from toy import Linear, flat
+
+from bench.plan import count_fits, families
+from bench.posterior import LowRankGaussian
+from bench.progress import Progress
+from bench.runner import Runner
+from bench.store import Store
+from bench.tree import load_tree, save_tree
+from methods.swa import Moments, Swa
+
+
+class Recorder(Progress):
+    """Every step's parameters and learning rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, torch.Tensor] = {}
+        self.model: object = None
+
+    def step(self, done: int) -> None:
+        self.seen[done] = flat(self.model.params)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("rank", [2, 4, 50])
+def test_mean_variance_and_deviations_are_those_of_the_snapshots(tmp_path: Path, rank: int) -> None:
+    recorder = Recorder()
+    job = Linear(40, 6, white=False, prior_sd=1).job(tmp_path, recorder, steps=60)
+    recorder.model = job.model
+    found = Swa(lr=0.05, start=0.4, every=3, rank=rank).fit(job)
+    assert isinstance(found, LowRankGaussian)
+    snapshots = torch.stack([recorder.seen[done] for done in range(27, 61, 3)])
+    mean = snapshots.mean(0)
+    held = min(rank, len(snapshots))
+    assert torch.equal(flat(found.location), mean.float().double())
+    torch.testing.assert_close(flat(found.variance), snapshots.var(0, correction=0), rtol=1e-6, atol=1e-14)
+    deviations = torch.cat([found.deviations["a"], found.deviations["b"]], 1).double()
+    assert found.rank == held and deviations.shape == (held, 6)
+    torch.testing.assert_close(deviations, snapshots[-held:] - mean, rtol=1e-5, atol=1e-8)
+    assert job.facts["snapshots"] == 12 and job.facts["rank"] == held
+
+
+def test_with_all_snapshots_held_the_low_rank_half_is_their_sample_covariance(tmp_path: Path) -> None:
+    recorder = Recorder()
+    job = Linear(40, 6, white=False, prior_sd=1).job(tmp_path, recorder, steps=30)
+    recorder.model = job.model
+    found = Swa(lr=0.05, start=0.5, every=1, rank=99).fit(job)
+    assert isinstance(found, LowRankGaussian)
+    d = torch.cat([found.deviations["a"], found.deviations["b"]], 1).double()
+    snapshots = torch.stack([recorder.seen[done] for done in range(16, 31)])
+    torch.testing.assert_close(d.T @ d / (found.rank - 1), torch.cov(snapshots.T), rtol=1e-4, atol=1e-9)
+
+
+def test_the_learning_rate_follows_the_schedule_as_documented() -> None:
+    swa = Swa(swa_ratio=0.25, start=0.6, anneal=0.5)
+    factors = [swa.schedule(t / 10) for t in range(10)]
+    assert factors == pytest.approx([1, 1, 1, 1, 0.75, 0.5, 0.25, 0.25, 0.25, 0.25])
+    assert [Swa(anneal=0, start=0.5).schedule(t / 4) for t in range(4)] == [1, 1, 0.5, 0.5]
+    assert Swa(start=0).schedule(0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "expected"),
+    [
+        ({}, 10_000, list(range(5250, 10_001, 250))),
+        ({}, 8, [5, 6, 7, 8]),
+        ({"start": 0.5, "every": 2}, 9, [6, 8]),
+        ({"start": 0.0, "every": 4}, 8, [4, 8]),
+        ({"start": 0.7}, 10, [8, 9, 10]),
+        ({"start": 0.9}, 10, [10]),
+    ],
+)
+def test_snapshots_are_taken_when_they_should_be(options: dict[str, float], steps: int, expected: list[int]) -> None:
+    assert list(Swa(**options).snapshot_steps(steps)) == expected
+
+
+@pytest.mark.parametrize("method", ["swa", "swag", "multi_swag"])
+@pytest.mark.parametrize(("steps", "swa"), [(2, {}), (100, {"every": 40}), (100, {"start": 0.99}), (10, {"every": 20})])
+def test_too_few_snapshots_are_refused_before_any_work(method: str, steps: int, swa: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"swa would take [01] snapshots? in \d+ steps.*raise steps, or lower"):
+        plan(method, steps=steps, swa=swa)
+
+
+def gaussian() -> LowRankGaussian:
+    generator = torch.Generator().manual_seed(3)
+    a, b = 3 * torch.randn(4, 2, generator=generator), torch.randn(4, 1, generator=generator)
+    return LowRankGaussian(
+        {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([[0.5]])},
+        {"a": torch.tensor([0.5, 2.0]), "b": torch.tensor([[1.0]])},
+        {"a": a, "b": (b + 2 * a[:, :1]).unsqueeze(2)},
+    )
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 3.0])
+def test_draws_have_the_covariance_of_the_formula_across_all_tensors(tau: float) -> None:
+    posterior = gaussian()
+    draws = torch.stack([flat(p) for p in posterior.draws(20_000, torch.Generator().manual_seed(0), tau)])
+    d = torch.cat([posterior.deviations["a"], posterior.deviations["b"].flatten(1)], 1).double()
+    expected = tau * (torch.diag(flat(posterior.variance)) / 2 + d.T @ d / (2 * (4 - 1)))
+    scale = expected.diagonal().sqrt()
+    error = (torch.cov(draws.T) - expected) / torch.outer(scale, scale)
+    assert error.abs().max() < 0.04  # four standard errors of a correlation from 20 000 draws
+    assert ((draws.mean(0) - flat(posterior.location)) / scale).abs().max() < 0.03
+    correlation = (expected / torch.outer(scale, scale)).fill_diagonal_(0).abs()
+    assert correlation[:2, 2].max() > 0.3  # else one z2 per tensor would pass
+
+
+def test_one_noise_serves_every_tau() -> None:
+    one, four = (next(gaussian().draws(1, torch.Generator().manual_seed(5), tau)) for tau in (1.0, 4.0))
+    torch.testing.assert_close(flat(four) - flat(gaussian().mean), 2 * (flat(one) - flat(gaussian().mean)))
+
+
+def test_a_gaussian_needs_two_deviations() -> None:
+    g = gaussian()
+    with pytest.raises(ValueError, match="with 1 deviation has no covariance"):
+        LowRankGaussian(g.location, g.variance, {name: d[:1] for name, d in g.deviations.items()})
+
+
+def test_moments_survive_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = [{"x": 100 + 1e-3 * torch.randn(5, generator=generator)} for _ in range(9)]
+    whole, first = Moments(3), Moments(3)
+    for value in values:
+        whole.add(value)
+    for value in values[:5]:
+        first.add(value)
+    save_tree(first.state_dict(), tmp_path / "state.safetensors")
+    second = Moments(3)
+    second.load_state_dict(load_tree(tmp_path / "state.safetensors"))
+    for value in values[5:]:
+        second.add(value)
+    for part in ("location", "variance", "deviations"):
+        assert torch.equal(getattr(whole.gaussian(), part)["x"], getattr(second.gaussian(), part)["x"])
+    exact = torch.stack([v["x"].double() for v in values]).var(0, correction=0)  # sd 1e-3 at 100: no cancellation
+    torch.testing.assert_close(whole.gaussian().variance["x"].double(), exact, rtol=1e-6, atol=0)
+
+
+def test_a_training_killed_while_collecting_continues_to_the_same_bytes(tmp_path: Path) -> None:
+    run = plan("swa", swa={"start": 0.0, "every": 1, "rank": 3})
+    whole = compute(run, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(Progress):
+        def step(self, done: int) -> None:
+            if done == 6:
+                raise Killed
+
+    runner = Runner(store=Store(tmp_path / "cut"), log=lambda text: None, checkpoint_seconds=0)
+    with pytest.raises(Killed):
+        runner.run(families([run])[0], Kill())
+    again = compute(run, tmp_path / "cut", checkpoint_seconds=0)
+    assert again.fit_facts(run.fit)["resumed_from"] == [5]
+    assert result_bytes(again, run) == result_bytes(whole, run)
+
+
+def test_swag_at_tau_zero_is_swa_exactly_and_shares_its_fit(tmp_path: Path) -> None:
+    runs = [plan("swa"), plan("swag", swag={"tau": 0}), plan("swag")]
+    assert count_fits(runs) == {"swa": 1}
+    (family,) = families(runs)
+    Runner(store=Store(tmp_path), log=lambda text: None).run(family)
+    mean, zero, draws = (Store(tmp_path).predictions(run)["log_probs"] for run in runs)
+    assert mean.shape[0] == 1 and (mean == zero).all()
+    assert draws.shape[0] == 10 and (draws != mean).any()
+
+
+def test_comes_near_a_posterior_that_is_known(tmp_path: Path) -> None:
+    """With white inputs, n examples and batches of B, SGD at 2 B / n is stationary at N(mean, I / n), the posterior.
+
+    AdamW divides its gradient by its root mean square, 1 / sqrt(B): the same at lr = 2 sqrt(B) / n. (Mandt et al. 2017,
+    arXiv 1704.04289. It holds for batches drawn with replacement, and no better than first order in lr.)
+    """
+    n, d, size = 256, 6, 4
+    toy = Linear(n, d, white=True, prior_sd=1e3)
+    lr = 2 * math.sqrt(size) / n
+    job = toy.job(tmp_path, steps=4000, batch_size=size)
+    swa = Swa(lr=10 * lr, swa_ratio=0.1, start=0.2, every=16, rank=100)
+    found = swa.fit(job)
+    assert isinstance(found, LowRankGaussian)
+    deviations = torch.cat([found.deviations["a"], found.deviations["b"]], 1).double()
+    low_rank = deviations.T @ deviations / (found.rank - 1)
+    covariance = (torch.diag(flat(found.variance)) + low_rank) / 2
+    sd = toy.covariance.diagonal().sqrt()
+    ratio = covariance.diagonal() / toy.covariance.diagonal()
+    offset = (flat(found.mean) - toy.mean) / sd
+    whitened = covariance * n
+    divergence = (whitened.trace() - d - torch.logdet(whitened) + offset.square().sum()) / (2 * d)
+    assert offset.abs().max() < 0.3
+    assert ratio.min() > 2 / 3 and ratio.max() < 1.5
+    assert divergence < 0.04  # nats per parameter
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("swa_ratio", 0), ("start", 1), ("start", -0.1), ("anneal", 1.5), ("every", -1), ("rank", 1), ("lr", -1)],
+)
+def test_options_out_of_range_are_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"swa.{name} is {value}"):
+        Swa(**{name: value})

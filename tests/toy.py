@@ -1,0 +1,105 @@
+"""A linear model with Gaussian noise, whose posterior is known, trained by the real loop (bench.train.FitJob)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from bench.progress import Progress
+from bench.specs import DataSpec, FitSpec, ModelSpec, TrainSpec, digest
+from bench.train import Checkpointing, FitJob
+
+
+class Rows(tuple[int, ...]):
+    """A batch: the numbers of its rows."""
+
+    def split(self, pieces: int) -> Iterator[Rows]:
+        size = len(self) // pieces
+        return (Rows(self[i * size : (i + 1) * size]) for i in range(pieces))
+
+
+class Drawn:
+    """n rows, drawn with replacement: gradient noise without memory, as the theory of SGD's iterates has it."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def shuffled(self, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Rows]:
+        step = first_step
+        while True:
+            generator = torch.Generator().manual_seed(digest(seed, step))
+            yield Rows(torch.randint(self.n, (batch_size,), generator=generator).tolist())
+            step += 1
+
+
+class ToyModel:
+    """The weights w in two tensors; no dropout."""
+
+    def __init__(self, d: int) -> None:
+        self.device = torch.device("cpu")
+        self.params = {"a": Parameter(torch.zeros(d // 2)), "b": Parameter(torch.zeros(d - d // 2))}
+
+    def dropout(self, on: bool = True) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.params.items()}
+
+
+class Linear:
+    """y = x w + noise of standard deviation 1; with ``white`` inputs X^T X = n I. The prior is N(0, prior_sd^2 I)."""
+
+    def __init__(self, n: int, d: int, *, white: bool, prior_sd: float, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+        if white:
+            x = torch.linalg.qr(x).Q * n**0.5
+        y = x @ torch.randn(d, generator=generator, dtype=torch.float64)
+        y += torch.randn(n, generator=generator, dtype=torch.float64)
+        precision = x.T @ x + torch.eye(d, dtype=torch.float64) / prior_sd**2
+        self.covariance = torch.linalg.inv(precision)
+        self.mean = self.covariance @ (x.T @ y)
+        self.x, self.y = x.float(), y.float()
+
+    def job(self, folder: Path, progress: Progress | None = None, **train: Any) -> ToyJob:
+        """A fit of this model."""
+        model = ToyModel(self.x.shape[1])
+        spec = FitSpec(
+            method="toy", version=1, options={}, data=DataSpec(task="toy", version=1, revision=""), holdout=0.0,
+            model=ModelSpec(), train=TrainSpec(**train), seed=1,
+        )  # fmt: skip
+        return ToyJob(
+            spec=spec,
+            load=lambda: model,  # type: ignore[arg-type, return-value]
+            encode=lambda: Drawn(len(self.y)),  # type: ignore[arg-type, return-value]
+            checkpointing=Checkpointing(folder / "checkpoint.safetensors"),
+            progress=progress or Progress(),
+            toy=self,
+        )
+
+
+@dataclasses.dataclass
+class ToyJob(FitJob):
+    """A FitJob whose loss is half the mean squared error: minus the log likelihood of an example."""
+
+    toy: Linear = None  # type: ignore[assignment]
+
+    def loss(self, batch: Any, params: Any = None) -> Tensor:
+        rows = list(batch)
+        w = torch.cat(list((params or self.model.params).values()))
+        return ((self.toy.y[rows] - self.toy.x[rows] @ w) ** 2).mean() / 2
+
+
+def flat(params: Any) -> Tensor:
+    """All values in one float64 vector."""
+    return torch.cat([value.detach().flatten() for value in params.values()]).double()
