@@ -27,7 +27,7 @@ from bench.records import RunRecord
 from bench.registry import get_method, get_task
 from bench.specs import FitSpec, ModelSpec, RunSpec, key, seed_for
 from bench.store import Store, write_predictions
-from bench.train import Checkpointing, FitJob
+from bench.train import Checkpointing, FitJob, seed_global
 
 
 @dataclasses.dataclass
@@ -177,7 +177,7 @@ class Runner:
             max_length=run.fit.train.max_length,
             progress=progress.advance,
         )
-        torch.manual_seed(seed_for(run, "predict"))
+        seed_global(seed_for(run, "predict"), self.device)
         memory = PeakMemory(self.device)
         began = time.perf_counter()
         log_probs = method.predict(job).float().contiguous().numpy()

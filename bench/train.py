@@ -66,6 +66,17 @@ def constant(progress: float) -> float:
     return 1.0
 
 
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seed the global streams that dropout draws from.
+
+    ``torch.manual_seed`` would queue a call, with a traceback, for every kind of accelerator that is not in use yet: at
+    every step, and for good.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 class Clock:
     """Seconds of training; stopped while the run evaluates, logs or writes checkpoints."""
 
@@ -216,7 +227,7 @@ class FitJob:
         with self.model.dropout():
             for step in range(start, settings.steps):
                 seed = digest(stream, step)
-                torch.manual_seed(seed)
+                seed_global(seed, self.model.device)
                 self.generator.manual_seed(seed)
                 factor = schedule(step / settings.steps)
                 for group, peak in zip(groups, peaks, strict=True):
