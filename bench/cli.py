@@ -220,16 +220,22 @@ def _grid(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from bench.tune import choose, plan_tuning, write_choice
+    from bench.tune import Scored, choose, plan_tuning, stages, write_choice
 
     grid = _read_grid(options, with_variants=False)
-    tuning = plan_tuning(grid)
-    print(tuning.summary())
-    status = _launch(options, grid, tuning.families())
-    if status == 0:
-        for file in write_choice(tuning, choose(tuning, options.runs), options.grid):
-            print(f"wrote {file}")
-    return status
+    whole = plan_tuning(grid)  # all of it first: a mistake in the last method shows before the first is trained
+    scored: list[Scored] = []
+    for methods in stages(grid):
+        chosen = {item.candidate.method: item.candidate.values for item in scored if item.chosen}
+        tuning = plan_tuning(grid, methods, chosen)
+        print(tuning.summary(), flush=True)
+        status = _launch(options, grid, tuning.families())
+        if status:
+            return status
+        scored += choose(tuning, options.runs)
+    for file in write_choice(whole, scored, options.grid):
+        print(f"wrote {file}")
+    return 0
 
 
 def _status(options: argparse.Namespace) -> int:

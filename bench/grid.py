@@ -10,6 +10,7 @@ eval_every = 500                   # optional: steps between mid-run evaluations
 [model]                            # optional: id (hub name, folder or embedded), revision, quantization, dtype
 [set]                              # settings, see bench.settings
 [variants.tuned]                   # optional: labelled settings laid over [set]; `include` names a file of them
+methods = ["ivon"]                 # optional: the methods this variant has, where not all
 [eval]                             # optional: training task -> tasks to evaluate on besides, out of distribution
 notes_two = ["my_task"]
 [sweep.ivon]                       # optional: prediction-time hyperparameters to vary
@@ -58,6 +59,7 @@ class Grid:
     model_path: Path | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     variants: Mapping[str, Settings] = dataclasses.field(default_factory=lambda: {"": {}})
+    variant_methods: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     evals: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     sweep: Mapping[str, Mapping[str, list[Any]]] = dataclasses.field(default_factory=dict)
     tune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -70,6 +72,8 @@ class Grid:
         """
         planned = []
         for variant, task, seed, method in itertools.product(self.variants, self.tasks, self.seeds, self.methods):
+            if method not in self.variant_methods.get(variant, self.methods):
+                continue
             settings = merge(self.settings, self.variants[variant])
             run = self._plan(method, task, seed, settings, variant, "result")
             planned.append(run)
@@ -153,7 +157,7 @@ def read_grid(
     if protocol not in PROTOCOLS:
         raise LookupError(f"There is no protocol '{protocol}'.{near_miss(str(protocol), PROTOCOLS)}")
     settings = merge(content.get("set", {}), overrides or {})
-    variants = _variants(content.get("variants", {}) if with_variants else {}, file)
+    variants, variant_methods = _variants(content.get("variants", {}) if with_variants else {}, file, methods)
     for variant in variants.values():
         check_settings(merge(settings, variant))
     evals = {task: _strings(others, f"eval.{task}") for task, others in content.get("eval", {}).items()}
@@ -178,6 +182,7 @@ def read_grid(
         model_path=chosen[1],
         settings=settings,
         variants=variants,
+        variant_methods=variant_methods,
         evals=evals,
         sweep=sweep,
         tune=content.get("tune", {}),
@@ -203,16 +208,27 @@ def _strings(values: Any, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def _variants(table: Mapping[str, Any], file: Path) -> dict[str, Settings]:
+def _variants(
+    table: Mapping[str, Any], file: Path, methods: tuple[str, ...]
+) -> tuple[dict[str, Settings], dict[str, tuple[str, ...]]]:
+    """(settings of each variant, the methods of those that do not have all)."""
     if not table:
-        return {"": {}}
-    variants = {}
+        return {"": {}}, {}
+    variants, restricted = {}, {}
     for name, inner in table.items():
         table_of(inner, f"variants.{name}")
-        rest = {key: value for key, value in inner.items() if key != "include"}
+        rest = {key: value for key, value in inner.items() if key not in ("include", "methods")}
         included = read_toml(file.parent / inner["include"]) if "include" in inner else {}
         variants[name] = merge(included, rest)
-    return variants
+        if "methods" in inner:
+            restricted[name] = _strings(inner["methods"], f"variants.{name}.methods")
+            for method in restricted[name]:
+                if method not in methods:
+                    raise LookupError(
+                        f"variants.{name}.methods names '{method}', which the grid does not have."
+                        + near_miss(method, methods)
+                    )
+    return variants, restricted
 
 
 def check_options(table: Mapping[str, Any], where: str, reader: str) -> None:

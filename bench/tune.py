@@ -2,7 +2,8 @@
 
 For each method of the grid's ``[tune]`` table every combination of the listed values is trained on the training split
 less ``holdout`` of it, and scored on what was held out: the mean over tasks and seeds of ``criterion``. The lowest
-wins, one choice per method for all tasks. The reported split is never touched.
+wins, one choice per method for all tasks. The reported split is never touched. A method whose base is tuned too comes
+after it, and starts from the choice made for it.
 
     [tune]
     holdout = 0.25
@@ -18,7 +19,7 @@ import csv
 import dataclasses
 import io
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,21 @@ class Tuning:
         return f"candidates: {each}; {len(self.families())} trainings, judged by hold-out {self.criterion}"
 
 
-def plan_tuning(grid: Grid) -> Tuning:
-    """The search that a grid's ``[tune]`` table asks for.
+def stages(grid: Grid) -> list[list[str]]:
+    """The methods of ``[tune]`` in the order in which they can be tuned: those on a tuned base after it."""
+    names = [name for name, value in grid.tune.items() if isinstance(value, Mapping)]
+
+    def depth(name: str) -> int:
+        base = get_method(name).base
+        return 0 if base is None else depth(base) + (base in names)
+
+    return [[name for name in names if depth(name) == d] for d in sorted({depth(name) for name in names})]
+
+
+def plan_tuning(
+    grid: Grid, methods: Sequence[str] | None = None, chosen: Mapping[str, Mapping[str, Any]] | None = None
+) -> Tuning:
+    """The search that a grid's ``[tune]`` table asks for, or the part of it for ``methods``, given what was ``chosen``.
 
     Raises:
         ValueError, LookupError: the table is missing, misspelt, or gives methods unequal budgets.
@@ -93,10 +107,13 @@ def plan_tuning(grid: Grid) -> Tuning:
     if len(set(budgets.values())) > 1:
         raise ValueError(f"[tune] gives the methods unequal budgets ({budgets}): list equally many combinations.")
     candidates = []
+    bases = [laid_over(method, values) for method, values in (chosen or {}).items()]
     for method, found in combinations.items():
+        if methods is not None and method not in methods:
+            continue
         for values in found:
             make_method(get_method(method), values)
-            settings = merge(grid.settings, laid_over(method, values))
+            settings = merge(grid.settings, *bases, laid_over(method, values))
             runs = tuple(
                 plan_run(
                     method,

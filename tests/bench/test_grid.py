@@ -13,7 +13,7 @@ from bench.grid import Grid, read_grid
 from bench.plan import count_fits, families
 from bench.registry import get_task
 from bench.specs import RunSpec, key
-from bench.tune import plan_tuning
+from bench.tune import plan_tuning, stages
 
 GRIDS = Path(bench.grids.__file__).parent
 
@@ -314,6 +314,35 @@ def test_a_search_that_is_misspelt_is_refused(grid: Any, text: str, said: str) -
         plan_tuning(grid(SMALL + text))
 
 
+def test_a_method_is_tuned_after_its_base_and_on_what_was_chosen_for_it(grid: Any) -> None:
+    text = TUNE + "[tune.la_kfac]\nprior_precision = [0, 10]\n[tune.ivon]\nlr = [1, 2]\n"
+    read = grid(text)
+    assert stages(read) == [["adamw", "ivon"], ["la_kfac"]]
+    tuning = plan_tuning(read, ["la_kfac"], {"adamw": {"lr": 2e-3}})
+    assert [dict(c.values) for c in tuning.candidates] == [{"prior_precision": 0}, {"prior_precision": 10}]
+    assert {run.fit.bases[0].options["lr"] for c in tuning.candidates for run in c.runs} == {2e-3}
+    assert {c.method for c in plan_tuning(read).candidates} == {"adamw", "ivon", "la_kfac"}
+
+
+def test_a_variant_may_have_some_of_the_methods_only(grid: Any) -> None:
+    text = SMALL + "[variants.all]\n[variants.few]\nmethods = ['ivon']\nivon.lr = 1\n"
+    found = Counter((run.variant, run.method) for run in grid(text).runs())
+    assert found == {("all", "adamw"): 4, ("all", "ivon_mean"): 4, ("all", "ivon"): 4, ("few", "ivon"): 4}
+    with pytest.raises(LookupError, match=r"variants\.few\.methods names 'ivno', which the grid .* Did you mean 'ivon"):
+        grid(SMALL + "[variants.few]\nmethods = ['ivno']\n")
+
+
+def test_other_tasks_are_evaluated_from_the_same_fits(grid: Any) -> None:
+    found = grid(SMALL + "[eval]\nnotes_four = ['arc_c', 'mmlu_college_physics']\n").runs()
+    assert len(found) == 3 * 2 * (2 + 2) and count_fits(found) == {"adamw": 4, "ivon": 4}
+    splits = {run.data.task: (run.split, run.fit.data.task) for run in found if run.data.task != run.fit.data.task}
+    assert splits == {"arc_c": ("test", "notes_four"), "mmlu_college_physics": ("test", "notes_four")}
+    with pytest.raises(LookupError, match="Did you mean 'notes_four'"):
+        grid(SMALL + "[eval]\nnotes_for = ['arc_c']\n")
+    with pytest.raises(ValueError, match="cannot be evaluated on 'arc_c'"):
+        grid(SMALL + "[eval]\nnotes_two = ['arc_c']\n").runs()
+
+
 def test_a_candidate_wins_over_per_task_settings(grid: Any) -> None:
     text = SMALL + "[set.ivon.per_task]\nnotes_two = { ess = 5 }\n[tune.ivon]\ness = [10, 20]\n"
     for candidate in plan_tuning(grid(text)).candidates:
@@ -348,17 +377,21 @@ def test_every_shipped_grid_is_tested_here() -> None:
 def test_the_paper_grid_is_table_1(paper: Grid) -> None:
     assert paper.protocol == "paper"
     assert set(paper.tasks) == {"wg_s", "arc_c", "arc_e", "wg_m", "obqa", "boolq"}
-    assert set(paper.methods) >= {"adamw", "ivon_mean", "ivon"}
+    table = {"adamw", "mc_dropout", "la_kfac", "la_diag", "swa", "swag", "ivon_mean", "ivon"}
+    assert set(paper.methods) == table | {"zero_shot", "temperature", "ensemble"}
     assert paper.seeds == (21, 42, 87)
     assert paper.eval_every == 1000
     assert paper.variants == {"": {}}
 
 
 def test_the_paper_grid_has_a_family_for_each_task_seed_and_training(paper: Grid, paper_runs: list[RunSpec]) -> None:
-    roots = Counter(family.root.method for family in families(paper_runs))
-    assert roots["adamw"] == roots["ivon"] == 6 * 3
-    if set(paper.methods) == {"adamw", "ivon_mean", "ivon"}:
-        assert len(families(paper_runs)) == 6 * 3 * 2
+    table = [run for run in paper_runs if run.method not in ("zero_shot", "temperature", "ensemble")]
+    roots = Counter(family.root.method for family in families(table))
+    assert roots == {"adamw": 6 * 3, "swa": 6 * 3, "ivon": 6 * 3}
+    fits = count_fits(table)
+    assert fits == {"adamw": 18, "swa": 18, "ivon": 18, "la_kfac": 18, "la_diag": 18}
+    beside = count_fits(paper_runs)
+    assert beside["adamw"] - fits["adamw"] == 2 * 18 + 18  # the ensembles' other members, and 90 % for temperature
     assert sum(run.purpose == "result" for run in paper_runs) == 6 * 3 * len(paper.methods)
 
 
