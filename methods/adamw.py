@@ -81,7 +81,7 @@ class Map(AdamOptions):
     name: ClassVar[str] = "map"
     title: ClassVar[str] = "MAP"
 
-    prior_sd: float = fit_option(0.1, "standard deviation of the prior on every adapter parameter")
+    prior_sd: float = fit_option(1.0, "standard deviation of the prior on every adapter parameter")
 
     def __post_init__(self) -> None:
         super().__post_init__()

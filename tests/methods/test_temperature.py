@@ -10,12 +10,13 @@ import pytest
 import torch
 from support import compute, plan
 from torch.nn.functional import cross_entropy
+from toy import Linear
 
 from bench.data import DataSource, load_split, split_holdout
 from bench.model import load_model
 from bench.plan import count_fits
 from bench.protocol import splits_for
-from bench.registry import get_task
+from bench.registry import get_method, get_task
 from bench.runner import Runner
 from bench.specs import seed_for
 from bench.store import Store
@@ -101,3 +102,14 @@ def test_shares_the_familys_training_where_the_protocol_leaves_data_and_pays_for
 def test_what_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holdout"):
         compute(plan("temperature", protocol="paper", tune_share=0.95), tmp_path)
+
+
+def test_a_method_that_does_not_say_that_it_tunes_gets_nothing_to_tune_on(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="set `tunes = True`"):
+        _ = Linear(10, 2, white=False, prior_sd=1).job(tmp_path).tuning
+
+
+def test_a_method_that_tunes_needs_a_base_to_leave_examples_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(get_method("adamw"), "tunes", True)
+    with pytest.raises(TypeError, match="'adamw' tunes: define fit"):
+        plan("adamw")
