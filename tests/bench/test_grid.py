@@ -11,11 +11,12 @@ import pytest
 import bench.grids
 from bench.grid import Grid, read_grid
 from bench.plan import count_fits, families
-from bench.registry import get_task
+from bench.registry import get_method, get_task, method_names
 from bench.specs import RunSpec, key
 from bench.tune import plan_tuning, stages
 
 GRIDS = Path(bench.grids.__file__).parent
+PLUGINS = {name for name in method_names() if not get_method(name).__module__.startswith("methods.")}
 
 SMALL = """
 protocol = "clean"
@@ -478,6 +479,19 @@ def test_the_demo_grid_is_the_embedded_base_on_the_exact_tasks(demo: Grid) -> No
 def test_the_demo_grid_reports_test_and_tunes_on_other_seeds(demo: Grid) -> None:
     assert {run.split for run in demo.runs()} == {"test"}
     assert not set(demo.tune["seeds"]) & set(demo.seeds)
+
+
+def test_the_demo_grid_trains_each_root_once_and_the_ensembles_other_members(demo: Grid) -> None:
+    """For each task and seed: AdamW, SWA and IVON carry eleven rows; two more members each for the two ensembles."""
+    runs = [run for run in demo.runs() if run.variant in ("tuned", "")]
+    each = len(demo.tasks) * len(demo.seeds)
+    assert {run.method for run in runs} == set(demo.methods) == set(method_names()) - PLUGINS
+    trained = {name: count // each for name, count in count_fits(runs).items() if get_method(name).base is None}
+    assert trained == {"adamw": 1 + 2, "swa": 1 + 2, "ivon": 1, "map": 1, "zero_shot": 1, "bayes_optimal": 1}
+    table = ("adamw", "mc_dropout", "la_kfac", "la_diag", "swa", "swag", "ivon", "ivon_mean", "temperature")
+    shared = count_fits([run for run in runs if run.method in table])
+    roots = {name: count // each for name, count in shared.items() if get_method(name).base is None}
+    assert roots == {"adamw": 1, "swa": 1, "ivon": 1}
 
 
 def test_the_demo_grid_shows_the_paper_settings_as_a_variant(demo: Grid) -> None:

@@ -59,7 +59,7 @@ def test_fits_and_predicts(name: str, kind: str, stored: tuple[Store, dict[tuple
     np.testing.assert_allclose(np.exp(log_probs).sum(-1), 1.0, atol=1e-5)
     posterior = load_posterior(store.folder(run.fit) / "posterior.safetensors")
     for field in vars(posterior).values():
-        assert all(tensor.is_floating_point() and torch.isfinite(tensor).all() for tensor in field.values())
+        assert all(torch.isfinite(tensor).all() for tensor in field.values())
 
 
 @pytest.mark.parametrize("name", METHODS)
