@@ -174,14 +174,15 @@ def test_swag_at_tau_zero_is_swa_exactly_and_shares_its_fit(tmp_path: Path) -> N
     assert draws.shape[0] == 10 and (draws != mean).any()
 
 
-def test_comes_near_a_posterior_that_is_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_comes_near_a_posterior_that_is_known(seed: int, tmp_path: Path) -> None:
     """With white inputs, n examples and batches of B, SGD at 2 B / n is stationary at N(mean, I / n), the posterior.
 
     AdamW divides its gradient by its root mean square, 1 / sqrt(B): the same at lr = 2 sqrt(B) / n. (Mandt et al. 2017,
     arXiv 1704.04289. It holds for batches drawn with replacement, and no better than first order in lr.)
     """
     n, d, size = 256, 6, 4
-    toy = Linear(n, d, white=True, prior_sd=1e3)
+    toy = Linear(n, d, white=True, prior_sd=1e3, seed=seed)
     lr = 2 * math.sqrt(size) / n
     job = toy.job(tmp_path, steps=4000, batch_size=size)
     swa = Swa(lr=10 * lr, swa_ratio=0.1, start=0.2, every=16, rank=100)
@@ -195,9 +196,9 @@ def test_comes_near_a_posterior_that_is_known(tmp_path: Path) -> None:
     offset = (flat(found.mean) - toy.mean) / sd
     whitened = covariance * n
     divergence = (whitened.trace() - d - torch.logdet(whitened) + offset.square().sum()) / (2 * d)
-    assert offset.abs().max() < 0.3
-    assert ratio.min() > 2 / 3 and ratio.max() < 1.5
-    assert divergence < 0.04  # nats per parameter
+    assert offset.abs().max() < 0.4
+    assert ratio.min() > 1 / 1.7 and ratio.max() < 1.7
+    assert divergence < 0.06  # nats per parameter
 
 
 @pytest.mark.parametrize(
