@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bench.claim import read_claims
 from bench.plan import count_fits
 from bench.specs import FitSpec, RunSpec, key
 from bench.store import Store
@@ -15,10 +16,12 @@ def grid_status(grid: Any, runs: Path) -> tuple[list[str], bool]:
     store = Store(runs)
     lines, counts = [], {"done": 0, "running": 0, "failed": 0, "missing": 0}
     planned = []
+    claims = read_claims(runs / "claims")
     for family in grid.families():
-        lines.append(f"{family.key}  {family.label}: fit {_state(store, family.root, None)}")
+        busy = claims.get(family.key, {}).get("alive", False)
+        lines.append(f"{family.key}  {family.label}: fit {_state(store, family.root, busy)}")
         for run in family.runs:
-            state = _state(store, run, family.root)
+            state = _state(store, run, busy)
             counts[state] += 1
             knobs = ", ".join(f"{name}={value}" for name, value in run.options.items())
             lines.append(f"    {key(run)}  {state:8} {run.method}" + (f" ({knobs})" if knobs else ""))
@@ -29,9 +32,9 @@ def grid_status(grid: Any, runs: Path) -> tuple[list[str], bool]:
     return lines, counts["done"] == len(planned)
 
 
-def _state(store: Store, spec: FitSpec | RunSpec, root: FitSpec | None) -> str:
+def _state(store: Store, spec: FitSpec | RunSpec, busy: bool) -> str:
     if store.has(spec):
         return "done"
-    if store.under_way(spec if isinstance(spec, FitSpec) else root or spec.fit):
+    if busy:
         return "running"
     return "failed" if store.failures(spec) else "missing"
