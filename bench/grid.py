@@ -14,6 +14,8 @@ eval_every = 500                   # optional: steps between mid-run evaluations
 tau = [0, 0.5, 1]
 [tune.ivon]                        # optional: what `bench tune` tries
 lr = [0.1, 0.3]
+[slurm]                            # optional: settings of a launcher, see bench.launchers
+partition = "gpu"
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import DataSource
+from bench.launchers import get_launcher, launcher_names
 from bench.model import resolve_model
 from bench.options import option_fields
 from bench.plan import Family, families, plan_run
@@ -58,6 +61,7 @@ class Grid:
     variants: Mapping[str, Settings] = dataclasses.field(default_factory=lambda: {"": {}})
     sweep: Mapping[str, Mapping[str, list[Any]]] = dataclasses.field(default_factory=dict)
     tune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    launchers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def runs(self) -> list[RunSpec]:
         """All run specs: every method, task, seed and variant, then the sweeps.
@@ -121,9 +125,12 @@ def read_grid(
         LookupError, ValueError, FileNotFoundError: what is wrong, and the near miss, before anything is loaded.
     """
     content = read_toml(file)
-    _known(content, KEYS, file.name)
-    for name in ("model", "set", "variants", "sweep", "tune"):
+    _known(content, (*KEYS, *launcher_names()), file.name)
+    for name in ("model", "set", "variants", "sweep", "tune", *launcher_names()):
         table_of(content.get(name, {}), name)
+    launchers = {name: content[name] for name in launcher_names() if name in content}
+    for name, table in launchers.items():
+        get_launcher(name).check(table)
     for plugin in (*_strings(content.get("plugins", []), "plugins"), *plugins):
         load_plugin(plugin)
     for needed in ("methods", "tasks", "seeds"):
@@ -161,6 +168,7 @@ def read_grid(
         variants=variants,
         sweep=sweep,
         tune=content.get("tune", {}),
+        launchers=launchers,
     )
 
 

@@ -6,8 +6,13 @@ SIGUSR2   a warning that the end is near (a time limit, a preemption): the same,
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import signal
+import subprocess
+import sys
 import types
+from collections.abc import Iterator
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: nothing is wrong, start it again
 
@@ -22,11 +27,15 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
-    def install(self) -> StopRequest:
-        """Let SIGTERM and SIGUSR2 ask. For the main thread of a process."""
-        for number in (signal.SIGTERM, signal.SIGUSR2):
-            signal.signal(number, self._ask)
-        return self
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[StopRequest]:
+        """Let SIGTERM and SIGUSR2 ask, inside a with block of a process's main thread."""
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR2)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def __call__(self) -> str:
         return self.signal.name if self.signal else ""
@@ -38,3 +47,12 @@ class StopRequest:
 
     def _ask(self, number: int, frame: types.FrameType | None) -> None:
         self.signal = signal.Signals(number)
+
+
+def start_again(command: str) -> None:
+    """Run the command that starts a job again. It makes some schedulers send SIGTERM to us at once: not any more."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()
+        print(f"bench: `{command}` failed ({said}): submit the grid again to continue.", file=sys.stderr, flush=True)

@@ -174,6 +174,18 @@ class Store:
         """The recorded failures of a spec, oldest first."""
         return sorted((self.root / "failures").glob(f"{key(spec)}-*.json"))
 
+    def evaluations(self) -> set[str]:
+        """The keys of all evaluations that are there, from one look at their folder."""
+        folder = self.root / "evals"
+        return {entry.name for entry in folder.glob("[0-9a-f]*")}
+
+    def failure_files(self) -> dict[str, list[Path]]:
+        """The recorded failures of every spec by key, oldest first, from one look at their folder."""
+        found: dict[str, list[Path]] = {}
+        for file in sorted((self.root / "failures").glob("[0-9a-f]*.json")):
+            found.setdefault(file.stem.rpartition("-")[0], []).append(file)
+        return found
+
     def find(self, prefix: str) -> Path:
         """The one fit or evaluation whose key starts with ``prefix``.
 
