@@ -206,8 +206,9 @@ def _launch(options: argparse.Namespace, grid: Any, families: Any) -> int:
     launcher.check(settings)
     retries = sys.maxsize if options.retry_failed else options.retries
     todo, failures = missing(families, Store(options.runs), retries)
-    busy = launcher.queue(options.runs) if launcher.queue else {}
-    given_up, todo = failures, [family for family in todo if family.key not in busy]
+    known = launcher.queue(options.runs) if launcher.queue else {}
+    busy = [family for family in todo if family.key in known]
+    given_up, todo = failures, [family for family in todo if family.key not in known]
     if todo:
         with StopRequest().installed() as stop:
             order = Order(
@@ -285,18 +286,32 @@ def _grid(options: argparse.Namespace) -> int:
 
 
 def _family(options: argparse.Namespace) -> int:
+    from bench.claim import Held, Worker, claim
+    from bench.store import Store
+    from bench.submission import peek, read_item
+
+    who = Worker(options.job, options.restart, **({"node": options.node} if options.node else {}))
     with StopRequest().installed() as stop:  # before the imports, which take seconds
-        from bench.claim import Worker
+        runs, key, done = peek(options.file, options.item)
+        try:
+            if not done:
+                with claim(Store(runs).claim(key), who, wait=False):
+                    pass  # only to see whether somebody is at work, before the imports
+        except Held as holder:
+            print(f"bench: {holder}", file=sys.stderr)
+            return 0
+        if done:
+            print("bench: this family is done", file=sys.stderr)
+            return 0
+
         from bench.progress import Bar
-        from bench.submission import read_item
         from bench.work import FAILED, STOPPED, make_runner, record_failure, work
 
         job, family = read_item(options.file, options.item)
-        who = Worker(options.job, options.restart, **({"node": options.node} if options.node else {}))
         bar = Bar(family.label, 1)
         with record_failure(job, family):
             runner = make_runner(job, bar.log, stop, who)
-        kind, text = work(runner, family, lambda fraction, text: bar.update(family.key, fraction, text), wait=False)
+        kind, text = work(runner, family, lambda fraction, text: bar.update(key, fraction, text), wait=False)
         bar.log(f"{kind}: {text}")
         if kind == STOPPED and stop.warned and options.on_warning:
             start_again(options.on_warning)

@@ -162,7 +162,7 @@ def _cast_json(spec: Any) -> dict[str, Any]:
             data[name] = _cast_json(value)
         elif isinstance(value, tuple) and value and isinstance(value[0], FitSpec):
             data[name] = [_cast_json(fit) for fit in value]
-        elif dataclasses.is_dataclass(value):
+        elif isinstance(value, DataSpec | ModelSpec | LoraSpec | TrainSpec):
             data[name] = _part_json(value)
         elif isinstance(value, Mapping) or (not value and name == "bases"):
             data[name] = to_json(value)

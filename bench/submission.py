@@ -4,7 +4,8 @@
     runs/submissions/<id>/families.jsonl    the job's settings, then one planned family a line
     runs/submissions/<id>/logs/             what the scheduler's jobs said
 
-A submission never changes once it is written. It lies in the store, so it moves with it.
+A submission never changes once it is written. It lies in the store, so it moves with it. Only standard library at the
+top: a job whose family is done ends before torch is loaded.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.data import DataSource
-from bench.plan import Family
 from bench.specs import FitSpec, RunSpec, build, key, to_json
-from bench.work import Job
+
+if TYPE_CHECKING:
+    from bench.plan import Family
+    from bench.work import Job
 
 _ID = re.compile(r"[0-9TZ]{16}-[0-9a-f]{6}")
 
@@ -97,17 +99,45 @@ def read_item(file: Path, item: int) -> tuple[Job, Family]:
     Raises:
         FileNotFoundError, LookupError, ValueError: no such file, no such number, or not a file of families.
     """
+    job, family = _read_lines(file, item)
+    try:
+        return _unpack_job(job, _store(file)), _unpack(family)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise _no_families(file, error) from error
+
+
+def peek(file: Path, item: int) -> tuple[Path, str, bool]:
+    """(store, key of a family of a submission, whether all its evaluations are there). Quick: torch is not loaded."""
+    runs = _store(file)
+    try:
+        family = _read_lines(file, item)[1]
+        done = all((runs / "evals" / name / "facts.json").is_file() for name in family["keys"])
+        return runs, str(family["key"]), done
+    except (KeyError, TypeError) as error:
+        raise _no_families(file, error) from error
+
+
+def _store(file: Path) -> Path:
+    return file.resolve().parents[2]
+
+
+def _read_lines(file: Path, item: int) -> tuple[Any, Any]:
+    """The data of a submission's settings and of one of its families."""
     try:
         with file.open() as stream:
             job = json.loads(next(stream))
             line = next((line for number, line in enumerate(stream) if number == item), None)
         if line is None:
             raise LookupError(f"{file} has no family number {item}: they are numbered from 0.")
-        return _unpack_job(job, file.resolve().parents[2]), _unpack(json.loads(line))
+        return job, json.loads(line)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {file}: `bench grid ... --launcher print` writes one.") from None
-    except (StopIteration, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{file} is no file of families ({type(error).__name__}: {error}): submit again.") from error
+    except (StopIteration, ValueError) as error:
+        raise _no_families(file, error) from error
+
+
+def _no_families(file: Path, error: Exception) -> ValueError:
+    return ValueError(f"{file} is no file of families ({type(error).__name__}: {error}): submit again.")
 
 
 def _pack(family: Family) -> dict[str, Any]:
@@ -132,6 +162,8 @@ def _pack(family: Family) -> dict[str, Any]:
 
 
 def _unpack(data: Any) -> Family:
+    from bench.plan import Family
+
     fits: list[Any] = []
     for fit in data["fits"]:
         fits.append({**fit, "bases": [fits[base] for base in fit["bases"]]})
@@ -155,6 +187,9 @@ def _pack_job(job: Job) -> dict[str, Any]:
 
 
 def _unpack_job(data: Any, runs: Path) -> Job:
+    from bench.data import DataSource
+    from bench.work import Job
+
     paths = {name: Path(data[name]) if data[name] is not None else None for name in ("data_dir", "model_path")}
     rest = ("device", "threads", "eval_every", "checkpoint_seconds", "claim_seconds")
     return Job(

@@ -147,7 +147,7 @@ def queue(runs: Path) -> dict[str, Queued]:
         family = submission.keys[int(job["first"]) + int(index)]
         running = state in ("RUNNING", "COMPLETING")
         known = Queued("running" if running else "waiting", node, "" if running else reason, number)
-        if found.get(family, known).state != "running":
+        if running or family not in found:  # it may be there twice
             found[family] = known
     return found
 
