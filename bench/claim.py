@@ -20,9 +20,11 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from bench.stop import Stopped
 
 SECONDS = 240.0  # a claim's life without a heartbeat
 BEATS = 8  # heartbeats in that time
@@ -104,7 +106,13 @@ class Claim:
 
 @contextlib.contextmanager
 def claim(
-    file: Path, worker: Worker, *, seconds: float = SECONDS, wait: bool = True, about: Mapping[str, Any] | None = None
+    file: Path,
+    worker: Worker,
+    *,
+    seconds: float = SECONDS,
+    wait: bool = True,
+    about: Mapping[str, Any] | None = None,
+    stop: Callable[[], str] = lambda: "",
 ) -> Iterator[Claim]:
     """Hold the claim ``file`` for the length of a with block.
 
@@ -112,11 +120,13 @@ def claim(
         seconds: how old this claim may become before another takes it.
         wait: wait while another process shows that it is alive, instead of raising :class:`Held`.
         about: what `bench status` should read in it.
+        stop: why to stop waiting, as soon as there is a reason.
 
     Raises:
         Held: another process holds it and has just shown that it is alive.
+        Stopped: there was a reason to stop.
     """
-    held = _acquire(file, worker, seconds, wait, about or {})
+    held = _acquire(file, worker, seconds, wait, about or {}, stop)
     try:
         yield held
     finally:
@@ -157,7 +167,9 @@ def started(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def _acquire(file: Path, worker: Worker, seconds: float, wait: bool, about: Mapping[str, Any]) -> Claim:
+def _acquire(
+    file: Path, worker: Worker, seconds: float, wait: bool, about: Mapping[str, Any], stop: Callable[[], str]
+) -> Claim:
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "token": uuid.uuid4().hex,
@@ -181,6 +193,8 @@ def _acquire(file: Path, worker: Worker, seconds: float, wait: bool, about: Mapp
         if not wait and last is not None and seen != last:
             by = f" by {holder['job']}" if holder["job"] else ""
             raise Held(f"{file.stem} is being computed on {holder['node']}{by}")
+        if reason := stop():
+            raise Stopped(f"{reason}: stopped while another process was at work on {file.stem}")
         last = seen
         time.sleep(pause)
         pause = min(pause * 1.5, seconds / BEATS, 5.0)

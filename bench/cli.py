@@ -201,6 +201,8 @@ def _launch(options: argparse.Namespace, grid: Any, families: Any) -> int:
     from bench.settings import merge, parse_assignment
     from bench.store import Store
 
+    if not options.retry_failed and options.retries < 1:
+        raise ValueError(f"--retries {options.retries}: give at least 1.")
     launcher = get_launcher(options.launcher)
     settings = merge(grid.launchers.get(launcher.name, {}), *map(parse_assignment, options.launcher_set))
     launcher.check(settings)
@@ -295,7 +297,7 @@ def _family(options: argparse.Namespace) -> int:
         runs, key, done = peek(options.file, options.item)
         try:
             if not done:
-                with claim(Store(runs).claim(key), who, wait=False):
+                with claim(Store(runs).claim(key), who, wait=False, stop=stop):
                     pass  # only to see whether somebody is at work, before the imports
         except Held as holder:
             print(f"bench: {holder}", file=sys.stderr)
@@ -319,6 +321,8 @@ def _family(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
+    from bench.plan import missing
+    from bench.store import Store
     from bench.tune import choose, plan_tuning, write_choice
 
     grid = _read_grid(options, with_variants=False)
@@ -326,7 +330,7 @@ def _tune(options: argparse.Namespace) -> int:
     print(tuning.summary())
     options.wait = True  # the choice needs every score
     status = _launch(options, grid, tuning.families())
-    if status == 0 and not options.dry_run and options.launcher != "print":
+    if status == 0 and not missing(tuning.families(), Store(options.runs), sys.maxsize)[0]:
         for file in write_choice(tuning, choose(tuning, options.runs), options.grid):
             print(f"wrote {file}")
     return status

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.launchers import Queued, Silent, queued
 from bench.plan import Family
 from bench.progress import Bar
 from bench.status import FamilyStatus, count_states, family_states
@@ -18,10 +19,15 @@ def follow(title: str, families: Sequence[Family], runs: Path) -> list[str]:
     """Wait until nobody waits for or works on any of ``families``; one sentence for each that is not done then."""
     bar = Bar(title, len(families))
     ended: dict[str, FamilyStatus] = {}
+    queue: dict[str, Queued] = {}
     idle = 0
     try:
         while True:
-            rows = family_states([family for family in families if family.key not in ended], runs)
+            try:
+                queue, silent = queued(runs), False
+            except Silent:
+                queue, silent = {}, True
+            rows = family_states([family for family in families if family.key not in ended], runs, queue)
             for row in rows:
                 if row.state == "done":
                     ended[row.family.key] = row
@@ -29,7 +35,7 @@ def follow(title: str, families: Sequence[Family], runs: Path) -> list[str]:
                 elif row.state == "running":
                     bar.update(row.family.key, row.fraction, f"{_counts(rows, ended)}; {row.family.label}: {row.at}")
             left = [row for row in rows if row.state != "done"]
-            idle = 0 if any(row.state in ("running", "waiting") for row in left) else idle + 1
+            idle = 0 if silent or any(row.state in ("running", "waiting") for row in left) else idle + 1
             if not left or idle >= PATIENCE:
                 break
             time.sleep(POLL_SECONDS)

@@ -81,6 +81,7 @@ class Runner:
             seconds=self.claim_seconds,
             wait=wait,
             about={"label": family.label},
+            stop=self.stop,
         ) as held:
             return self._run(family, _Reporter(progress or Progress(), held, family, self.stop))
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.claim import read_claims
-from bench.launchers import queued
+from bench.launchers import Queued, Silent, queued
 from bench.plan import Family, count_fits
 from bench.progress import clock_text
 from bench.specs import key
@@ -69,11 +69,14 @@ class FamilyStatus:
         return {**named, "variant": self.family.runs[0].variant, **rest, "runs": runs}
 
 
-def family_states(families: Iterable[Family], runs: Path) -> list[FamilyStatus]:
-    """The state of each family, in order. Each folder of the store is listed once, whatever their number."""
+def family_states(families: Iterable[Family], runs: Path, queue: Mapping[str, Queued]) -> list[FamilyStatus]:
+    """The state of each family, in order; ``queue`` is what schedulers say (:func:`bench.launchers.queued`).
+
+    Each folder of the store is listed once, whatever the number of families.
+    """
     store = Store(runs)
     done, failures = store.evaluations(), store.failure_files()
-    claims, queue = read_claims(runs / "claims"), queued(runs)
+    claims = read_claims(runs / "claims")
     found = []
     for family in families:
         keys = [key(run) for run in family.runs]
@@ -126,14 +129,20 @@ def count_states(states: Iterable[str]) -> dict[str, int]:
 
 def grid_status(grid: Any, runs: Path) -> tuple[dict[str, Any], list[str], bool]:
     """(for programs, lines to print, whether everything is done)."""
-    rows = family_states(grid.families(), runs)
-    lines, planned = [], []
+    lines, notes, planned = [], [], []
+    try:
+        queue = queued(runs)
+    except Silent as silent:  # the store still tells what is done
+        queue = {}
+        notes.append(f"{silent} What waits there is shown as missing.")
+    rows = family_states(grid.families(), runs, queue)
     for row in rows:
         lines.append(f"{row.family.key}  {row.family.label}: {row.state}" + (f" ({row.at})" if row.at else ""))
         for run in row.family.runs:
             knobs = ", ".join(f"{name}={value}" for name, value in run.options.items())
             lines.append(f"    {key(run)}  {row.runs[key(run)]:8} {run.method}" + (f" ({knobs})" if knobs else ""))
             planned.append(run)
+    lines += notes
     families = count_states(row.state for row in rows)
     evaluations = count_states(state for row in rows for state in row.runs.values())
     fits = ", ".join(f"{count} {method}" for method, count in count_fits(planned).items())
@@ -145,6 +154,7 @@ def grid_status(grid: Any, runs: Path) -> tuple[dict[str, Any], list[str], bool]
     )
     data = {
         "grid": grid.name,
+        "notes": notes,
         "counts": {"families": families, "evaluations": evaluations},
         "families": [row.to_json() for row in rows],
     }

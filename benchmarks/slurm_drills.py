@@ -2,8 +2,8 @@
 
     python benchmarks/slurm_drills.py [time-limit] [node] [controller]
 
-Needs Debian's slurmctld, slurmd, slurm-client and munge. Each drill compares every posterior, prediction and spec with a
-grid that the local launcher computed undisturbed, and prints what became of each family. Exits with 1 if a byte differs.
+Needs Debian's slurmctld, slurmd, slurm-client and munge. Each drill prints what became of each family and compares
+every posterior, prediction and spec with those of the local launcher, undisturbed. Exits with 1 if a byte differs.
 """
 
 from __future__ import annotations
@@ -138,9 +138,12 @@ DRILLS = {"time-limit": time_limit, "node": node, "controller": controller}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("drills", nargs="*", choices=[*DRILLS, []], default=list(DRILLS), metavar="DRILL")
+    parser.add_argument("drills", nargs="*", metavar="DRILL", help=", ".join(DRILLS))
+    chosen = parser.parse_args().drills or list(DRILLS)
+    if unknown := set(chosen) - set(DRILLS):
+        parser.error(f"no drill {', '.join(sorted(unknown))}: choose from {', '.join(DRILLS)}")
     good = True
-    for name in parser.parse_args().drills:
+    for name in chosen:
         print(f"{name}: {DRILLS[name].__doc__}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()

@@ -21,6 +21,10 @@ from bench.stop import StopRequest
 from bench.work import Job
 
 
+class Silent(ValueError):
+    """A scheduler does not answer now; it may later."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Order:
     """What a launcher is handed.
@@ -97,7 +101,11 @@ def _no_settings(name: str, table: Mapping[str, Any]) -> None:
 
 
 def queued(runs: Path) -> dict[str, Queued]:
-    """Every family that some scheduler knows as waiting or running, by key."""
+    """Every family that some scheduler knows as waiting or running, by key.
+
+    Raises:
+        Silent: one does not answer.
+    """
     found: dict[str, Queued] = {}
     for name in launcher_names():
         queue = get_launcher(name).queue

@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.launchers import Order, Queued
+from bench.launchers import Order, Queued, Silent
 from bench.registry import near_miss
 from bench.specs import cast, hints
 from bench.submission import Submission, new_submission, read_submission, write_submission
@@ -122,15 +122,15 @@ def queue(runs: Path) -> dict[str, Queued]:
     """Every family of this store that SLURM knows as waiting or running, by key. Nothing where there is no SLURM.
 
     Jobs are recognised by their names, which hold the submission's id: SLURM may issue a job's number twice.
+
+    Raises:
+        Silent: SLURM does not answer.
     """
     if not any((runs / "submissions").glob("*/array-*.sh")):
         return {}
     try:
         text = _run("squeue", "--noheader", "--array", "--me", "--format=%j|%K|%T|%N|%r|%A|%F|%i")
     except FileNotFoundError:  # a machine outside the cluster; the store says what is done
-        return {}
-    except ValueError as error:
-        print(f"bench: {error}", file=sys.stderr)
         return {}
     submissions: dict[str, Submission | None] = {}
     found: dict[str, Queued] = {}
@@ -206,6 +206,7 @@ def _run(*command: str) -> str:
     Raises:
         FileNotFoundError: SLURM is not installed here.
         ValueError: it refused, in its own words.
+        Silent: it is there and does not answer.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -214,7 +215,9 @@ def _run(*command: str) -> str:
             f"There is no {command[0]} here: submit from a machine of a SLURM cluster, or use --launcher local."
         ) from None
     except subprocess.TimeoutExpired:
-        raise ValueError(f"{command[0]} did not answer in two minutes.") from None
+        raise Silent(f"{command[0]} did not answer in two minutes.") from None
+    if done.returncode and "Unable to contact slurm controller" in done.stderr:
+        raise Silent(f"{command[0]}: {done.stderr.strip()}")
     if done.returncode:
         raise ValueError(f"{command[0]} refused: {(done.stderr or done.stdout).strip()}")
     return done.stdout
