@@ -297,7 +297,7 @@ def _family(options: argparse.Namespace) -> int:
         runs, key, done = peek(options.file, options.item)
         try:
             if not done:
-                with claim(Store(runs).claim(key), who, wait=False, stop=stop):
+                with claim(Store(runs).claim_file(key), who, wait=False, stop=stop):
                     pass  # only to see whether somebody is at work, before the imports
         except Held as holder:
             print(f"bench: {holder}", file=sys.stderr)

@@ -76,7 +76,7 @@ class Runner:
         if all(self.store.has(run) for run in family.runs):
             return [self.store.record(run) for run in family.runs]
         with claim(
-            self.store.claim(family.key),
+            self.store.claim_file(family.key),
             self.worker,
             seconds=self.claim_seconds,
             wait=wait,

@@ -134,7 +134,7 @@ class Store:
         """The folder for the checkpoint of a fit that is under way."""
         return self.root / "work" / key(spec)
 
-    def claim(self, family: str) -> Path:
+    def claim_file(self, family: str) -> Path:
         """The file that says who is at work on a family (:mod:`bench.claim`)."""
         return self.root / "claims" / f"{family}.json"
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -111,6 +112,8 @@ class Checkpointing:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         try:
             save_tree(tree, new)
+            with new.open("rb") as stream:
+                os.fsync(stream.fileno())
             new.replace(self.file)
         finally:
             new.unlink(missing_ok=True)

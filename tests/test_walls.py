@@ -60,9 +60,8 @@ def test_one_file_knows_each_library(library: str, home: set[str]) -> None:
 
 
 def test_one_file_knows_slurm() -> None:
-    users = {
-        str(f.relative_to(ROOT)) for f in FILES if re.search(r"\b(sbatch|squeue|scancel|scontrol)\b", f.read_text())
-    }
+    commands = re.compile(r"\b(sbatch|squeue|scancel|scontrol)\b")
+    users = {str(file.relative_to(ROOT)) for file in FILES if commands.search(file.read_text())}
     assert users == {"bench/launchers/slurm.py"}
 
 
