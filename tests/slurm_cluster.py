@@ -95,11 +95,14 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """Kill a node's daemon and all its jobs with SIGKILL, as a power cut would."""
         os.kill(int((self.root / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
-        for number, command, environment in _processes():
-            job = f"SLURMD_NODENAME={node}\n" in environment and f"SLURM_CONF={self.root}/slurm.conf" in environment
-            if job or (command.startswith("slurmstepd") and self._step_on(number, node)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
+        found = _processes()
+        steps = [number for number, command, _ in found if "slurmstepd" in command and self._step_on(number, node)]
+        marks = (f"SLURMD_NODENAME={node}\n", f"SLURM_CONF={self.root}/slurm.conf\n")
+        jobs = [number for number, _, environment in found if all(mark in environment for mark in marks)]
+        assert steps and jobs, f"no job runs on {node}"
+        for number in (*steps, *jobs):  # the steps first: they would report their job's end
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
     def stop(self) -> None:
         """End the daemons and remove their files."""
@@ -169,10 +172,10 @@ class Cluster:
         return done.stdout.split()
 
     def _step_on(self, number: int, node: str) -> bool:
-        """Whether a slurmstepd has files of a node open."""
+        """Whether a slurmstepd writes the log of a node."""
         with contextlib.suppress(OSError):
             files = [str(file.readlink()) for file in Path(f"/proc/{number}/fd").iterdir()]
-            return any(file.startswith(f"{self.root}/spool-{node}") for file in files)
+            return f"{self.root}/log/slurmd-{node}.log" in files
         return False
 
 
