@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.claim import SECONDS
+from bench.stop import EXIT_STOPPED, Stopped, StopRequest, start_again
+
 USER_ERRORS = (LookupError, ValueError, FileNotFoundError, ImportError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 something failed, 2 the command could not be understood."""
+    """Run one command; returns the exit status.
+
+    0 done, 1 something failed, 2 the command could not be understood, 75 stopped by a signal, 130 by Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -27,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nbench: stopped. The same command continues from here.", file=sys.stderr)
         return 130
+    except Stopped as reason:
+        print(f"bench: {reason}. The same command continues from here.", file=sys.stderr)
+        return EXIT_STOPPED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,21 +60,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--variant", default="", help="a label for these settings in tables")
     run.add_argument("--eval-every", type=int, default=0, metavar="N", help="score the mean every N steps")
+    run.set_defaults(launcher="local", launcher_set=[], workers=1, max_parallel=0, dry_run=False, retry_failed=True)
     _shared(run)
 
     grid = _command(commands, "grid", _grid, "all runs of a grid file that are not there yet")
     grid.add_argument("grid", type=Path, metavar="GRID.toml")
-    grid.add_argument("--workers", type=int, default=1, metavar="N", help="local processes; default: %(default)s")
+    _launching(grid)
     _shared(grid)
 
     tune = _command(commands, "tune", _tune, "choose each method's settings on held-out training data")
     tune.add_argument("grid", type=Path, metavar="GRID.toml")
-    tune.add_argument("--workers", type=int, default=1, metavar="N", help="local processes; default: %(default)s")
+    _launching(tune)
     _shared(tune)
 
     status = _command(commands, "status", _status, "what of a grid is done, under way, failed or missing")
     status.add_argument("grid", type=Path, metavar="GRID.toml")
+    status.add_argument("--json", action="store_true", help="for programs")
     _shared(status)
+
+    cancel = _command(commands, "cancel", _cancel, "stop what waits or runs of a grid; what is done stays")
+    cancel.add_argument("grid", type=Path, metavar="GRID.toml")
+    _shared(cancel)
+
+    logs = _command(commands, "logs", _logs, "failures and job logs of a family, fit or evaluation")
+    logs.add_argument("key", metavar="KEY")
+    logs.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+    logs.add_argument("--lines", type=int, default=200, metavar="N", help="of each log; default: %(default)s")
+
+    family = _command(commands, "family", _family, "one family of a submission: what schedulers run")
+    family.add_argument("file", type=Path, metavar="FAMILIES.jsonl")
+    family.add_argument("--item", type=int, required=True, metavar="N", help="its number in the file, from 0")
+    family.add_argument("--job", default="", metavar="NAME", help="the scheduler's job, by a name never used again")
+    family.add_argument("--restart", type=int, default=0, metavar="N", help="how often that job was started again")
+    family.add_argument("--node", default="", metavar="NAME", help="the machine's name; default: its host name")
+    family.add_argument("--on-warning", default="", metavar="COMMAND", help="run after SIGUSR2, once a checkpoint is")
 
     board = _command(commands, "leaderboard", _leaderboard, "write leaderboard.csv from the stored records")
     board.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
@@ -92,6 +120,19 @@ def _command(commands: Any, name: str, run: Any, text: str) -> argparse.Argument
     return parser
 
 
+def _launching(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--launcher", default="local", metavar="NAME", help="local, slurm or print; default: local")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="local processes; default: %(default)s")
+    parser.add_argument("--max-parallel", type=int, default=0, metavar="N", help="families at once on a cluster")
+    parser.add_argument(
+        "--with", dest="launcher_set", action="append", default=[], metavar="NAME=VALUE", help="setting of the launcher"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be launched, and launch nothing")
+    parser.add_argument("--wait", action="store_true", help="after a submission, wait and show progress")
+    parser.add_argument("--retries", type=int, default=3, metavar="N", help="failures before a family is given up")
+    parser.add_argument("--retry-failed", action="store_true", help="send families that were given up once more")
+
+
 def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="the store; default: %(default)s")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="steps=200, ivon.ess=1e6, ...")
@@ -108,6 +149,9 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads per process; default: %(default)s")
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=30.0, metavar="S", help="least time between checkpoints"
+    )
+    parser.add_argument(
+        "--claim-seconds", type=float, default=SECONDS, metavar="S", help="silence after which a job counts as dead"
     )
 
 
@@ -137,10 +181,12 @@ def _read_grid(options: argparse.Namespace, with_variants: bool = True) -> Any:
 
 
 def _job(options: argparse.Namespace, grid: Any) -> Any:
-    from bench.launch import Job
+    from bench.work import Job
 
     if options.threads < 1:
         raise ValueError(f"--threads {options.threads}: give at least 1.")
+    if options.claim_seconds <= 0:
+        raise ValueError(f"--claim-seconds {options.claim_seconds}: give more than 0.")
     return Job(
         runs=options.runs,
         source=grid.source,
@@ -149,14 +195,46 @@ def _job(options: argparse.Namespace, grid: Any) -> Any:
         threads=options.threads,
         eval_every=grid.eval_every,
         checkpoint_seconds=options.checkpoint_seconds,
+        claim_seconds=options.claim_seconds,
         plugins=grid.plugins,
     )
 
 
 def _launch(options: argparse.Namespace, grid: Any, families: Any) -> int:
-    from bench.launch import launch
+    """Hand what is missing of ``families`` to the launcher; wait where it only submits and the user asked for it."""
+    from bench.follow import follow
+    from bench.launchers import Order, get_launcher
+    from bench.plan import missing
+    from bench.settings import merge, parse_assignment
+    from bench.store import Store
 
-    failures = launch(_job(options, grid), families, options.workers, grid.name)
+    if not options.retry_failed and options.retries < 1:
+        raise ValueError(f"--retries {options.retries}: give at least 1.")
+    launcher = get_launcher(options.launcher)
+    settings = merge(grid.launchers.get(launcher.name, {}), *map(parse_assignment, options.launcher_set))
+    launcher.check(settings)
+    retries = sys.maxsize if options.retry_failed else options.retries
+    todo, failures = missing(families, Store(options.runs), retries)
+    known = launcher.queue(options.runs) if launcher.queue else {}
+    busy = [family for family in todo if family.key in known]
+    given_up, todo = failures, [family for family in todo if family.key not in known]
+    if todo:
+        with StopRequest().installed() as stop:
+            order = Order(
+                title=grid.name,
+                job=_job(options, grid),
+                families=tuple(todo),
+                workers=options.workers,
+                max_parallel=options.max_parallel,
+                settings=settings,
+                dry_run=options.dry_run,
+                stop=stop,
+            )
+            failures = [*failures, *launcher.launch(order)]
+    if launcher.queue and not options.dry_run:
+        print(f"{grid.name}: {len(todo)} families submitted, {len(busy)} already queued", file=sys.stderr)
+        if options.wait:
+            failures = [*given_up, *follow(grid.name, missing(families, Store(options.runs), retries)[0], options.runs)]
     for failure in failures:
         print(f"bench: {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -193,7 +271,6 @@ def _run(options: argparse.Namespace) -> int:
         evals={options.task: tuple(dict.fromkeys(options.eval_task))},
     )
     specs = grid.runs()
-    options.workers = 1
     status = _launch(options, grid, families(specs))
     for spec in specs if status == 0 else ():
         _print_result(Store(options.runs).record(spec))
@@ -215,22 +292,58 @@ def _grid(options: argparse.Namespace) -> int:
     families = grid.families()
     status = _launch(options, grid, families)
     runs = sum(len(family.runs) for family in families)
-    print(f"{grid.name}: {runs} evaluations of {len(families)} families in {options.runs}")
+    print(f"{grid.name}: {runs} evaluations of {len(families)} families in {options.runs}", file=sys.stderr)
     return status
 
 
+def _family(options: argparse.Namespace) -> int:
+    from bench.claim import Held, Worker, claim
+    from bench.store import Store
+    from bench.submission import peek, read_item
+
+    who = Worker(options.job, options.restart, **({"node": options.node} if options.node else {}))
+    with StopRequest().installed() as stop:  # before the imports, which take seconds
+        runs, key, done = peek(options.file, options.item)
+        try:
+            if not done:
+                with claim(Store(runs).claim_file(key), who, wait=False, stop=stop):
+                    pass  # only to see whether somebody is at work, before the imports
+        except Held as holder:
+            print(f"bench: {holder}", file=sys.stderr)
+            return 0
+        if done:
+            print("bench: this family is done", file=sys.stderr)
+            return 0
+
+        from bench.progress import Bar
+        from bench.work import FAILED, STOPPED, make_runner, record_failure, work
+
+        job, family = read_item(options.file, options.item)
+        bar = Bar(family.label, 1)
+        with record_failure(job, family):
+            runner = make_runner(job, bar.log, stop, who)
+        kind, text = work(runner, family, lambda fraction, text: bar.update(key, fraction, text), wait=False)
+        bar.log(f"{kind}: {text}")
+        if kind == STOPPED and stop.warned and options.on_warning:
+            start_again(options.on_warning)
+        return {STOPPED: EXIT_STOPPED, FAILED: 1}.get(kind, 0)
+
+
 def _tune(options: argparse.Namespace) -> int:
+    from bench.plan import missing
+    from bench.store import Store
     from bench.tune import Scored, choose, plan_tuning, stages, write_choice
 
     grid = _read_grid(options, with_variants=False)
     whole = plan_tuning(grid)  # all of it first: a mistake in the last method shows before the first is trained
+    options.wait = True  # the choice needs every score
     scored: list[Scored] = []
     for methods in stages(grid):
         chosen = {item.candidate.method: item.candidate.values for item in scored if item.chosen}
         tuning = plan_tuning(grid, methods, chosen)
         print(tuning.summary(), flush=True)
         status = _launch(options, grid, tuning.families())
-        if status:
+        if status or missing(tuning.families(), Store(options.runs), sys.maxsize)[0]:
             return status
         scored += choose(tuning, options.runs)
     for file in write_choice(whole, scored, options.grid):
@@ -242,9 +355,29 @@ def _status(options: argparse.Namespace) -> int:
     from bench.status import grid_status
 
     grid = _read_grid(options)
-    lines, complete = grid_status(grid, options.runs)
-    print("\n".join(lines))
+    data, lines, complete = grid_status(grid, options.runs)
+    print(json.dumps(data, indent=2) if options.json else "\n".join(lines))
     return 0 if complete else 1
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from bench.launchers import get_launcher, launcher_names
+
+    grid = _read_grid(options)
+    keys = {family.key for family in grid.families()}
+    lines = []
+    for name in launcher_names():
+        cancel = get_launcher(name).cancel
+        lines += cancel(options.runs, keys) if cancel else []
+    print("\n".join(lines) or f"nothing of {grid.name} waits or runs")
+    return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from bench.logs import logs
+
+    print(logs(options.runs, options.key, options.lines))
+    return 0
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

@@ -17,6 +17,8 @@ notes_two = ["my_task"]
 tau = [0, 0.5, 1]
 [tune.ivon]                        # optional: what `bench tune` tries
 lr = [0.1, 0.3]
+[slurm]                            # optional: settings of a launcher, see bench.launchers
+partition = "gpu"
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import DataSource
+from bench.launchers import get_launcher, launcher_names
 from bench.model import resolve_model
 from bench.options import option_fields
 from bench.plan import Family, families, plan_run
@@ -63,6 +66,7 @@ class Grid:
     evals: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     sweep: Mapping[str, Mapping[str, list[Any]]] = dataclasses.field(default_factory=dict)
     tune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    launchers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def runs(self) -> list[RunSpec]:
         """All run specs: every method, task, seed and variant, on its own task and on others, then the sweeps.
@@ -140,9 +144,12 @@ def read_grid(
         LookupError, ValueError, FileNotFoundError: what is wrong, and the near miss, before anything is loaded.
     """
     content = read_toml(file)
-    _known(content, KEYS, file.name)
-    for name in ("model", "set", "variants", "eval", "sweep", "tune"):
+    _known(content, (*KEYS, *launcher_names()), file.name)
+    for name in ("model", "set", "variants", "eval", "sweep", "tune", *launcher_names()):
         table_of(content.get(name, {}), name)
+    launchers = {name: content[name] for name in launcher_names() if name in content}
+    for name, table in launchers.items():
+        get_launcher(name).check(table)
     for plugin in (*_strings(content.get("plugins", []), "plugins"), *plugins):
         load_plugin(plugin)
     for needed in ("methods", "tasks", "seeds"):
@@ -186,6 +193,7 @@ def read_grid(
         evals=evals,
         sweep=sweep,
         tune=content.get("tune", {}),
+        launchers=launchers,
     )
 
 

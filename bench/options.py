@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.registry import near_miss
-from bench.specs import Option, cast
+from bench.specs import Option, cast, hints
 
 if TYPE_CHECKING:
     from bench.method import Method
@@ -50,7 +49,7 @@ def make_method(cls: type[Method], values: Mapping[str, Any]) -> Method:
         LookupError: a name that is no hyperparameter of the method, with the near miss.
         ValueError: a value of the wrong type or outside its range.
     """
-    hints = typing.get_type_hints(cls)
+    types = hints(cls)
     names = [field.name for field in option_fields(cls)]
     for name in values:
         if name not in names:
@@ -58,7 +57,7 @@ def make_method(cls: type[Method], values: Mapping[str, Any]) -> Method:
             raise LookupError(f"'{cls.name}' has no hyperparameter '{name}'.{hint}")
     # defaults are cast too, so that `x: float = fit_option(1, ...)` and --set m.x=1 are one key
     given = {**{field.name: field.default for field in option_fields(cls)}, **values}
-    made = {name: cast(value, hints[name], f"{cls.name}.{name}") for name, value in given.items()}
+    made = {name: cast(value, types[name], f"{cls.name}.{name}") for name, value in given.items()}
     for field in option_fields(cls):
         choices = field.metadata["choices"]
         if choices and made[field.name] not in choices:

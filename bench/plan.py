@@ -13,6 +13,7 @@ from bench.protocol import CLEAN_SHARE, HOLDOUT, splits_for
 from bench.registry import get_method, get_task
 from bench.settings import lora_for, method_for, train_for
 from bench.specs import FitSpec, ModelSpec, RunSpec, key
+from bench.store import Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,27 @@ def families(runs: Iterable[RunSpec]) -> list[Family]:
     for run in runs:
         grouped.setdefault(key(run.fit.root), {})[key(run)] = run
     return [Family(next(iter(group.values())).fit.root, tuple(group.values())) for group in grouped.values()]
+
+
+def missing(wanted: Iterable[Family], store: Store, retries: int) -> tuple[list[Family], list[str]]:
+    """(families that are not complete and may be tried, one sentence for each that failed ``retries`` times).
+
+    Raises:
+        DamagedRecord: a result's folder is there without its facts.
+    """
+    failures = store.failure_files()
+    found, given_up = [], []
+    for family in wanted:
+        undone = [run for run in family.runs if not store.has(run)]
+        count = max((len(failures.get(key(run), ())) for run in undone), default=0)
+        if undone and count >= retries:
+            given_up.append(
+                f"{family.label}: it failed {count} times and is not tried again. See `bench logs {family.key}`, mend "
+                "the cause, and give --retry-failed."
+            )
+        elif undone:
+            found.append(family)
+    return found, given_up
 
 
 def count_fits(runs: Sequence[RunSpec]) -> dict[str, int]:

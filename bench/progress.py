@@ -93,8 +93,9 @@ class Bar:
         elif time.monotonic() - self._line_at >= LINE_SECONDS:
             self.log(text)
 
-    def done(self, family: str, text: str) -> None:
-        """Family ``family`` has ended."""
+    def done(self, family: str, text: str, well: bool = True) -> None:
+        """Family ``family`` has ended, well or not."""
+        text = f"{'done' if well else 'FAILED'}: {text}"
         self._fractions.pop(family, None)
         self._done += 1
         if self._tqdm is not None:

@@ -28,13 +28,23 @@ def provenance(device: torch.device, source: DataSource) -> dict[str, Any]:
         "dirty": _dirty(),
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device": device_name(device),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
         "host": platform.node(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": utc_now(),
         "data_from": "hub" if source.data_dir is None else "local mirror",
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What the maker calls the GPU or the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
+def utc_now() -> str:
+    """The time, as records show it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @functools.lru_cache

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.claim import SECONDS, Claim, Worker, claim
 from bench.data import DataSource, Encoded, Split, load_split, split_holdout
 from bench.method import Method, PredictJob
 from bench.metrics import nll, score
@@ -20,12 +22,13 @@ from bench.model import ChoiceModel, load_model
 from bench.options import make_method
 from bench.plan import Family
 from bench.posterior import Posterior
-from bench.progress import Progress
+from bench.progress import FamilyProgress, Progress
 from bench.protocol import HOLDOUT
-from bench.provenance import PeakMemory, provenance
+from bench.provenance import PeakMemory, device_name, provenance, utc_now
 from bench.records import RunRecord
 from bench.registry import get_method, get_task
 from bench.specs import FitSpec, ModelSpec, RunSpec, key, seed_for
+from bench.stop import Stopped
 from bench.store import Store, write_predictions
 from bench.train import Checkpointing, FitJob, seed_global
 
@@ -42,6 +45,9 @@ class Runner:
         eval_every: steps between mid-run evaluations (0: none). It changes nothing but the trace.
         checkpoint_seconds: least time between checkpoints.
         log: takes one line of text for the user.
+        worker: who computes, for claims and records.
+        claim_seconds: the life of a claim without a heartbeat.
+        stop: why to stop, as soon as there is a reason; "" until then.
     """
 
     store: Store
@@ -51,27 +57,46 @@ class Runner:
     eval_every: int = 0
     checkpoint_seconds: float = 30.0
     log: Callable[[str], None] = print
+    worker: Worker = dataclasses.field(default_factory=Worker)
+    claim_seconds: float = SECONDS
+    stop: Callable[[], str] = lambda: ""
     _model: tuple[ModelSpec, ChoiceModel] | None = None
 
-    def run(self, family: Family, progress: Progress | None = None) -> list[RunRecord]:
+    def run(self, family: Family, progress: Progress | None = None, wait: bool = True) -> list[RunRecord]:
         """Compute what is missing of a family and return all its records.
 
-        An evaluation that fails does not stop the others; a fit that fails stops those that need it.
+        An evaluation that fails does not stop the others; a fit that fails stops those that need it. While another
+        process is at work on the family, this one waits for it, or leaves it alone without ``wait``.
 
         Raises:
             Exception: the first thing that went wrong, after each was recorded under ``failures/``.
+            Held: another process is at work on it.
+            Stopped: this one was asked to stop, or lost its claim.
         """
-        progress = progress or Progress()
+        if all(self.store.has(run) for run in family.runs):
+            return [self.store.record(run) for run in family.runs]
+        with claim(
+            self.store.claim_file(family.key),
+            self.worker,
+            seconds=self.claim_seconds,
+            wait=wait,
+            about={"label": family.label},
+            stop=self.stop,
+        ) as held:
+            return self._run(family, _Reporter(progress or Progress(), held, family, self.stop))
+
+    def _run(self, family: Family, progress: _Reporter) -> list[RunRecord]:
         records, errors, failed = [], [], set[str]()
         for run in family.runs:
             if key(run.fit) in failed:
                 continue
             try:
                 if not self.store.has(run):
+                    progress.check()
                     self._evaluate(run, progress)
                 records.append(self.store.record(run))
             except Exception as error:
-                self.store.fail(run, error)
+                self.store.fail(run, error, self._attempt())
                 errors.append(error)
                 if not self.store.has(run.fit):
                     failed.add(key(run.fit))
@@ -83,16 +108,21 @@ class Runner:
         """The posterior of a fit: the stored one, or trained now."""
         if not self.store.has(spec):
             starts = tuple(self.fit(base, progress) for base in spec.bases)
-            with self.store.claim(spec):
-                if not self.store.has(spec):
-                    self._train(spec, starts, progress)
+            self._train(spec, starts, progress)
+        self.store.clear(spec)
         return self.store.posterior(spec)
+
+    def _attempt(self) -> dict[str, Any]:
+        """This process, as records show it."""
+        return {**self.worker.describe(), "device": device_name(self.device)}
 
     def _train(self, spec: FitSpec, starts: tuple[Posterior, ...], progress: Progress) -> None:
         method = make_method(get_method(spec.method), spec.options)
         train = load_split(spec.data.task, "train", self.source)
         kept, held = split_holdout(train.examples, spec.holdout, seed_for(spec, "holdout"))
         load = self._prepared(spec)
+        name = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
+        self._began(spec, name, 0)
         encode = _once(lambda: load().encode(kept, spec.train.max_length))
         job = FitJob(
             spec=spec,
@@ -103,7 +133,11 @@ class Runner:
             else None,
             starts=starts,
             checkpointing=Checkpointing(
-                self.store.work(spec) / "checkpoint.safetensors", self.checkpoint_seconds, self.log
+                self.store.work(spec) / "checkpoint.safetensors",
+                self.checkpoint_seconds,
+                self.log,
+                stop=self.stop,
+                began=lambda step: self._began(spec, name, step),
             ),
             progress=progress,
             watch=self._watched(spec, method, held, load),
@@ -123,7 +157,7 @@ class Runner:
             "seconds_per_step": train_seconds / spec.train.steps if job.trained else None,
             "peak_memory_mib": memory.read(),
             "examples": {**train.facts, "held_out": len(held)},
-            "resumed_from": job.resumed_from,
+            "attempts": self.store.attempts(spec),
             "diagnostics": job.facts,
             "warnings": job.warnings,
             "provenance": provenance(self.device, self.source),
@@ -135,6 +169,9 @@ class Runner:
             (folder / "trace.jsonl").write_text("".join(lines))
 
         self.store.publish(spec, facts, write)
+
+    def _began(self, spec: FitSpec, name: str, step: int) -> None:
+        self.store.attempt(spec, name, {**self._attempt(), "from_step": step, "time": utc_now()})
 
     def _tuning(self, spec: FitSpec) -> tuple[Any, ...]:
         """What a fit may tune on: the part of train that its base left and it need not; else validation.
@@ -208,9 +245,18 @@ class Runner:
                 "key": key(run.fit),
                 **{
                     name: fit[name]
-                    for name in ("steps", "seconds", "seconds_per_step", "peak_memory_mib", "examples", "warnings")
+                    for name in (
+                        "steps",
+                        "seconds",
+                        "seconds_per_step",
+                        "peak_memory_mib",
+                        "examples",
+                        "warnings",
+                        "attempts",
+                    )
                 },
             },
+            "attempt": self._attempt(),
             "partial_data": split.facts["partial"] or fit["examples"]["partial"],
             "provenance": provenance(self.device, self.source),
         }
@@ -242,6 +288,55 @@ class Runner:
             return model
 
         return _once(make)
+
+
+class _Reporter(Progress):
+    """Passes progress on, shows it in the claim, and raises :class:`Stopped` where work may end.
+
+    Training ends in its own loop, which first writes a checkpoint; only a lost claim ends it here.
+    """
+
+    def __init__(self, inner: Progress, held: Claim, family: Family, stop: Callable[[], str]) -> None:
+        self._inner, self._held, self._stop = inner, held, stop
+        self._own = FamilyProgress(family.label, len(family.runs), self._show)
+        self._began: tuple[float, float] | None = None
+        self._stage, self._total, self._at = "", 0, 0
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        self._stage, self._total, self._at = stage, total, done
+        self._inner.start(stage, total, done)
+        self._own.start(stage, total, done)
+
+    def step(self, done: int) -> None:
+        self._at = done
+        self._inner.step(done)
+        self._own.step(done)
+        self.check()
+
+    def advance(self, count: int) -> None:
+        self._at += count
+        self._inner.advance(count)
+        self._own.advance(count)
+        self.check()
+
+    def finish(self) -> None:
+        self._inner.finish()
+        self._own.finish()
+        self._stage = ""
+
+    def check(self) -> None:
+        """Stop here if there is a reason to."""
+        if self._held.lost:
+            raise Stopped("another process took the claim, because this one had shown no sign of life")
+        reason = "" if self._stage == "train" else self._stop()
+        if reason:
+            raise Stopped(f"{reason}: stopped before the end of {self._stage or 'the family'}")
+
+    def _show(self, fraction: float, text: str) -> None:
+        now = time.monotonic()
+        began, at = self._began = self._began or (now, fraction)
+        left = (now - began) * (1 - fraction) / (fraction - at) if fraction > at else None
+        self._held.show(stage=self._stage, step=self._at, steps=self._total, fraction=fraction, left=left)
 
 
 def _once(make: Callable[[], Any]) -> Callable[[], Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import tomllib
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from bench.method import Method
 from bench.options import make_method, option_fields
 from bench.registry import get_method, method_names, near_miss, task_names
-from bench.specs import LoraSpec, TrainSpec, cast
+from bench.specs import LoraSpec, TrainSpec, cast, hints
 
 Settings = dict[str, Any]
 
@@ -65,7 +64,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     train = [field.name for field in dataclasses.fields(TrainSpec)]
     for name, value in settings.items():
         if name in train:
-            cast(value, typing.get_type_hints(TrainSpec)[name], name)
+            cast(value, hints(TrainSpec)[name], name)
         elif name == "lora":
             _check_fields(table_of(value, "lora"), LoraSpec, "lora.")
         elif name == "per_task":
@@ -94,11 +93,11 @@ def _check_task(task: str, place: str) -> None:
 
 
 def _check_fields(values: Mapping[str, Any], cls: type, prefix: str) -> None:
-    hints = typing.get_type_hints(cls)
+    types = hints(cls)
     for name, value in values.items():
-        if name not in hints:
-            raise LookupError(f"There is no setting '{prefix}{name}'.{near_miss(name, hints)}")
-        cast(value, hints[name], prefix + name)
+        if name not in types:
+            raise LookupError(f"There is no setting '{prefix}{name}'.{near_miss(name, types)}")
+        cast(value, types[name], prefix + name)
 
 
 def table_of(value: Any, name: str) -> Mapping[str, Any]:
@@ -117,16 +116,16 @@ def method_for(settings: Mapping[str, Any], name: str, task: str) -> Method:
 
 def train_for(settings: Mapping[str, Any], task: str) -> TrainSpec:
     """The training settings that hold for a task."""
-    hints = typing.get_type_hints(TrainSpec)
-    values = {name: settings[name] for name in hints if name in settings}
+    types = hints(TrainSpec)
+    values = {name: settings[name] for name in types if name in settings}
     values.update(settings.get("per_task", {}).get(task, {}))
-    return TrainSpec(**{name: cast(value, hints[name], name) for name, value in values.items()})
+    return TrainSpec(**{name: cast(value, types[name], name) for name, value in values.items()})
 
 
 def lora_for(settings: Mapping[str, Any]) -> LoraSpec:
     """The adapter settings."""
-    hints = typing.get_type_hints(LoraSpec)
-    return LoraSpec(**{name: cast(v, hints[name], f"lora.{name}") for name, v in settings.get("lora", {}).items()})
+    types = hints(LoraSpec)
+    return LoraSpec(**{name: cast(v, types[name], f"lora.{name}") for name, v in settings.get("lora", {}).items()})
 
 
 def read_toml(file: Path) -> dict[str, Any]:

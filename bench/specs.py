@@ -9,6 +9,7 @@ Standard library only: ``analysis`` reads specs without loading torch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -140,14 +141,48 @@ def to_json(spec: Any) -> Any:
 
 def canonical(data: Any) -> str:
     """One text per value: sorted names, no blanks, ASCII, no NaN."""
-    return json.dumps(to_json(data), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return _text(to_json(data))
+
+
+def _text(plain: Any) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
 def key(spec: FitSpec | RunSpec) -> str:
-    """The content hash that names a spec's folder in the store: 16 hex digits."""
-    same = build(type(spec), to_json(spec))  # casts numbers: LoraSpec(alpha=16) and alpha=16.0 are one spec
-    text = canonical({"schema": SCHEMA, "kind": type(spec).__name__, "spec": same})
+    """The content hash that names a spec's folder in the store: 16 hex digits. Kept with the spec once it is known."""
+    known: str | None = spec.__dict__.get("_key")
+    if known is None:
+        known = spec.__dict__["_key"] = _hash(spec)
+    return known
+
+
+def _hash(spec: FitSpec | RunSpec) -> str:
+    text = _text({"schema": SCHEMA, "kind": type(spec).__name__, "spec": _cast_json(spec)})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _cast_json(spec: Any) -> dict[str, Any]:
+    """JSON data of a spec, each number as its field's type: LoraSpec(alpha=16) and alpha=16.0 are one spec."""
+    data: dict[str, Any] = {}
+    for name, hint in hints(type(spec)).items():
+        value: Any = getattr(spec, name)
+        if isinstance(value, FitSpec):
+            data[name] = _cast_json(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], FitSpec):
+            data[name] = [_cast_json(fit) for fit in value]
+        elif isinstance(value, DataSpec | ModelSpec | LoraSpec | TrainSpec):
+            data[name] = _part_json(value)
+        elif isinstance(value, Mapping) or (not value and name == "bases"):
+            data[name] = to_json(value)
+        else:
+            data[name] = to_json(cast(value, hint, name))
+    return data
+
+
+@functools.lru_cache(maxsize=4096)
+def _part_json(part: Any) -> dict[str, Any]:
+    """The same of a model, data or training spec, of which thousands of fits share a few."""
+    return _cast_json(part)
 
 
 def digest(*axes: Any) -> int:
@@ -172,6 +207,16 @@ def seed_for(spec: FitSpec | RunSpec, stream: str) -> int:
     if stream == "predict" and isinstance(spec, RunSpec):
         return digest(stream, fit.seed, fit.data.task, spec.data.task)
     raise ValueError(f"There is no random stream '{stream}' for a {type(spec).__name__}.")
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields. Working them out is slow, so each class's are kept."""
+    if cls not in _hints:
+        _hints[cls] = typing.get_type_hints(cls)
+    return _hints[cls]
+
+
+_hints: dict[type, dict[str, Any]] = {}
 
 
 def cast(value: Any, hint: Any, name: str) -> Any:
@@ -220,10 +265,10 @@ def cast(value: Any, hint: Any, name: str) -> Any:
 
 def build(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """A dataclass from plain data (JSON or TOML), each number cast to its field's type."""
-    hints = typing.get_type_hints(cls)
+    types_of = hints(cls)
     made: dict[str, Any] = {}
     for name, value in values.items():
-        hint = hints[name]
+        hint = types_of[name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             made[name] = build(hint, value, f"{prefix}{name}.")
         elif name == "bases":

@@ -3,7 +3,9 @@
     runs/fits/<key>/   spec.json  posterior.safetensors  trace.jsonl  facts.json
     runs/evals/<key>/  spec.json  predictions.safetensors  facts.json
     runs/failures/<key>-<time>.json
-    runs/work/<key>/   checkpoint of a fit that is under way
+    runs/work/<key>/   checkpoint and attempts of a fit that is under way
+    runs/claims/<family>.json   who is at work on a family (bench.claim)
+    runs/submissions/<id>/      what was sent to a scheduler (bench.submission)
 
 A folder is written under a hidden name beside its place and renamed in one step; if the place is taken, another job was
 first and its result stands. Deterministic work makes the two equal.
@@ -11,7 +13,6 @@ first and its result stands. Deterministic work makes the two equal.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ import shutil
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,38 +134,28 @@ class Store:
         """The folder for the checkpoint of a fit that is under way."""
         return self.root / "work" / key(spec)
 
-    @contextlib.contextmanager
-    def claim(self, spec: FitSpec) -> Iterator[None]:
-        """Wait until no other process on this machine is at work on this fit, then hold it.
+    def claim_file(self, family: str) -> Path:
+        """The file that says who is at work on a family (:mod:`bench.claim`)."""
+        return self.root / "claims" / f"{family}.json"
 
-        It saves work and nothing else: two jobs that both compute a fit publish equal results, and one stands. The
-        kernel frees the claim when the process dies, however it dies.
-        """
-        import fcntl
-
+    def attempt(self, spec: FitSpec, name: str, content: Mapping[str, Any]) -> None:
+        """Note an attempt at a fit: one file each, so that no attempt can spoil another's, however it ends."""
         folder = self.work(spec)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "claim").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        if self.has(spec):
-            shutil.rmtree(folder, ignore_errors=True)
+        draft = folder / f".{name}"
+        draft.write_text(json.dumps(content) + "\n")
+        draft.rename(folder / f"attempt-{name}.json")
 
-    def under_way(self, spec: FitSpec) -> bool:
-        """Whether a process on this machine is at work on this fit."""
-        import fcntl
+    def attempts(self, spec: FitSpec) -> list[dict[str, Any]]:
+        """The attempts at a fit that is under way, oldest first."""
+        return [json.loads(file.read_text()) for file in sorted(self.work(spec).glob("attempt-*.json"))]
 
-        try:
-            with (self.work(spec) / "claim").open("r") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+    def clear(self, spec: FitSpec) -> None:
+        """Remove what only a fit under way needs."""
+        shutil.rmtree(self.work(spec), ignore_errors=True)
 
-    def fail(self, spec: FitSpec | RunSpec, error: BaseException) -> Path:
-        """Record a failure with its trace, so that the other families can go on."""
+    def fail(self, spec: FitSpec | RunSpec, error: BaseException, where: Mapping[str, Any] | None = None) -> Path:
+        """Record a failure with its trace and the attempt it ended, so that the other families can go on."""
         folder = self.root / "failures"
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{key(spec)}-{time.time_ns()}.json"
@@ -172,6 +163,7 @@ class Store:
             "spec": to_json(spec),
             "error": f"{type(error).__name__}: {error}",
             "trace": "".join(traceback.format_exception(error)),
+            "attempt": dict(where or {}),
         }
         draft = folder / f".{file.name}"
         draft.write_text(json.dumps(content, indent=1) + "\n")
@@ -181,6 +173,18 @@ class Store:
     def failures(self, spec: FitSpec | RunSpec) -> list[Path]:
         """The recorded failures of a spec, oldest first."""
         return sorted((self.root / "failures").glob(f"{key(spec)}-*.json"))
+
+    def evaluations(self) -> set[str]:
+        """The keys of all evaluations that are there, from one look at their folder."""
+        folder = self.root / "evals"
+        return {entry.name for entry in folder.glob("[0-9a-f]*")}
+
+    def failure_files(self) -> dict[str, list[Path]]:
+        """The recorded failures of every spec by key, oldest first, from one look at their folder."""
+        found: dict[str, list[Path]] = {}
+        for file in sorted((self.root / "failures").glob("[0-9a-f]*.json")):
+            found.setdefault(file.stem.rpartition("-")[0], []).append(file)
+        return found
 
     def find(self, prefix: str) -> Path:
         """The one fit or evaluation whose key starts with ``prefix``.

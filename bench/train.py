@@ -10,7 +10,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +26,7 @@ from bench.model import ChoiceModel
 from bench.posterior import Params, Posterior
 from bench.progress import Progress
 from bench.specs import FitSpec, digest, seed_for
+from bench.stop import Stopped
 from bench.tree import load_tree, save_tree
 
 TRACE_POINTS = 100  # losses kept per training, evenly spaced
@@ -101,17 +104,30 @@ class Clock:
 
 @dataclasses.dataclass
 class Checkpointing:
-    """Where a training keeps its checkpoint, how often, and what to do when asked to stop between two steps."""
+    """Where a training keeps its checkpoint, how often, and what to do when asked to stop between two steps.
+
+    Attributes:
+        stop: why to stop, as soon as there is a reason; then a last checkpoint is written and ``Stopped`` raised.
+        began: told the first step that this process takes, 0 or that of the checkpoint.
+    """
 
     file: Path
     every_seconds: float = 30.0
     warn: Callable[[str], None] = print
+    stop: Callable[[], str] = lambda: ""
+    began: Callable[[int], None] = lambda step: None
 
     def save(self, tree: Any) -> None:
         """Replace the checkpoint in one step, so a kill leaves the old one or the new one."""
-        new = self.file.with_suffix(".new")
-        save_tree(tree, new)
-        new.replace(self.file)
+        new = self.file.with_suffix(f".{uuid.uuid4().hex[:8]}.new")  # its own name: a stalled process may wake up
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_tree(tree, new)
+            with new.open("rb") as stream:
+                os.fsync(stream.fileno())
+            new.replace(self.file)
+        finally:
+            new.unlink(missing_ok=True)
 
     def load(self, device: torch.device) -> Any | None:
         """The last checkpoint, or None when there is none or it is damaged (then training starts again)."""
@@ -152,7 +168,6 @@ class FitJob:
     trace: list[dict[str, float]] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
-    resumed_from: list[int] = dataclasses.field(default_factory=list)
     train_seconds: float = 0.0
     trained: bool = False
 
@@ -203,7 +218,8 @@ class FitJob:
             diagnose: numbers to put beside the loss in the trace.
 
         Raises:
-            FloatingPointError: the loss became NaN or infinite.
+                FloatingPointError: the loss became NaN or infinite.
+            Stopped: it was asked to stop, and left a checkpoint.
         """
         settings = self.spec.train
         objective = loss or self.loss
@@ -256,9 +272,14 @@ class FitJob:
                     self._evaluate(done, clock, mean)
                     clock.start()
                 self.progress.step(done)
-                if done < settings.steps and time.monotonic() - saved_at >= self.checkpointing.every_seconds:
+                if done == settings.steps:
+                    break
+                reason = self.checkpointing.stop()
+                if reason or time.monotonic() - saved_at >= self.checkpointing.every_seconds:
                     clock.stop()
                     self._save(done, optimizer, parameters, extras, clock, running)
+                    if reason:
+                        raise Stopped(f"{reason}: stopped after step {done}")
                     saved_at = time.monotonic()
                     clock.start()
         self.train_seconds += clock.stop()
@@ -312,7 +333,6 @@ class FitJob:
             {
                 "step": done,
                 "seconds": clock.seconds,
-                "resumed_from": self.resumed_from,
                 "trace": json.dumps(self.trace),
                 "running": running,
                 "optimizer": optimizer.state_dict(),
@@ -331,6 +351,7 @@ class FitJob:
     ) -> tuple[int, Tensor]:
         """(first step to take, loss summed since the last trace point)."""
         tree = self.checkpointing.load(self.model.device)
+        self.checkpointing.began(0 if tree is None else int(tree["step"]))
         if tree is None:
             return 0, torch.zeros((), device=self.model.device)
         try:
@@ -348,6 +369,5 @@ class FitJob:
             ) from error
         clock.seconds = tree["seconds"]
         self.trace[:] = json.loads(tree["trace"])
-        self.resumed_from[:] = [*tree["resumed_from"], tree["step"]]
         running: Tensor = tree["running"]
         return int(tree["step"]), running

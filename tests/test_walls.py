@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,12 @@ def test_one_file_knows_each_library(library: str, home: set[str]) -> None:
     assert users == home
 
 
+def test_one_file_knows_slurm() -> None:
+    commands = re.compile(r"\b(sbatch|squeue|scancel|scontrol)\b")
+    users = {str(file.relative_to(ROOT)) for file in FILES if commands.search(file.read_text())}
+    assert users == {"bench/launchers/slurm.py"}
+
+
 def test_no_pickle_and_no_remote_code() -> None:
     for file in FILES:
         text = file.read_text()
@@ -72,7 +79,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert not loaded & {"torch", "numpy", "pandas", "transformers", "datasets", "matplotlib"}
 
 
-@pytest.mark.parametrize("module", ["bench.specs", "bench.records"])
+@pytest.mark.parametrize("module", ["bench.specs", "bench.records", "bench.claim", "bench.submission"])
 def test_record_modules_need_the_standard_library_only(module: str) -> None:
     code = f"import sys, {module}\nprint(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

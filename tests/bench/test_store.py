@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 import threading
 import time
 from collections.abc import Callable
@@ -62,7 +60,6 @@ def files_under(folder: Path) -> list[str]:
 def test_a_store_creates_nothing_before_something_is_written(tmp_path: Path) -> None:
     empty = Store(tmp_path / "runs")
     assert not empty.has(FIT)
-    assert not empty.under_way(FIT)
     assert empty.failures(FIT) == []
     with pytest.raises(LookupError, match="No result starts with 'abcd'"):
         empty.find("abcd")
@@ -215,47 +212,46 @@ def test_a_reader_sees_a_result_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "fits").iterdir()] == [key(FIT)]
 
 
-PUBLISH = """
-import json, sys, time
-from pathlib import Path
-from bench.specs import FitSpec, build
-from bench.store import Store
-root, number = Path(sys.argv[1]), int(sys.argv[2])
-fit = build(FitSpec, json.loads((root / "fit.json").read_text()))
-(root / f"ready-{number}").touch()
-while not (root / "go").exists():
-    time.sleep(0.001)
-def write(folder):
-    for _ in range(5):
-        with (folder / "posterior.safetensors").open("ab") as file:
-            file.write(bytes([number]) * 1000)
-        time.sleep(0.002)
-print(Store(root / "runs").publish(fit, {"writer": number}, write))
-"""
+ROUNDS, WRITERS = 200, 16
 
 
-def test_of_several_processes_one_wins_and_the_others_take_its_result(tmp_path: Path, repository: Path) -> None:
-    (tmp_path / "fit.json").write_text(json.dumps(to_json(FIT)))
-    env = {**os.environ, "PYTHONPATH": str(repository)}
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", PUBLISH, str(tmp_path), str(number)], env=env, stdout=subprocess.PIPE, text=True
-        )
-        for number in range(6)
+def publish_rounds(root: Path, number: int, barrier: Any, results: Any) -> None:
+    """One writer: all start a round together; whoever finds a result reads it in full, whoever wins says so."""
+    won = []
+    for seed in range(ROUNDS):
+        fit = dataclasses.replace(FIT, seed=seed)
+        store = Store(root)
+        barrier.wait()
+
+        def write(folder: Path) -> None:
+            for part in ("a", "b"):
+                with (folder / "posterior.safetensors").open("ab") as file:
+                    file.write(f"{part}{number:02}".encode() * 500)
+
+        if store.publish(fit, {"writer": number}, write):
+            won.append(seed)
+        winner = store.fit_facts(fit)["writer"]
+        content = (store.folder(fit) / "posterior.safetensors").read_bytes()
+        assert content == f"a{winner:02}".encode() * 500 + f"b{winner:02}".encode() * 500
+    results.put((number, won))
+
+
+def test_sixteen_processes_publish_one_key_at_once_and_one_wins_every_round(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(WRITERS), context.Queue()
+    writers = [
+        context.Process(target=publish_rounds, args=(tmp_path, number, barrier, results)) for number in range(WRITERS)
     ]
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("ready-*"))) < len(jobs):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    (tmp_path / "go").touch()
-    said = [job.communicate(timeout=60)[0].strip() for job in jobs]
-    assert [job.returncode for job in jobs] == [0] * len(jobs)
-    assert sorted(said) == ["False"] * 5 + ["True"]
-    store = Store(tmp_path / "runs")
-    winner = said.index("True")
-    assert store.fit_facts(FIT)["writer"] == winner
-    assert (store.folder(FIT) / "posterior.safetensors").read_bytes() == bytes([winner]) * 5000
-    assert [path.name for path in (tmp_path / "runs" / "fits").iterdir()] == [key(FIT)]
+    for writer in writers:
+        writer.start()
+    won = dict(results.get(timeout=120) for _ in writers)
+    for writer in writers:
+        writer.join(timeout=60)
+    assert [writer.exitcode for writer in writers] == [0] * WRITERS
+    assert sorted(seed for seeds in won.values() for seed in seeds) == list(range(ROUNDS))  # each round has one winner
+    assert sorted(path.name for path in (tmp_path / "fits").iterdir()) == sorted(
+        key(dataclasses.replace(FIT, seed=seed)) for seed in range(ROUNDS)
+    )
 
 
 @pytest.mark.parametrize(
@@ -466,7 +462,7 @@ def test_a_folder_without_facts_is_told_before_any_work_and_cannot_be_published_
     sentence(lambda: store.publish(FIT, {}, write_fit), store.folder(FIT))
 
 
-# --- finding, failing, claiming ---------------------------------------------------------------------------------------
+# --- finding, failing -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("digits", [4, 8, 15, 16])
@@ -539,51 +535,6 @@ def test_a_failure_does_not_pass_for_a_result(store: Store) -> None:
     store.fail(other, RuntimeError("x"))
     assert not store.has(other)
     assert [record.spec for record in read_records(store.root)[0]] == [RUN]
-
-
-def test_a_claim_shows_while_it_is_held(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with store.claim(FIT):
-        assert store.under_way(FIT)
-        assert not store.under_way(dataclasses.replace(FIT, seed=2))
-    assert not store.under_way(FIT)
-
-
-def test_a_claim_is_freed_by_an_error_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with pytest.raises(RuntimeError), store.claim(FIT):
-        (store.work(FIT) / "checkpoint").write_text("kept")
-        raise RuntimeError
-    assert not store.under_way(FIT)
-    assert (store.work(FIT) / "checkpoint").read_text() == "kept"
-
-
-def test_the_work_folder_goes_when_the_result_is_there(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with store.claim(FIT):
-        (store.work(FIT) / "checkpoint").write_text("done with")
-        store.publish(FIT, {}, write_fit)
-    assert not store.work(FIT).exists()
-
-
-def test_a_second_claim_waits_for_the_first(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    order: list[str] = []
-    waiting = threading.Event()
-
-    def second() -> None:
-        waiting.set()
-        with store.claim(FIT):
-            order.append("second")
-
-    with store.claim(FIT):
-        thread = threading.Thread(target=second)
-        thread.start()
-        waiting.wait()
-        time.sleep(0.05)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
 
 
 # --- trees ------------------------------------------------------------------------------------------------------------
