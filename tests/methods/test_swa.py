@@ -160,7 +160,7 @@ def test_a_training_killed_while_collecting_continues_to_the_same_bytes(tmp_path
     with pytest.raises(Killed):
         runner.run(families([run])[0], Kill())
     again = compute(run, tmp_path / "cut", checkpoint_seconds=0)
-    assert again.fit_facts(run.fit)["resumed_from"] == [5]
+    assert [a["from_step"] for a in again.fit_facts(run.fit)["attempts"]] == [0, 5]
     assert result_bytes(again, run) == result_bytes(whole, run)
 
 
