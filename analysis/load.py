@@ -18,7 +18,8 @@ from bench.specs import FitSpec, RunSpec
 NEEDED = (
     "draws", "partial_data", "examples.scored", "seconds.predict", "peak_memory_mib.host", "fit.key", "fit.steps",
     "fit.seconds.train", "fit.seconds.posterior", "fit.peak_memory_mib.host", "fit.warnings", "provenance.commit",
-    "provenance.dirty", "provenance.device", "provenance.device_type", "provenance.threads",
+    "provenance.dirty", "provenance.device", "provenance.device_type", "provenance.threads", "provenance.time",
+    "provenance.versions",
 )  # fmt: skip
 
 

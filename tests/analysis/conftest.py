@@ -23,7 +23,14 @@ PROVENANCE = {
     "device_type": "cpu",
     "threads": 1,
     "time": "2026-01-01T00:00:00+00:00",
+    "versions": {"bayes-lora-bench": "0.1.0"},
 }
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The hashes of a folder's files, as facts.json lists them."""
+    files = [file for file in sorted(folder.iterdir()) if file.name != "facts.json"]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @dataclasses.dataclass
@@ -86,6 +93,7 @@ class SyntheticStore:
         train_seconds: float = 10.0,
         provenance: Mapping[str, Any] | None = None,
         warnings: tuple[str, ...] = (),
+        posterior: bytes = b"a posterior",
     ) -> Path:
         """Write a run and its fit; returns the run's folder."""
         if log_probs is None:
@@ -103,8 +111,11 @@ class SyntheticStore:
         }
         fit_folder = self.root / "fits" / key(spec.fit)
         fit_folder.mkdir(parents=True, exist_ok=True)
-        (fit_folder / "facts.json").write_text(json.dumps({**fit_facts, "provenance": source}))
+        (fit_folder / "spec.json").write_text(json.dumps(to_json(spec.fit)))
+        (fit_folder / "posterior.safetensors").write_bytes(posterior)
         (fit_folder / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trace))
+        files = hashes(fit_folder)
+        (fit_folder / "facts.json").write_text(json.dumps({**fit_facts, "provenance": source, "files": files}))
 
         folder = self.root / "evals" / key(spec)
         folder.mkdir(parents=True)
@@ -121,9 +132,7 @@ class SyntheticStore:
             "fit": {"key": key(spec.fit), **fit_facts},
             "partial_data": partial,
             "provenance": source,
-            "files": {
-                "predictions.safetensors": hashlib.sha256((folder / "predictions.safetensors").read_bytes()).hexdigest()
-            },
+            "files": hashes(folder),
         }
         (folder / "facts.json").write_text(json.dumps(facts))
         return folder
