@@ -3,8 +3,8 @@
     python benchmarks/kill_demo.py [--kills 10] [--seed 0] [--reference RUNS] [--grid GRID.toml]
 
 The waits are random shares of the time the grid takes. Exits with 1 if one byte of a posterior, of a prediction or of
-leaderboard.csv differs, the column `date` aside, which is the day (UTC) of the newest run. Beside a --reference that was
-made elsewhere, the other columns that say where a run was made (commit, device, suite, flags) may differ too.
+leaderboard.csv differs, the column `date` aside, which is the day (UTC) of the newest run. Beside a --reference that
+was made elsewhere, the other columns that say where a run was made (commit, device, suite, flags) may differ too.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main() -> int:
         differing = {ours[0] for ours, theirs in pairs if ours != theirs}
         same_board = differing <= set(CLOCK if options.reference is None else ORIGIN)
         same_files = results(runs) == results(reference)
-        print(f"leaderboard.csv identical: {same_board} (columns that differ: {', '.join(sorted(differing)) or 'none'}); "
+        print(f"leaderboard.csv identical: {same_board} (columns that differ: {sorted(differing) or 'none'}); "
               f"{len(results(runs))} posteriors and predictions identical: {same_files}")  # fmt: skip
         return 0 if same_board and same_files else 1
 

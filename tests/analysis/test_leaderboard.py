@@ -18,12 +18,12 @@ ORIGIN = "0.1.0,cccccccccccc,Abacus (1 thread),2026-01-01"
 GOLDEN = """\
 method,task,eval_task,split,model,protocol,variant,settings,metric,mean,sd,sem,n_seeds,seeds,keys,\
 model_revision,data_revision,flags,suite,commit,device,date
-adamw,notes,notes,test,embedded,clean,tuned,{adamw},accuracy,0.700000,0.100000,0.057735,3,1 2 3,{adamw_keys},,r,,{from}
-ivon,notes,notes,test,embedded,clean,tuned,{ivon},accuracy,0.750000,,,1,1,{ivon_keys},,r,partial,{from}
-adamw,notes,notes,test,embedded,clean,tuned,{adamw},nll,0.500000,0.400000,0.230940,3,1 2 3,{adamw_keys},,r,,{from}
-ivon,notes,notes,test,embedded,clean,tuned,{ivon},nll,0.250000,,,1,1,{ivon_keys},,r,partial,{from}
-adamw,notes,notes,test,embedded,clean,tuned,{adamw},excess_nll,0.000000,0.000000,0.000000,3,1 2 3,{adamw_keys},,r,,{from}
-adamw,notes,notes,test,embedded,clean,tuned,{adamw},aurc,0.200000,0.000000,0.000000,3,1 2 3,{adamw_keys},,r,,{from}
+adamw,notes,notes,test,embedded,clean,tuned,{adamw},accuracy,0.700000,0.100000,0.057735,3,1 2 3,{a},,r,,{from}
+ivon,notes,notes,test,embedded,clean,tuned,{ivon},accuracy,0.750000,,,1,1,{i},,r,partial,{from}
+adamw,notes,notes,test,embedded,clean,tuned,{adamw},nll,0.500000,0.400000,0.230940,3,1 2 3,{a},,r,,{from}
+ivon,notes,notes,test,embedded,clean,tuned,{ivon},nll,0.250000,,,1,1,{i},,r,partial,{from}
+adamw,notes,notes,test,embedded,clean,tuned,{adamw},excess_nll,0.000000,0.000000,0.000000,3,1 2 3,{a},,r,,{from}
+adamw,notes,notes,test,embedded,clean,tuned,{adamw},aurc,0.200000,0.000000,0.000000,3,1 2 3,{a},,r,,{from}
 """
 
 
@@ -43,7 +43,7 @@ def test_golden(store, tmp_path):
     assert write_leaderboard(store.root, out) == 6
     text = out.read_bytes().decode()
     settings = {row["method"]: row["settings"] for row in rows_of(out)}
-    expected = GOLDEN.format(**settings, adamw_keys=" ".join(map(key, adamw)), ivon_keys=key(ivon), **{"from": ORIGIN})
+    expected = GOLDEN.format(**settings, a=" ".join(map(key, adamw)), i=key(ivon), **{"from": ORIGIN})
     assert text == expected
     assert all(len(value) == 8 for value in settings.values())
     write_leaderboard(store.root, out)
@@ -96,7 +96,7 @@ def test_the_newest_run_dates_a_row(store, tmp_path):
 
 
 def test_flags_speak_of_the_fits_too(store, tmp_path):
-    """A clean evaluation of a posterior from a dirty tree is not clean; a fit that is not there is said to be missing."""
+    """A clean evaluation of a posterior from a dirty tree is not clean; a fit that is not there is named."""
     spec = store.spec()
     store.add(spec, {"nll": 1.0})
     change(store.root / "fits" / key(spec.fit), dirty=True)
