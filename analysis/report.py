@@ -7,16 +7,17 @@ from pathlib import Path
 
 from analysis import figure_clock, figure_results, figure_tau
 from analysis.compare import compare, differences, differences_csv
-from analysis.costs import costs
+from analysis.costs import costs, costs_csv
 from analysis.figures import Draw
 from analysis.files import csv_text, write_text
 from analysis.labels import BASELINE
+from analysis.latex import results_latex
 from analysis.leaderboard import COLUMNS, leaderboard_rows
 from analysis.load import load
 from analysis.preamble import preamble
 from analysis.settings import settings
 from analysis.style import save
-from analysis.tables import results
+from analysis.tables import results, results_csv
 
 FIGURES: Mapping[str, Draw] = {
     "Results by task": figure_results.draw,
@@ -36,6 +37,9 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
     written = [
         write_text(out / "results.csv", csv_text(COLUMNS, leaderboard_rows(loaded.results))),
         write_text(out / "differences.csv", differences_csv(found)),
+        write_text(out / "table1.csv", results_csv(loaded, baseline)),
+        write_text(out / "table1.tex", results_latex(loaded, baseline)),
+        write_text(out / "costs.csv", costs_csv(loaded, baseline)),
     ]
     shown = []
     for heading, draw in FIGURES.items():
@@ -49,15 +53,18 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
         "# Report\n",
         preamble(loaded),
         "## Results\n",
-        "Mean ± standard error over seeds; `-` is a missing run. Bold is the best displayed mean of a trained method, "
-        "which says nothing of chance: see the differences.\n",
+        f"Mean ± standard error over seeds (change against {baseline}); `-` is a missing run. Bold is the best "
+        "displayed mean of a trained method without a flag, which says nothing of chance: see the differences. "
+        "In brackets: missing seeds, and the flags `dirty` (code in no commit), `partial` (dataset), `mixed-devices`, "
+        "`no-commit` (code outside a checkout), `fit-missing`.\n",
         results(loaded, baseline),
         "## Differences\n" if found else "",
         differences(found, baseline),
         *shown,
         "## Costs\n",
-        "Means over seeds, from the records. Training includes that of the posteriors a method starts from; mid-run "
-        "evaluation is not counted. Memory is the peak of the process in training or prediction.\n",
+        f"Means over seeds, from the records; in parentheses how many times the cost of {baseline}. Costs of a "
+        "posterior include those of all fits it was made from (a base, an ensemble's members): seconds and passes add "
+        "up, memory is the largest peak. Mid-run evaluation is not counted. A pass is one example passed forward.\n",
         costs(loaded, baseline),
         "## Settings\n",
         settings(loaded, baseline),

@@ -76,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     report.add_argument("--out", type=Path, default=Path("report"), help="default: %(default)s")
 
+    beside = _command(commands, "compare", _compare, "set the stored results beside the published ones")
+    beside.add_argument("what", choices=["published"], help="the paper's Table 1")
+    beside.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+    beside.add_argument("--out", type=Path, metavar="DIR", help="also write published.md and published.csv there")
+
     show = _command(commands, "show", _show, "a stored fit or evaluation, by the start of its key")
     show.add_argument("key", metavar="KEY")
     show.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
@@ -281,6 +286,16 @@ def _report(options: argparse.Namespace) -> int:
     from analysis.report import write_report
 
     for file in write_report(options.runs, options.out):
+        print(f"wrote {file}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from analysis.reproduction import compare_published
+
+    text, written = compare_published(options.runs, options.out)
+    print(text)
+    for file in written:
         print(f"wrote {file}")
     return 0
 

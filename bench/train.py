@@ -142,6 +142,7 @@ class FitJob:
     resumed_from: list[int] = dataclasses.field(default_factory=list)
     train_seconds: float = 0.0
     trained: bool = False
+    forwards: int = 0  # examples passed forward by the steps of the training, mid-run evaluation not counted
 
     @property
     def model(self) -> ChoiceModel:
@@ -186,6 +187,7 @@ class FitJob:
             FloatingPointError: the loss became NaN or infinite.
         """
         settings = self.spec.train
+        self.forwards = settings.steps * settings.batch_size * draws
         objective = loss or self.loss
         extras = dict(state or {})
         if self.trained:

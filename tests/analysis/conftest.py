@@ -106,6 +106,7 @@ class SyntheticStore:
             "seconds": {"train": train_seconds if trained else 0.0, "posterior": 0.0 if trained else 2.0},
             "seconds_per_step": train_seconds / spec.fit.train.steps if trained else None,
             "peak_memory_mib": {"host": 400.0, "device": None},
+            "forward_passes": spec.fit.train.steps * spec.fit.train.batch_size if trained else 256,
             "examples": {"kept": 256, "partial": False},
             "warnings": list(warnings),
         }
@@ -129,6 +130,7 @@ class SyntheticStore:
             "examples": {"scored": len(labels)},
             "seconds": {"predict": 1.5},
             "peak_memory_mib": {"host": 500.0, "device": None},
+            "forward_passes": log_probs.shape[0] * len(labels),
             "fit": {"key": key(spec.fit), **fit_facts},
             "partial_data": partial,
             "provenance": source,

@@ -50,7 +50,7 @@ def test_report_is_whole(store, tmp_path, monkeypatch):
     fill(store)
     files = write_report(store.root, tmp_path / "report")
     names = {file.name for file in files}
-    assert {"tables.md", "results.csv", "differences.csv"} < names
+    assert {"tables.md", "results.csv", "differences.csv", "table1.csv", "table1.tex", "costs.csv"} < names
     for stem in ("results-clean-embedded", "tau-clean-embedded-tuned", "clock-clean-embedded-tuned"):
         assert {f"{stem}.png", f"{stem}.pdf"} < names
     assert all(file.stat().st_size > 0 for file in files)
