@@ -17,7 +17,6 @@ from analysis.fits import chain_facts
 from analysis.labels import BASELINE, row_order
 from analysis.load import Group, Runs
 from analysis.markdown import GAP, table
-from analysis.origin import origin
 from analysis.published import task_order
 from bench.records import RunRecord
 
@@ -104,7 +103,7 @@ class Row:
 def rows(runs: Runs, groups: Sequence[Group], baseline: str = BASELINE) -> list[Row]:
     """A row per task and method of one section; no costs where a group mixes machines."""
     ordered = sorted(groups, key=lambda g: (_tasks(g), row_order(g, baseline)))
-    machines = {id(group): origin(group).machines for group in ordered}
+    machines = {id(group): group.origin.machines for group in ordered}
     costs = {id(group): measured(runs, group) if len(machines[id(group)]) == 1 else {} for group in ordered}
     found = []
     for group in ordered:

@@ -17,7 +17,7 @@ from pathlib import Path
 from analysis.files import csv_text, number, write_text
 from analysis.load import Group, load
 from analysis.metric import metric_order
-from analysis.origin import Origin, origin
+from analysis.origin import Origin
 from analysis.summary import summarize
 
 CLOCK = ("date",)
@@ -74,7 +74,7 @@ def leaderboard_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     """
     rows = []
     for group in groups:
-        source = origin(group)
+        source = group.origin
         for metric in {name for record in group.records for name in record.metrics}:
             rows.append((_order(group, metric), _row(group, metric, source)))
     return [row for _, row in sorted(rows)]

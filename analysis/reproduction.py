@@ -24,7 +24,6 @@ from analysis.labels import BASELINE, show
 from analysis.load import Group, Runs, Section, load
 from analysis.markdown import GAP, table
 from analysis.metric import metric_of
-from analysis.origin import origin
 from analysis.published import AVERAGE, METRICS, Published, digits, methods, published, tasks
 from analysis.tables import Block, Cell, average, blocks
 from bench.specs import to_json
@@ -126,7 +125,7 @@ def deviations(section: Section, groups: Sequence[Group]) -> list[str]:
         found.append(f"{what}: {paper} in the paper, {here} here ({places}).")
     flagged: dict[str, list[str]] = {}
     for group in groups:
-        for flag in origin(group).flags:
+        for flag in group.origin.flags:
             flagged.setdefault(flag, []).append(f"{group.name} on {group.task}")
     found += [f"flag {flag}: {', '.join(where)}." for flag, where in flagged.items()]
     for kind, names, there in (

@@ -17,7 +17,6 @@ from analysis.labels import BASELINE, row_names
 from analysis.load import Group, Runs, Section
 from analysis.markdown import GAP, table
 from analysis.metric import Metric, metric_of, metric_order
-from analysis.origin import origin
 from analysis.published import AVERAGE, task_order
 from analysis.summary import summarize
 
@@ -101,7 +100,7 @@ def _block(groups: Sequence[Group], metric: Metric, baseline: str) -> Block:
 
 
 def _cell(group: Group, metric: Metric) -> Cell:
-    summary, source = summarize(group.values(metric.name)), origin(group)
+    summary, source = summarize(group.values(metric.name)), group.origin
     return Cell(summary.mean, summary.sem, summary.n, source.ranked and not group.reference, source.flags)
 
 
