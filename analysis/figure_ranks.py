@@ -19,8 +19,8 @@ LINE, BAR, LETTER = 0.14, 0.09, 0.058  # inches per label, per bar and per lette
 
 def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
     """A figure per section with a panel per metric, where there are two tasks and three methods to rank."""
-    found, notes = rankings(runs, baseline)
-    drawn = []
+    found, _ = rankings(runs, baseline)
+    drawn, notes = [], []
     for section in runs.sections:
         here = [ranking for ranking in found if ranking.section == section and ranking.friedman is not None]
         if here:

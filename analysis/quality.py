@@ -5,8 +5,7 @@ Notation: N examples, C answers, confidence = largest probability, gap of a bin 
 SciPy's binned_statistic closes bins on the other side, so bins are counted here as in ``bench.metrics``).
 
     ece_15         sum_b n_b/N |gap_b|, equal widths (Guo et al. 2017)
-    ece_adaptive   the same over bins of equal mass: sorted by confidence, ties in the order of the examples, then cut
-                   (Nixon et al. 2019)
+    ece_adaptive   the same over bins of equal mass, cut by rank; equal confidences share a bin (Nixon et al. 2019)
     ece_debiased   ece_adaptive less its bias: E over accuracies ~ N(acc_b, acc_b (1 - acc_b) / n_b) of the ECE, less
                    the ECE, in closed form (folded normal); may be negative (Kumar et al. 2019, section 4)
     mce            max_b |gap_b|, equal widths (Guo et al. 2017)
@@ -56,9 +55,11 @@ def ece_15(given: Predictions) -> float:
 
 def _equal_mass(given: Predictions) -> list[tuple[Array, Array]]:
     """(confidence, right) of the bins of equal mass; none is empty."""
+    from scipy.stats import rankdata
+
     sure, right = _sure_right(given)
-    order = np.argsort(sure, kind="stable")
-    return [(sure[part], right[part]) for part in np.array_split(order, BINS) if len(part)]
+    place = ((rankdata(sure) - 0.5) / len(sure) * BINS).astype(np.intp)
+    return [(sure[place == b], right[place == b]) for b in range(BINS) if (place == b).any()]
 
 
 def ece_adaptive(given: Predictions) -> float:

@@ -54,8 +54,12 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
     """
     loaded = load(runs)
     found, notes = compare(loaded, baseline)
-    (further, more), (away, lost), (ranked, _) = recompute(loaded), detections(loaded), rankings(loaded, baseline)
-    notes += [*more, *lost]
+    (further, more), (away, lost), (ranked, left_out) = (
+        recompute(loaded),
+        detections(loaded),
+        rankings(loaded, baseline),
+    )
+    notes += [*more, *lost, *left_out]
     written = [
         write_text(out / "results.csv", csv_text(COLUMNS, leaderboard_rows(loaded.results))),
         write_text(out / "differences.csv", differences_csv(found)),

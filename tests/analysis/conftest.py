@@ -87,6 +87,7 @@ class SyntheticStore:
         *,
         log_probs: Any = None,
         labels: Any = None,
+        truth: Any = None,
         trained: bool = True,
         partial: bool = False,
         trace: tuple[Mapping[str, float], ...] = (),
@@ -121,7 +122,8 @@ class SyntheticStore:
         folder = self.root / "evals" / key(spec)
         folder.mkdir(parents=True)
         ids = canonical([f"test/{n}" for n in range(len(labels))])
-        save_file({"log_probs": log_probs, "labels": labels}, folder / "predictions.safetensors", {"ids": ids})
+        arrays = {"log_probs": log_probs, "labels": labels, **({} if truth is None else {"truth": truth})}
+        save_file(arrays, folder / "predictions.safetensors", {"ids": ids})
         (folder / "spec.json").write_text(json.dumps(to_json(spec)))
         facts = {
             "status": "done",
