@@ -64,12 +64,12 @@ def compare(runs: Runs, baseline: str = BASELINE) -> tuple[list[Difference], lis
 
 
 def _corrected(found: Sequence[Difference]) -> list[Difference]:
-    """Holm's correction, over the methods and tasks of each section, baseline and metric."""
+    """Holm's correction, over the methods and tasks of each section, baseline and metric; references apart."""
     from statsmodels.stats.multitest import multipletests
 
-    families: dict[tuple[Section, str, str], list[int]] = {}
+    families: dict[tuple[Section, str, str, bool], list[int]] = {}
     for place, d in enumerate(found):
-        families.setdefault((d.group.section, d.baseline.name, d.metric), []).append(place)
+        families.setdefault((d.group.section, d.baseline.name, d.metric, d.group.reference), []).append(place)
     corrected = list(found)
     for places in families.values():
         adjusted = multipletests([found[place].estimate.p for place in places], method="holm")[1]
@@ -132,9 +132,9 @@ def differences(found: Sequence[Difference], baseline: str = BASELINE) -> str:
     method = (
         "Mean difference over seeds [95 % interval], and in how many seeds the sign is that of the mean. Intervals are "
         f"percentiles of {RESAMPLES} paired bootstrap resamples of examples and seeds, for one comparison each. "
-        "p is Holm-corrected over the methods and tasks of a metric. **Bold** with the word better or worse: p is at "
-        f"most 0.05 ({shown} of {len(found)} comparisons). All others are not distinguishable from zero. "
-        "With few seeds such intervals tend to be too short, and with "
+        "p is Holm-corrected over the methods and tasks of a metric, references apart. **Bold** with the word better "
+        f"or worse: p is at most 0.05 ({shown} of {len(found)} comparisons). All others are not distinguishable from "
+        "zero. With few seeds such intervals tend to be too short, and with "
         "one they cover examples only; a resample's ECE is too high where the true one is near 0, so its interval "
         "may lie off centre.\n"
     )

@@ -2,7 +2,7 @@
 
 All predictions of a run have one confidence p, h of its N = 20 examples are right, and the label is always answer 0, so
 every metric has a closed form.
-``BENCH_WRITE_GOLDEN=1 pytest tests/analysis/test_golden.py`` writes the files anew: read the difference before a commit.
+``BENCH_WRITE_GOLDEN=1 pytest tests/analysis/test_golden.py`` writes the files anew: read the difference first.
 """
 
 from __future__ import annotations
