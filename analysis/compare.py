@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from analysis.bootstrap import RESAMPLES, TERMS, Estimate, Scored, paired_difference, score_resamples
+from analysis.bootstrap import LEVEL, RESAMPLES, TERMS, Estimate, Scored, paired_difference, score_resamples
 from analysis.files import csv_text, number
 from analysis.labels import BASELINE, row_names
 from analysis.load import Group, Runs, Section
@@ -18,7 +18,7 @@ from bench.records import DamagedRecord
 
 COLUMNS = (
     "protocol", "model", "variant", "task", "method", "baseline", "metric", "difference", "low", "high",
-    "seeds_agreeing", "n_seeds", "verdict",
+    "seeds_agreeing", "n_seeds", "p", "p_holm", "verdict",
 )  # fmt: skip
 
 
@@ -30,11 +30,12 @@ class Difference:
     baseline: Group
     metric: str
     estimate: Estimate
+    p_holm: float = 1.0  # p, corrected for the number of comparisons
 
     @property
     def verdict(self) -> str:
-        """``better`` or ``worse`` where the interval leaves 0 out, else ``no difference shown``."""
-        if self.estimate.low <= 0 <= self.estimate.high:
+        """``better`` or ``worse`` where the corrected p is at most 0.05, else ``no difference shown``."""
+        if self.p_holm > 1 - LEVEL + 1e-12:
             return "no difference shown"
         return "better" if self.estimate.mean * metric_of(self.metric).better > 0 else "worse"
 
@@ -59,7 +60,22 @@ def compare(runs: Runs, baseline: str = BASELINE) -> tuple[list[Difference], lis
                     found += _pair(group, base, scored, notes)
     if not any(group.spec.method == baseline for group in runs.results):
         notes.append(f"No differences: there is no result of the baseline '{baseline}'.")
-    return found, notes
+    return _corrected(found), notes
+
+
+def _corrected(found: Sequence[Difference]) -> list[Difference]:
+    """Holm's correction, over the methods and tasks of each section, baseline and metric; references apart."""
+    from statsmodels.stats.multitest import multipletests
+
+    families: dict[tuple[Section, str, str, bool], list[int]] = {}
+    for place, d in enumerate(found):
+        families.setdefault((d.group.section, d.baseline.name, d.metric, d.group.reference), []).append(place)
+    corrected = list(found)
+    for places in families.values():
+        adjusted = multipletests([found[place].estimate.p for place in places], method="holm")[1]
+        for place, p in zip(places, adjusted, strict=True):
+            corrected[place] = dataclasses.replace(found[place], p_holm=float(p))
+    return corrected
 
 
 def _score(groups: Sequence[Group], notes: list[str]) -> dict[str, _Run]:
@@ -112,12 +128,13 @@ def differences(found: Sequence[Difference], baseline: str = BASELINE) -> str:
         ]
         header = ["task", f"method less {base}", *(metric_of(metric).heading for metric in TERMS)]
         parts.append(f"### {section.title}: differences to {base}\n\n{table(header, rows)}")
-    shown = sum(d.estimate.low > 0 or d.estimate.high < 0 for d in found)
+    shown = sum(d.verdict != "no difference shown" for d in found)
     method = (
         "Mean difference over seeds [95 % interval], and in how many seeds the sign is that of the mean. Intervals are "
-        f"percentiles of {RESAMPLES} paired bootstrap resamples of examples and seeds. **Bold** with the word better "
-        f"or worse: the interval leaves 0 out ({shown} of {len(found)} comparisons; not corrected for their number). "
-        "All others are not distinguishable from zero. With few seeds such intervals tend to be too short, and with "
+        f"percentiles of {RESAMPLES} paired bootstrap resamples of examples and seeds, for one comparison each. "
+        "p is Holm-corrected over the methods and tasks of a metric, references apart. **Bold** with the word better "
+        f"or worse: p is at most 0.05 ({shown} of {len(found)} comparisons). All others are not distinguishable from "
+        "zero. With few seeds such intervals tend to be too short, and with "
         "one they cover examples only; a resample's ECE is too high where the true one is near 0, so its interval "
         "may lie off centre.\n"
     )
@@ -131,7 +148,7 @@ def _cell(difference: Difference | None) -> str:
     mean, low, high = (_signed(metric.show(value)) for value in (estimate.mean, estimate.low, estimate.high))
     clear = difference.verdict in ("better", "worse")
     text = f"**{mean}** [{low}, {high}] {difference.verdict}" if clear else f"{mean} [{low}, {high}]"
-    return f"{text} {estimate.agree}/{estimate.seeds}"
+    return f"{text} {estimate.agree}/{estimate.seeds} p={difference.p_holm:.2g}"
 
 
 def _signed(text: str) -> str:
@@ -145,5 +162,5 @@ def differences_csv(found: Sequence[Difference]) -> str:
         e = d.estimate
         values = [number(value) for value in (e.mean, e.low, e.high)]
         where = (*d.group.section, d.group.task, d.group.name, d.baseline.name, d.metric)
-        rows.append([*where, *values, str(e.agree), str(e.seeds), d.verdict])
+        rows.append([*where, *values, str(e.agree), str(e.seeds), number(e.p), number(d.p_holm), d.verdict])
     return csv_text(COLUMNS, rows)

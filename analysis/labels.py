@@ -6,6 +6,8 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.published import method_order
+
 if TYPE_CHECKING:
     from analysis.load import Group
 
@@ -65,10 +67,13 @@ def _label(name: str, paths: Mapping[str, None], flat: Flat) -> str:
     return f"{name} ({', '.join(parts)})" if parts else name
 
 
-def row_order(group: Group, baseline: str) -> tuple[bool, bool, str, str, str]:
-    """Rows of a table: references first, then the baseline's family, then families by their training."""
+def row_order(group: Group, baseline: str) -> tuple[object, ...]:
+    """Rows of a table: references first, then the baseline's family, then families by their training.
+
+    Within that, the methods of the paper stand as in the paper, others after them, alphabetically.
+    """
     root = group.spec.fit.root.method
-    return not group.reference, root != baseline, root, group.spec.method, group.name
+    return not group.reference, root != baseline, method_order(root), method_order(group.spec.method), group.name
 
 
 def row_names(groups: Sequence[Group], baseline: str) -> list[str]:

@@ -9,16 +9,20 @@ import sys
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.labels import distinguish, flatten
 from bench.records import RunRecord, read_records
 from bench.specs import FitSpec, RunSpec
 
+if TYPE_CHECKING:
+    from analysis.origin import Origin
+
 NEEDED = (
     "draws", "partial_data", "examples.scored", "seconds.predict", "peak_memory_mib.host", "fit.key", "fit.steps",
     "fit.seconds.train", "fit.seconds.posterior", "fit.peak_memory_mib.host", "fit.warnings", "provenance.commit",
-    "provenance.dirty", "provenance.device", "provenance.device_type", "provenance.threads",
+    "provenance.dirty", "provenance.device", "provenance.device_type", "provenance.threads", "provenance.time",
+    "provenance.versions",
 )  # fmt: skip
 
 
@@ -96,6 +100,13 @@ class Group:
     def reference(self) -> bool:
         """Whether nothing was trained for it (a known optimum, the base alone): shown, but no competitor."""
         return not self.spec.fit.bases and all(record.facts["fit"]["steps"] == 0 for record in self.records)
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Where its numbers come from."""
+        from analysis.origin import origin  # it reads groups
+
+        return origin(self)
 
     def having(self, metric: str) -> tuple[RunRecord, ...]:
         """Its runs that have a metric."""

@@ -32,6 +32,19 @@ _KNOWN = (
     Metric("nll", "NLL (nats)", -1),
     Metric("brier", "Brier", -1),
     Metric("excess_nll", "NLL over Bayes-optimal (nats)", -1),
+    Metric("ece_15", "ECE × 100, 15 bins", -1, 100, 1),
+    Metric("ece_adaptive", "ECE × 100, equal mass", -1, 100, 1),
+    Metric("ece_debiased", "ECE × 100, debiased", -1, 100, 1),
+    Metric("ece_classwise", "ECE × 100, classwise", -1, 100, 1),
+    Metric("mce", "MCE × 100", -1, 100, 1),
+    Metric("aurc", "AURC × 100", -1, 100, 1),
+    Metric("entropy", "Entropy (nats)"),
+    Metric("auroc_entropy", "AUROC, entropy", 1),
+    Metric("fpr95_entropy", "FPR95, entropy", -1),
+    Metric("auroc_max_prob", "AUROC, max p", 1),
+    Metric("fpr95_max_prob", "FPR95, max p", -1),
+    Metric("auroc_mutual_information", "AUROC, MI", 1),
+    Metric("fpr95_mutual_information", "FPR95, MI", -1),
 )
 _BY_NAME = {metric.name: metric for metric in _KNOWN}
 

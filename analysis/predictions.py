@@ -14,11 +14,16 @@ from bench.records import DamagedRecord, RunRecord
 
 
 class Predictions(NamedTuple):
-    """(N, C) log-probabilities of the mixture over draws, (N,) labels, and the N examples' ids."""
+    """(N, C) log-probabilities of the mixture over draws, (N,) labels, and the N examples' ids.
+
+    Beside them, as stored: (S, N, C) log-probabilities of each draw, and (N, C) of the truth where it is known.
+    """
 
     log_probs: NDArray[np.float64]
     labels: NDArray[np.int64]
     ids: tuple[str, ...]
+    draws: NDArray[np.float32] | None = None
+    truth: NDArray[np.float64] | None = None
 
 
 def read_predictions(record: RunRecord) -> Predictions:
@@ -37,7 +42,9 @@ def read_predictions(record: RunRecord) -> Predictions:
             raise ValueError("its content does not match the hash in facts.json")
         with safe_open(file, framework="numpy") as stored:
             ids = tuple(json.loads(stored.metadata()["ids"]))
-            return Predictions(mixture(stored.get_tensor("log_probs")), stored.get_tensor("labels"), ids)
+            draws, labels = stored.get_tensor("log_probs"), stored.get_tensor("labels")
+            truth = stored.get_tensor("truth") if "truth" in stored.keys() else None  # noqa: SIM118  (no dict)
+            return Predictions(mixture(draws), labels, ids, draws, truth)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DamagedRecord(
             f"{file} is damaged ({error}): delete the folder {record.folder} and run the grid again."

@@ -5,24 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis import figure_clock, figure_results, figure_tau
+from analysis import figure_clock, figure_ranks, figure_results, figure_tau
 from analysis.compare import compare, differences, differences_csv
-from analysis.costs import costs
+from analysis.costs import costs, costs_csv
 from analysis.figures import Draw
 from analysis.files import csv_text, write_text
 from analysis.labels import BASELINE
+from analysis.latex import results_latex
 from analysis.leaderboard import COLUMNS, leaderboard_rows
 from analysis.load import load
+from analysis.ood import detections
 from analysis.preamble import preamble
+from analysis.ranks import rankings, ranks, ranks_csv
+from analysis.recomputed import recompute, rows_csv, rows_table
 from analysis.settings import settings
 from analysis.style import save
-from analysis.tables import results
+from analysis.tables import results, results_csv
 
 FIGURES: Mapping[str, Draw] = {
     "Results by task": figure_results.draw,
     "Interpolating between the mean and the posterior": figure_tau.draw,
+    "Ranks over tasks": figure_ranks.draw,
     "Against the clock": figure_clock.draw,
 }
+
+
+FURTHER_TEXT = (
+    "Recomputed from the stored predictions (mean ± standard error over seeds); `analysis/quality.py` has the "
+    "definitions and sources. Bins are 15 unless a heading says otherwise; the debiased ECE may be negative.\n"
+)
+RANKS_TEXT = (
+    "Ranks by displayed means over seeds; 1 is best, ties share their mean rank. Ranked are trained methods that have "
+    "every task and no disqualifying flag.\n"
+)
+OOD_TEXT = (
+    "A fit scored on another task than it was trained on (trained → scored). Detection tells the examples of its own "
+    "task (the positive class) from those of the other; FPR95 is the false positive rate at the threshold that keeps "
+    "95 % of its own. Scores: entropy of the mixture, its largest probability, and mutual information (MI), which "
+    "needs more than one draw.\n"
+)
 
 
 def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
@@ -33,9 +54,21 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
     """
     loaded = load(runs)
     found, notes = compare(loaded, baseline)
+    (further, more), (away, lost), (ranked, left_out) = (
+        recompute(loaded),
+        detections(loaded),
+        rankings(loaded, baseline),
+    )
+    notes += [*more, *lost, *left_out]
     written = [
         write_text(out / "results.csv", csv_text(COLUMNS, leaderboard_rows(loaded.results))),
         write_text(out / "differences.csv", differences_csv(found)),
+        write_text(out / "table1.csv", results_csv(loaded, baseline)),
+        write_text(out / "table1.tex", results_latex(loaded, baseline)),
+        write_text(out / "costs.csv", costs_csv(loaded, baseline)),
+        write_text(out / "metrics.csv", rows_csv(loaded, further, baseline)),
+        write_text(out / "ranks.csv", ranks_csv(ranked)),
+        *([write_text(out / "ood.csv", rows_csv(loaded, away, baseline))] if away else []),
     ]
     shown = []
     for heading, draw in FIGURES.items():
@@ -49,15 +82,23 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
         "# Report\n",
         preamble(loaded),
         "## Results\n",
-        "Mean ± standard error over seeds; `-` is a missing run. Bold is the best displayed mean of a trained method, "
-        "which says nothing of chance: see the differences.\n",
+        f"Mean ± standard error over seeds (change against {baseline}); `-` is a missing run. Bold is the best "
+        "displayed mean of a trained method without a flag, which says nothing of chance: see the differences. "
+        "In brackets: missing seeds, and the flags `dirty` (code in no commit), `partial` (dataset), `mixed-devices`, "
+        "`no-commit` (code outside a checkout), `fit-missing`.\n",
         results(loaded, baseline),
+        *(["## Out of distribution\n", OOD_TEXT, rows_table(loaded, away, baseline)] if away else []),
+        "## Further metrics\n",
+        FURTHER_TEXT,
+        rows_table(loaded, further, baseline),
+        *(["## Ranks\n", RANKS_TEXT, ranks(ranked)] if ranked else []),
         "## Differences\n" if found else "",
         differences(found, baseline),
         *shown,
         "## Costs\n",
-        "Means over seeds, from the records. Training includes that of the posteriors a method starts from; mid-run "
-        "evaluation is not counted. Memory is the peak of the process in training or prediction.\n",
+        f"Means over seeds, from the records; in parentheses how many times the cost of {baseline}. Costs of a "
+        "posterior include those of all fits it was made from (a base, an ensemble's members): seconds and passes add "
+        "up, memory is the largest peak. Mid-run evaluation is not counted. A pass is one example passed forward.\n",
         costs(loaded, baseline),
         "## Settings\n",
         settings(loaded, baseline),

@@ -98,10 +98,23 @@ def _parser() -> argparse.ArgumentParser:
     board = _command(commands, "leaderboard", _leaderboard, "write leaderboard.csv from the stored records")
     board.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     board.add_argument("--out", type=Path, default=Path("leaderboard.csv"), help="default: %(default)s")
+    either = board.add_mutually_exclusive_group()
+    either.add_argument("--check", action="store_true", help="write nothing; fail if the file is not what records give")
+    either.add_argument("--add", type=Path, action="append", default=[], metavar="RUNS", help="merge this store first")
+
+    merge = _command(commands, "merge", _merge, "copy the results of other stores into one, or refuse")
+    merge.add_argument("sources", type=Path, nargs="+", metavar="RUNS", help="a store to copy from")
+    merge.add_argument("--runs", type=Path, default=Path("runs"), help="the store to copy to; default: %(default)s")
+    merge.add_argument("--dry-run", action="store_true", help="say what would be copied, and copy nothing")
 
     report = _command(commands, "report", _report, "write tables and figures from the stored records")
     report.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     report.add_argument("--out", type=Path, default=Path("report"), help="default: %(default)s")
+
+    beside = _command(commands, "compare", _compare, "set the stored results beside the published ones")
+    beside.add_argument("what", choices=["published"], help="the paper's Table 1")
+    beside.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+    beside.add_argument("--out", type=Path, metavar="DIR", help="also write published.md and published.csv there")
 
     show = _command(commands, "show", _show, "a stored fit or evaluation, by the start of its key")
     show.add_argument("key", metavar="KEY")
@@ -381,10 +394,39 @@ def _logs(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from analysis.leaderboard import write_leaderboard
+    from analysis.leaderboard import check_leaderboard, write_leaderboard
 
+    if options.check:
+        stale = check_leaderboard(options.runs, options.out)
+        for line in stale:
+            print(line)
+        if stale:
+            print(
+                f"bench: {options.out} is stale. Write it anew: bench leaderboard --runs {options.runs} "
+                f"--out {options.out}",
+                file=sys.stderr,
+            )
+        return 1 if stale else 0
+    if options.add and (status := _merge_into(options.runs, options.add, dry_run=False)):
+        return status
     rows = write_leaderboard(options.runs, options.out)
     print(f"wrote {options.out}: {rows} rows")
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    return _merge_into(options.runs, options.sources, options.dry_run)
+
+
+def _merge_into(runs: Path, sources: Sequence[Path], dry_run: bool) -> int:
+    from bench.merge import Refused, describe, merge_stores
+
+    try:
+        merged = merge_stores(sources, runs, dry_run)
+    except Refused as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print("\n".join([*describe(merged), f"{runs}: {merged.summary(dry_run)}"]))
     return 0
 
 
@@ -392,6 +434,16 @@ def _report(options: argparse.Namespace) -> int:
     from analysis.report import write_report
 
     for file in write_report(options.runs, options.out):
+        print(f"wrote {file}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from analysis.reproduction import compare_published
+
+    text, written = compare_published(options.runs, options.out)
+    print(text)
+    for file in written:
         print(f"wrote {file}")
     return 0
 

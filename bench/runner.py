@@ -144,6 +144,7 @@ class Runner:
             eval_every=self.eval_every,
         )
         memory = PeakMemory(self.device)
+        forwards = self._forwards(spec.model)
         began = time.perf_counter()
         posterior = method.fit(job)
         whole = time.perf_counter() - began
@@ -156,6 +157,7 @@ class Runner:
             "seconds": {"train": train_seconds, "posterior": 0.0 if job.trained else whole},
             "seconds_per_step": train_seconds / spec.train.steps if job.trained else None,
             "peak_memory_mib": memory.read(),
+            "forward_passes": job.forwards if job.trained else self._forwards(spec.model) - forwards,
             "examples": {**train.facts, "held_out": len(held)},
             "attempts": self.store.attempts(spec),
             "diagnostics": job.facts,
@@ -216,6 +218,7 @@ class Runner:
         )
         seed_global(seed_for(run, "predict"), self.device)
         memory = PeakMemory(self.device)
+        forwards = self._forwards(run.fit.model)
         began = time.perf_counter()
         log_probs = method.predict(job).float().contiguous().numpy()
         seconds = time.perf_counter() - began
@@ -241,8 +244,10 @@ class Runner:
             "examples": {**split.facts, "scored": len(examples), "truncated": job.truncated},
             "seconds": {"predict": seconds},
             "peak_memory_mib": memory.read(),
+            "forward_passes": self._forwards(run.fit.model) - forwards,
             "fit": {
                 "key": key(run.fit),
+                "forward_passes": fit.get("forward_passes"),  # None: a fit of a store from before they were counted
                 **{
                     name: fit[name]
                     for name in (
@@ -266,6 +271,10 @@ class Runner:
             facts,
             lambda folder: write_predictions(folder / "predictions.safetensors", log_probs, labels, ids, truth),
         )
+
+    def _forwards(self, model: ModelSpec) -> int:
+        """Examples that the model has passed forward so far; 0 while it is not loaded."""
+        return self._model[1].forwards if self._model is not None and self._model[0] == model else 0
 
     def _examples(self, run: RunSpec) -> tuple[tuple[Any, ...], Split]:
         """The examples a run is scored on, and the split they come from."""

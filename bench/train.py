@@ -170,6 +170,7 @@ class FitJob:
     warnings: list[str] = dataclasses.field(default_factory=list)
     train_seconds: float = 0.0
     trained: bool = False
+    forwards: int = 0  # examples passed forward by the steps of the training, mid-run evaluation not counted
 
     @property
     def model(self) -> ChoiceModel:
@@ -222,6 +223,7 @@ class FitJob:
             Stopped: it was asked to stop, and left a checkpoint.
         """
         settings = self.spec.train
+        self.forwards = settings.steps * settings.batch_size * draws
         objective = loss or self.loss
         extras = dict(state or {})
         if self.trained:

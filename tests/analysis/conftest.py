@@ -23,7 +23,14 @@ PROVENANCE = {
     "device_type": "cpu",
     "threads": 1,
     "time": "2026-01-01T00:00:00+00:00",
+    "versions": {"bayes-lora-bench": "0.1.0"},
 }
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The hashes of a folder's files, as facts.json lists them."""
+    files = [file for file in sorted(folder.iterdir()) if file.name != "facts.json"]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @dataclasses.dataclass
@@ -80,12 +87,14 @@ class SyntheticStore:
         *,
         log_probs: Any = None,
         labels: Any = None,
+        truth: Any = None,
         trained: bool = True,
         partial: bool = False,
         trace: tuple[Mapping[str, float], ...] = (),
         train_seconds: float = 10.0,
         provenance: Mapping[str, Any] | None = None,
         warnings: tuple[str, ...] = (),
+        posterior: bytes = b"a posterior",
     ) -> Path:
         """Write a run and its fit; returns the run's folder."""
         if log_probs is None:
@@ -98,18 +107,23 @@ class SyntheticStore:
             "seconds": {"train": train_seconds if trained else 0.0, "posterior": 0.0 if trained else 2.0},
             "seconds_per_step": train_seconds / spec.fit.train.steps if trained else None,
             "peak_memory_mib": {"host": 400.0, "device": None},
+            "forward_passes": spec.fit.train.steps * spec.fit.train.batch_size if trained else 256,
             "examples": {"kept": 256, "partial": False},
             "warnings": list(warnings),
         }
         fit_folder = self.root / "fits" / key(spec.fit)
         fit_folder.mkdir(parents=True, exist_ok=True)
-        (fit_folder / "facts.json").write_text(json.dumps({**fit_facts, "provenance": source}))
+        (fit_folder / "spec.json").write_text(json.dumps(to_json(spec.fit)))
+        (fit_folder / "posterior.safetensors").write_bytes(posterior)
         (fit_folder / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trace))
+        files = hashes(fit_folder)
+        (fit_folder / "facts.json").write_text(json.dumps({**fit_facts, "provenance": source, "files": files}))
 
         folder = self.root / "evals" / key(spec)
         folder.mkdir(parents=True)
         ids = canonical([f"test/{n}" for n in range(len(labels))])
-        save_file({"log_probs": log_probs, "labels": labels}, folder / "predictions.safetensors", {"ids": ids})
+        arrays = {"log_probs": log_probs, "labels": labels, **({} if truth is None else {"truth": truth})}
+        save_file(arrays, folder / "predictions.safetensors", {"ids": ids})
         (folder / "spec.json").write_text(json.dumps(to_json(spec)))
         facts = {
             "status": "done",
@@ -118,12 +132,11 @@ class SyntheticStore:
             "examples": {"scored": len(labels)},
             "seconds": {"predict": 1.5},
             "peak_memory_mib": {"host": 500.0, "device": None},
+            "forward_passes": log_probs.shape[0] * len(labels),
             "fit": {"key": key(spec.fit), **fit_facts},
             "partial_data": partial,
             "provenance": source,
-            "files": {
-                "predictions.safetensors": hashlib.sha256((folder / "predictions.safetensors").read_bytes()).hexdigest()
-            },
+            "files": hashes(folder),
         }
         (folder / "facts.json").write_text(json.dumps(facts))
         return folder

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.bootstrap import TERMS, paired_difference, score_resamples
+from analysis.bootstrap import RESAMPLES, TERMS, paired_difference, score_resamples
 from analysis.compare import compare, differences, differences_csv
 from analysis.load import load
 from analysis.predictions import Predictions
@@ -85,7 +87,7 @@ def test_compare_and_render(store):
     ) - np.mean([r.metrics["nll"] for r in found[0].baseline.records])  # fmt: skip
     by_metric = {d.metric: d for d in found}
     assert by_metric["nll"].estimate.mean == pytest.approx(expected)
-    text = differences(found)
+    text = re.sub(" +", " ", differences(found))
     assert "| notes | ivon | **+" in text and "better 3/3" in text and "4 of 4 comparisons" in text
     assert differences_csv(found).count("\n") == 5
     assert compare(load(store.root))[0] == found  # the resampling is fixed
@@ -116,3 +118,30 @@ def test_other_examples_are_not_paired(store):
     store.add(store.spec("ivon"), log_probs=given.log_probs[None, :-1].astype(np.float32), labels=given.labels[:-1])
     found, notes = compare(load(store.root))
     assert found == [] and "do not share seeds on the same examples" in notes[0]
+
+
+def test_p_is_the_share_beyond_zero_and_is_corrected(store):
+    """A clear difference has the smallest p there is; Holm multiplies it by the number of comparisons."""
+    fill(store, {"adamw": 0.0, "ivon": 3.0, "same": 0.0, "swag": 3.0})
+    found, _ = compare(load(store.root))
+    smallest = 2 / (RESAMPLES + 1)
+    ivon, same, swag = (
+        next(d for d in found if d.group.name == m and d.metric == "nll") for m in ("ivon", "same", "swag")
+    )
+    assert ivon.estimate.p == swag.estimate.p == smallest
+    assert ivon.p_holm == pytest.approx(3 * smallest) and same.p_holm == same.estimate.p > 0.05
+    assert (ivon.verdict, same.verdict) == ("better", "no difference shown")
+    assert f"p={3 * smallest:.2g}" in differences(found)
+
+
+def test_p_of_one_seed_agrees_with_a_t_test():
+    """For a mean of many examples the percentile p is close to that of a paired t test."""
+    good, poor = predictions(1, 1.15, 2000), predictions(2, 1.0, 2000)
+    found = paired_difference("nll", [score_resamples(good)], [score_resamples(poor)])
+    expected = stats.ttest_rel(TERMS["nll"](good), TERMS["nll"](poor)).pvalue
+    assert found.p == pytest.approx(expected, rel=0.35) and 0.001 < expected < 0.9
+
+
+def test_no_difference_has_p_one():
+    scored = [score_resamples(predictions(1))]
+    assert paired_difference("nll", scored, scored).p == 1.0

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from analysis import leaderboard
 from analysis.leaderboard import write_leaderboard
+from bench.cli import main
 from bench.specs import DataSpec, FitSpec, ModelSpec, RunSpec, key
 
+ORIGIN = "0.1.0,cccccccccccc,Abacus (1 thread),2026-01-01"
 GOLDEN = """\
-method,task,eval_task,split,model,protocol,variant,settings,metric,mean,sd,sem,n_seeds,seeds,partial_data,keys
-adamw,notes,notes,test,embedded,clean,tuned,{adamw},accuracy,0.700000,0.100000,0.057735,3,1 2 3,no,{adamw_keys}
-ivon,notes,notes,test,embedded,clean,tuned,{ivon},accuracy,0.750000,,,1,1,yes,{ivon_keys}
-adamw,notes,notes,test,embedded,clean,tuned,{adamw},nll,0.500000,0.400000,0.230940,3,1 2 3,no,{adamw_keys}
-ivon,notes,notes,test,embedded,clean,tuned,{ivon},nll,0.250000,,,1,1,yes,{ivon_keys}
-adamw,notes,notes,test,embedded,clean,tuned,{adamw},excess_nll,0.000000,0.000000,0.000000,3,1 2 3,no,{adamw_keys}
-adamw,notes,notes,test,embedded,clean,tuned,{adamw},aurc,0.200000,0.000000,0.000000,3,1 2 3,no,{adamw_keys}
+method,task,eval_task,split,model,protocol,variant,settings,metric,mean,sd,sem,n_seeds,seeds,keys,\
+model_revision,data_revision,flags,suite,commit,device,date
+adamw,notes,notes,test,embedded,clean,tuned,{adamw},accuracy,0.700000,0.100000,0.057735,3,1 2 3,{a},,r,,{from}
+ivon,notes,notes,test,embedded,clean,tuned,{ivon},accuracy,0.750000,,,1,1,{i},,r,partial,{from}
+adamw,notes,notes,test,embedded,clean,tuned,{adamw},nll,0.500000,0.400000,0.230940,3,1 2 3,{a},,r,,{from}
+ivon,notes,notes,test,embedded,clean,tuned,{ivon},nll,0.250000,,,1,1,{i},,r,partial,{from}
+adamw,notes,notes,test,embedded,clean,tuned,{adamw},excess_nll,0.000000,0.000000,0.000000,3,1 2 3,{a},,r,,{from}
+adamw,notes,notes,test,embedded,clean,tuned,{adamw},aurc,0.200000,0.000000,0.000000,3,1 2 3,{a},,r,,{from}
 """
 
 
@@ -38,7 +43,7 @@ def test_golden(store, tmp_path):
     assert write_leaderboard(store.root, out) == 6
     text = out.read_bytes().decode()
     settings = {row["method"]: row["settings"] for row in rows_of(out)}
-    expected = GOLDEN.format(**settings, adamw_keys=" ".join(map(key, adamw)), ivon_keys=key(ivon))
+    expected = GOLDEN.format(**settings, a=" ".join(map(key, adamw)), i=key(ivon), **{"from": ORIGIN})
     assert text == expected
     assert all(len(value) == 8 for value in settings.values())
     write_leaderboard(store.root, out)
@@ -59,17 +64,69 @@ def test_settings_hash_is_pinned(store, tmp_path):
     assert rows_of(out)[0]["settings"] == "92bab580"
 
 
-def test_timings_and_provenance_change_nothing(store, tmp_path):
-    store.add(store.spec(), {"nll": 1.0})
-    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
-    write_leaderboard(store.root, first)
-    file = next(store.root.glob("evals/*/facts.json"))
-    facts = json.loads(file.read_text())
-    facts["seconds"]["predict"] = 99.0
-    facts["provenance"].update(device="other", time="2030-01-01", dirty=True)
-    file.write_text(json.dumps(facts))
-    write_leaderboard(store.root, second)
-    assert first.read_bytes() == second.read_bytes()
+def change(folder: Path, **provenance: object) -> None:
+    facts = json.loads((folder / "facts.json").read_text())
+    facts["seconds"]["train" if "train" in facts["seconds"] else "predict"] = 99.0
+    facts["provenance"].update(provenance)
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def test_timings_change_nothing_and_provenance_its_columns_only(store, tmp_path):
+    folder = store.add(store.spec(), {"nll": 1.0})
+    files = [tmp_path / f"{number}.csv" for number in range(3)]
+    write_leaderboard(store.root, files[0])
+    change(folder)
+    write_leaderboard(store.root, files[1])
+    assert files[0].read_bytes() == files[1].read_bytes()
+    change(folder, device="other", time="2030-01-01T10:00:00+00:00", dirty=True, commit="d" * 40, versions={})
+    write_leaderboard(store.root, files[2])
+    before, after = rows_of(files[0])[0], rows_of(files[2])[0]
+    assert {name for name in before if before[name] != after[name]} == set(leaderboard.ORIGIN)
+    assert [after[name] for name in leaderboard.ORIGIN] == [
+        "dirty mixed-devices", "0.1.0 unknown", "cccccccccccc dddddddddddd", "Abacus (1 thread); other (1 thread)",
+        "2030-01-01",
+    ]  # fmt: skip
+
+
+def test_the_newest_run_dates_a_row(store, tmp_path):
+    for seed, day in ((1, "2026-03-01"), (2, "2026-02-01")):
+        store.add(store.spec(seed=seed), {"nll": 1.0}, provenance={"time": f"{day}T23:59:59+00:00"})
+    write_leaderboard(store.root, tmp_path / "l.csv")
+    assert rows_of(tmp_path / "l.csv")[0]["date"] == "2026-03-01"
+
+
+def test_flags_speak_of_the_fits_too(store, tmp_path):
+    """A clean evaluation of a posterior from a dirty tree is not clean; a fit that is not there is named."""
+    spec = store.spec()
+    store.add(spec, {"nll": 1.0})
+    change(store.root / "fits" / key(spec.fit), dirty=True)
+    out = tmp_path / "l.csv"
+    write_leaderboard(store.root, out)
+    assert rows_of(out)[0]["flags"] == "dirty"
+    shutil.rmtree(store.root / "fits" / key(spec.fit))
+    write_leaderboard(store.root, out)
+    assert rows_of(out)[0]["flags"] == "fit-missing"
+
+
+def test_check_names_the_first_stale_lines(store, tmp_path, capsys):
+    first = store.add(store.spec(), {"accuracy": 0.5, "ece": 0.2, "nll": 1.0, "brier": 0.4})
+    out = tmp_path / "l.csv"
+    command = ["leaderboard", "--runs", str(store.root), "--out", str(out)]
+    assert main([*command, "--check"]) == 1 and f"{out} is not there" in capsys.readouterr().out
+    assert not out.exists()
+    assert main(command) == 0 and main([*command, "--check"]) == 0
+    before = out.read_bytes()
+    shutil.rmtree(first)
+    store.add(store.spec(), {"accuracy": 0.5, "ece": 0.2, "nll": 2.0, "brier": 0.4})
+    capsys.readouterr()
+    assert main([*command, "--check"]) == 1
+    said = capsys.readouterr()
+    assert f"line 4 of {out}:" in said.out and "nll,1.0" in said.out and "nll,2.0" in said.out
+    assert "line 3" not in said.out and "is stale. Write it anew: bench leaderboard --runs" in said.err
+    assert out.read_bytes() == before  # a check writes nothing
+    out.write_bytes(before.replace(b"\n", b"\r\n"))
+    assert main([*command, "--check"]) == 1
+    assert "and 2 more lines." in capsys.readouterr().out
 
 
 def test_only_results_are_ranked(store, tmp_path):

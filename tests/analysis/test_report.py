@@ -50,7 +50,7 @@ def test_report_is_whole(store, tmp_path, monkeypatch):
     fill(store)
     files = write_report(store.root, tmp_path / "report")
     names = {file.name for file in files}
-    assert {"tables.md", "results.csv", "differences.csv"} < names
+    assert {"tables.md", "results.csv", "differences.csv", "table1.csv", "table1.tex", "costs.csv"} < names
     for stem in ("results-clean-embedded", "tau-clean-embedded-tuned", "clock-clean-embedded-tuned"):
         assert {f"{stem}.png", f"{stem}.pdf"} < names
     assert all(file.stat().st_size > 0 for file in files)
@@ -111,6 +111,25 @@ def test_clock_figure_refuses_mixed_machines(store):
     fill(store, tasks=("one",), device="Sliderule")
     drawn, notes = figure_clock.draw(load(store.root), "adamw")
     assert drawn == [] and "mixes machines" in notes[0] and "Sliderule" in notes[0]
+
+
+@pytest.mark.parametrize("command", ["report", "leaderboard", "compare published"])
+def test_the_commands_never_load_torch(store, tmp_path, command):
+    for method in ("adamw", "ivon"):
+        for task in ("arc_c", "arc_e"):
+            for seed in (1, 2):
+                store.add(store.spec(method, task, seed))
+                store.add(store.spec(method, task, seed, eval_task="obqa"))
+    out = tmp_path / ("l.csv" if command == "leaderboard" else "out")
+    code = (
+        "import sys; from bench.cli import main;"
+        f"status = main({[*command.split(), '--runs', str(store.root), '--out', str(out)]!r});"
+        "loaded = {name.split('.')[0] for name in sys.modules};"
+        "sys.exit(status or ', '.join(loaded & {'torch', 'transformers', 'peft', 'methods', 'tasks'}) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert out.exists()
 
 
 def test_analysis_never_loads_torch():

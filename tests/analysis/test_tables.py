@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -14,6 +15,11 @@ from analysis.settings import settings
 from analysis.summary import Summary, summarize
 from analysis.tables import results
 from bench.specs import key
+
+
+def squeezed(text: str) -> str:
+    """A table without its padding."""
+    return re.sub(r" +", " ", text)
 
 
 def test_summary_by_hand():
@@ -34,12 +40,12 @@ def test_results_table(store):
     assert results(load(store.root)) == (
         "### Protocol clean, model embedded, variant tuned\n\n"
         "**Accuracy (%) ↑**\n\n"
-        "| method | one | two | average |\n"
-        "| :-- | --: | --: | --: |\n"
-        "| optimum | 90.0 ± 0.0 | 90.0 ± 0.0 | 90.0 |\n"
-        "| adamw | **60.0** ± 10.0 | **80.0** ± 0.0 | 70.0 |\n"
-        "| ivon | - | **80.0** ± 10.0 | - |\n"
-        "| zebra | **60.0** ± 0.0 | - | - |\n"
+        "| method  |                  one |                   two |      average |\n"
+        "| :------ | -------------------: | --------------------: | -----------: |\n"
+        "| optimum |   90.0 ± 0.0 (+30.0) |    90.0 ± 0.0 (+10.0) | 90.0 (+20.0) |\n"
+        "| adamw   |      **60.0** ± 10.0 |        **80.0** ± 0.0 |         70.0 |\n"
+        "| ivon    |                    - | **80.0** ± 10.0 (0.0) |            - |\n"
+        "| zebra   | **60.0** ± 0.0 (0.0) |                     - |            - |\n"
     )
 
 
@@ -48,14 +54,14 @@ def test_a_missing_seed_shows(store):
         for seed in (1, 2):
             store.add(store.spec(method, seed=seed), {"nll": 1.0})
     shutil.rmtree(store.root / "evals" / key(store.spec("ivon", seed=2)))
-    assert "| ivon | **1.000** (1 of 2 seeds) |" in results(load(store.root))
+    assert "| ivon | **1.000** (0.000) [1 of 2 seeds] |" in squeezed(results(load(store.root)))
     assert "seeds are missing for ivon on notes" in preamble(load(store.root))
 
 
 def test_an_unknown_metric_is_shown_without_a_winner(store):
     store.add(store.spec("a"), {"surprise": 1.0})
     store.add(store.spec("b"), {"surprise": 2.0})
-    table = results(load(store.root))
+    table = squeezed(results(load(store.root)))
     assert "**surprise**" in table and "| a | 1.000 |" in table and "| b | 2.000 |" in table
 
 
@@ -64,24 +70,34 @@ def test_posterior_on_a_trained_base_is_no_reference(store):
     store.add(store.spec("adamw"), {"nll": 2.0}, train_seconds=10.0)
     store.add(store.spec("laplace", bases=(base,)), {"nll": 1.0}, trained=False)
     loaded = load(store.root)
-    assert "| laplace | **1.000** |" in results(loaded)
-    row = next(line for line in costs(loaded).splitlines() if "laplace" in line)
-    # 10 s and 100 steps of the base, 2 s of its own
-    assert row == "| notes | laplace | 100.00 | 10.00 | 2.00 | 1.50 | 1 | 500 | - |"
+    assert "| laplace | **1.000** (-1.000) |" in squeezed(results(loaded))
+    row = next(line for line in squeezed(costs(loaded)).splitlines() if "laplace" in line)
+    # 10 s, 100 steps and 400 passes of the base; 2 s and 256 passes of its own
+    assert row == (
+        "| notes | laplace | 100.00 (×1.00) | 10.00 (×1.00) | 2.00 | 1.50 (×1.00) | 656 (×1.64) | 4 (×1.00) "
+        "| 500 (×1.00) | 1 | Abacus (1 thread) |"
+    )
     shutil.rmtree(store.root / "fits" / key(base))
-    row = next(line for line in costs(loaded).splitlines() if "laplace" in line)
-    assert row == "| notes | laplace | - | - | - | 1.50 | 1 | 500 | - |"
+    row = next(line for line in squeezed(costs(loaded)).splitlines() if "laplace" in line)
+    assert row == "| notes | laplace | - | - | - | 1.50 (×1.00) | - | 4 (×1.00) | - | 1 | Abacus (1 thread) |"
 
 
 def test_costs_refuse_mixed_machines(store):
     store.add(store.spec(seed=1), {"nll": 1.0})
     store.add(store.spec(seed=2), {"nll": 1.0}, provenance={"device": "Sliderule"})
-    assert "| notes | adamw | mixed machines | - |" in costs(load(store.root))
+    store.add(store.spec("other"), {"nll": 1.0})
+    text = squeezed(costs(load(store.root)))
+    assert "mixed machines: Abacus (1 thread), Sliderule (1 thread) |" in text
+    rows = [line for line in text.splitlines() if "adamw" in line]
+    assert rows == [
+        "| notes | adamw | - | - | - | - | - | - | - | 1 | mixed machines: Abacus (1 thread), Sliderule (1 thread) |"
+    ]
+    assert "×" not in text  # nor is anything compared with it
 
 
 def test_settings_table(store):
     store.add(store.spec("ivon", fit_options={"lr": 0.3, "ess": 1e6}, options={"tau": 1.0}), {"nll": 1.0})
-    text = settings(load(store.root))
+    text = squeezed(settings(load(store.root)))
     assert "| ivon | notes | ivon: ess=1e+06, lr=0.3 | tau=1 | 100 | 4 | r=8, alpha=16, " in text
 
 

@@ -131,3 +131,12 @@ def test_tuning_never_sees_the_reported_split(tmp_path: Path) -> None:
     examples = store.record(run).facts["examples"]
     fit = store.fit_facts(run.fit)["examples"]
     assert run.split == "holdout" and examples["scored"] == 64 and fit["held_out"] == 64
+
+
+def test_forward_passes_are_counted(tmp_path: Path) -> None:
+    """Of training: steps x batch; of prediction: draws x examples. Mid-run evaluation is not counted."""
+    run = plan("ivon", ivon={"draws": 3}, batch_size=4)
+    store = compute(run, tmp_path, eval_every=4)
+    facts = store.record(run).facts
+    assert facts["fit"]["forward_passes"] == STEPS * 4
+    assert facts["forward_passes"] == 3 * facts["examples"]["scored"]

@@ -1,0 +1,73 @@
+"""Where a row's numbers come from: code, versions, machine and date of its runs and of all fits behind them; flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from analysis.fits import fit_facts, machine
+from analysis.load import Group, fits
+
+# What keeps a row out of bold and out of the ranks. "fit-missing" and "no-commit" are marks only.
+DISQUALIFYING = ("dirty", "partial", "mixed-devices")
+SAID = ("commit", "dirty", "device", "device_type", "threads", "time", "versions")  # what is read of a provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Suite versions, commits and machines, each once and sorted; the day (UTC) of the newest run; flags.
+
+    Flags, in this order:
+        dirty: code of at least one run or fit was in no commit.
+        partial: a dataset lacked rows.
+        mixed-devices: its runs and fits were computed on unlike machines.
+        no-commit: code of at least one was outside a git checkout, so its state is not known.
+        fit-missing: a fit behind it is not in the store, so what is said here covers its evaluation only.
+    """
+
+    versions: tuple[str, ...]
+    commits: tuple[str, ...]
+    machines: tuple[str, ...]
+    day: str
+    flags: tuple[str, ...]
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the row may be best."""
+        return not set(self.flags) & set(DISQUALIFYING)
+
+
+def origin(group: Group) -> Origin:
+    """The origin of a group, from the facts of its runs and of all fits behind them."""
+    runs = [record.facts["provenance"] for record in group.records]
+    behind, missing = _fitted(group)
+    sources = [*runs, *behind]
+    # a reference is not trained: where its empty fit was made says nothing
+    machines = _once(machine(source) for source in (runs if group.reference else sources))
+    flags = {
+        "dirty": any(source["dirty"] is True for source in sources),
+        "partial": group.partial,
+        "mixed-devices": len(machines) > 1,
+        "no-commit": any(source["dirty"] is None for source in sources),
+        "fit-missing": missing,
+    }
+    return Origin(
+        versions=_once(source["versions"].get("bayes-lora-bench") or "unknown" for source in sources),
+        commits=_once((source["commit"] or "unknown")[:12] for source in sources),
+        machines=machines,
+        day=max(source["time"] for source in runs)[:10],
+        flags=tuple(flag for flag, raised in flags.items() if raised),
+    )
+
+
+def _fitted(group: Group) -> tuple[list[Mapping[str, Any]], bool]:
+    """The provenance of every fit behind a group, and whether one is not there or does not say."""
+    chain = [(record.folder.parents[1], fit) for record in group.records for fit in fits(record.spec.fit)]
+    facts = [fit_facts(runs, fit) or {} for runs, fit in chain]
+    found = [known["provenance"] for known in facts if set(known.get("provenance", ())) >= set(SAID)]
+    return found, len(found) < len(chain)
+
+
+def _once(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(words)))
