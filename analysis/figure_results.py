@@ -48,9 +48,8 @@ def _figure(runs: Runs, groups: Sequence[Group], baseline: str, protocol: str, m
                         [place],
                         xerr=None if summary.sem is None else [summary.sem],
                         label=group.section.variant or "results",
-                        linestyle="none",
                         capsize=2,
-                        **look(number),
+                        **{**look(number), "linestyle": "none"},
                     )
                 few_ticks(axes, x=4)
                 axes.set_title(f"{task}: {metric.heading}" if metric.name == METRICS[0] else metric.heading)

@@ -27,6 +27,15 @@ def read_predictions(record: RunRecord) -> Predictions:
     Raises:
         DamagedRecord: the file is missing, unreadable, or not the one whose hash is in ``facts.json``.
     """
+    return read_by_draws(record, whole=True)[0]
+
+
+def read_by_draws(record: RunRecord, whole: bool = False) -> list[Predictions]:
+    """The predictions of a run that used its first 1, 2, ... S draws; with ``whole``, only those that used all S.
+
+    Raises:
+        DamagedRecord: as :func:`read_predictions`.
+    """
     from safetensors import SafetensorError, safe_open
 
     file = record.folder / "predictions.safetensors"
@@ -37,7 +46,9 @@ def read_predictions(record: RunRecord) -> Predictions:
             raise ValueError("its content does not match the hash in facts.json")
         with safe_open(file, framework="numpy") as stored:
             ids = tuple(json.loads(stored.metadata()["ids"]))
-            return Predictions(mixture(stored.get_tensor("log_probs")), stored.get_tensor("labels"), ids)
+            draws, labels = stored.get_tensor("log_probs"), stored.get_tensor("labels")
+            used = [len(draws)] if whole else range(1, len(draws) + 1)
+            return [Predictions(mixture(draws[:count]), labels, ids) for count in used]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DamagedRecord(
             f"{file} is damaged ({error}): delete the folder {record.folder} and run the grid again."

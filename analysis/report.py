@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis import figure_clock, figure_results, figure_tau
+from analysis import (
+    figure_clock,
+    figure_cost,
+    figure_draws,
+    figure_overhead,
+    figure_rank_map,
+    figure_reliability,
+    figure_results,
+    figure_tau,
+    figure_tradeoff,
+)
 from analysis.compare import compare, differences, differences_csv
 from analysis.costs import costs
+from analysis.curves import curves, tau_csv
 from analysis.figures import Draw
 from analysis.files import csv_text, write_text
 from analysis.labels import BASELINE
 from analysis.leaderboard import COLUMNS, leaderboard_rows
 from analysis.load import load
+from analysis.page import Shown, write_page
 from analysis.preamble import preamble
 from analysis.settings import settings
 from analysis.style import save
@@ -21,12 +33,21 @@ from analysis.tables import results
 FIGURES: Mapping[str, Draw] = {
     "Results by task": figure_results.draw,
     "Interpolating between the mean and the posterior": figure_tau.draw,
+    "Number of draws": figure_draws.draw,
+    "Accuracy and calibration": figure_tradeoff.draw,
+    "Reliability": figure_reliability.draw,
+    "Ranks by task": figure_rank_map.draw,
     "Against the clock": figure_clock.draw,
+    "Quality and cost": figure_cost.draw,
+    "Cost of a training step": figure_overhead.draw,
 }
 
 
 def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
-    """Write ``tables.md``, ``results.csv``, ``differences.csv`` and the figures into ``out``; returns the files.
+    """Write ``report.html``, ``tables.md``, ``results.csv``, ``differences.csv``, ``tau.csv`` and the figures.
+
+    Returns:
+        The files, all in ``out``.
 
     Raises:
         ValueError: there is no result under ``runs``.
@@ -36,11 +57,13 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
     written = [
         write_text(out / "results.csv", csv_text(COLUMNS, leaderboard_rows(loaded.results))),
         write_text(out / "differences.csv", differences_csv(found)),
+        write_text(out / "tau.csv", tau_csv(curves([*loaded.results, *loaded.sweeps]))),
     ]
-    shown = []
+    shown, kinds = [], []
     for heading, draw in FIGURES.items():
         drawn, missing = draw(loaded, baseline)
         notes += missing
+        kinds.append(Shown(heading, drawn))
         shown += [f"## {heading}\n"] if drawn else []
         for figure in drawn:
             written += save(figure.figure, out / figure.name)
@@ -64,5 +87,6 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
         "## Not shown\n" if notes else "",
         *(f"- {note}" for note in notes),
     ]
+    written.append(write_page(loaded, out, kinds, notes, baseline))
     tables = write_text(out / "tables.md", "\n".join(part for part in parts if part) + "\n")
     return [tables, *written]
