@@ -127,9 +127,8 @@
     });
     place.style.height = "";
     const layout = base(`${metric.heading} against τ on ${task}`, 380);
-    layout.xaxis.title = { text: "τ" };
+    layout.xaxis.tickvals = taus;
     layout.yaxis.title = { text: metric.heading };
-    layout.legend = { orientation: "h", y: -0.22 };
     Plotly.react(place, traces, layout, CONFIG);
   }
 
@@ -139,7 +138,7 @@
   const base = (title, height) => ({
     title: { text: escaped(title), font: { size: 15 } }, height, margin: { l: 60, r: 15, t: 40, b: 45 },
     font: { family: "system-ui, sans-serif", size: 13, color: "#1b1b1b" }, xaxis: { gridcolor: "#ddd", zeroline: false, automargin: true }, yaxis: { gridcolor: "#ddd", zeroline: false, automargin: true },
-    dragmode: false,
+    legend: { orientation: "h", y: -0.12, yanchor: "top" }, dragmode: false,
   });
 
   function table(headings, rows, className = "") {
@@ -152,7 +151,7 @@
     const point = data.points.find((candidate) => candidate.id === id);
     if (!row || !point) return;
     state.opened = data.rows.indexOf(row);
-    const names = Object.keys(point.cells);
+    const names = data.metrics.map(({ name }) => name).filter((name) => name in point.cells);
     const mark = (name) => (name === chosen ? "chosen" : "");
     const number = (text, name) => make("td", { textContent: text ?? "-", className: mark(name), "data-metric": name });
     get("details-title").textContent = `${row.method} on ${row.task}${point.tau === null ? "" : `, τ = ${point.tau}`}`;
@@ -172,9 +171,9 @@
       ...warnings, ...bins,
       make("h3", { textContent: "Numbers and records" }),
       table(["seed", ...names, "commit", "record"], [...seeds, total("mean", "csv"), total("standard error", "sem")], "records"),
-      make("p", { className: "hint", textContent: `Fractions and nats, as in the CSV files. \`bench show ${point.records[0].key}\` prints a record.` }),
+      make("p", { className: "hint" }, "Fractions and nats, as in the CSV files. ", make("code", { textContent: `bench show ${point.records[0].key}` }), " prints a record."),
       make("h3", { textContent: "Settings" }),
-      table(["setting", "value"], point.settings.map(([name, value]) => make("tr", {}, make("th", { scope: "row", className: "word", textContent: name }), make("td", { className: "setting", textContent: value })))),
+      table(["setting", "value"], point.settings.map(([name, value]) => make("tr", {}, make("th", { scope: "row", className: "word", textContent: name }), make("td", { className: "setting", textContent: value }))), "settings"),
     );
     if (!get("details").open) get("details").showModal();
     get("details").scrollTop = 0;
@@ -185,10 +184,8 @@
     const some = point.bins.filter(([count]) => count > 0);
     const total = some.reduce((sum, [count]) => sum + count, 0);
     const middle = point.bins.map((_, n) => (n + 0.5) / data.bins);
-    const layout = base(`Reliability, ${total} predictions`, 360);
-    layout.xaxis = { ...layout.xaxis, title: { text: "confidence" }, range: [0, 1.02] };
-    layout.yaxis = { ...layout.yaxis, title: { text: "accuracy; share of predictions" }, range: [0, 1.02] };
-    layout.legend = { orientation: "h", y: -0.22 };
+    const layout = base(`Accuracy against confidence, ${total} predictions`, 360);
+    layout.xaxis.range = layout.yaxis.range = [0, 1.02];
     Plotly.newPlot("reliability", [
       { type: "bar", x: middle, y: point.bins.map(([count]) => count / total), customdata: point.bins.map(([count]) => count), name: "share of predictions", marker: { color: "#c8c8c8" }, hovertemplate: "%{customdata} predictions<extra></extra>" },
       { x: [0, 1], y: [0, 1], mode: "lines", line: { color: "#555", dash: "dash", width: 1 }, name: "calibrated", hoverinfo: "skip" },
