@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import math
 import os
 import sys
@@ -78,8 +79,14 @@ def write_page(runs: Runs, out: Path, figures: Sequence[Shown], notes: Sequence[
 
 
 def _image(drawn: Drawn, out: Path) -> dict[str, str]:
-    encoded = base64.b64encode((out / f"{drawn.name}.png").read_bytes()).decode()
+    """The figure in 128 colours, which takes a third of the space and looks the same."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    with Image.open(out / f"{drawn.name}.png") as image:
+        image.convert("RGB").quantize(128).save(stream, "png", optimize=True)
     width = round(100 * drawn.figure.get_figwidth())  # CSS pixels: half of the file's
+    encoded = base64.b64encode(stream.getvalue()).decode()
     return {
         "name": drawn.name,
         "caption": drawn.caption,
