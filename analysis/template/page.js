@@ -111,6 +111,7 @@
   function renderCurves() {
     const place = get("curves");
     const rows = visible().filter((row) => row.curve.length);
+    get("curves-title").textContent = "";
     if (!rows.length) { Plotly.purge(place); place.replaceChildren(); place.style.height = "0"; return; }
     const task = rows[0].task;
     const metric = metrics.get(state.metric) ?? metrics.get("nll") ?? data.metrics[0];
@@ -126,7 +127,8 @@
       ];
     });
     place.style.height = "";
-    const layout = base(`${metric.heading} against τ on ${task}`, 380);
+    get("curves-title").textContent = `${metric.heading} against τ on ${task}`;
+    const layout = base(380);
     layout.xaxis.tickvals = taus;
     layout.yaxis.title = { text: metric.heading };
     Plotly.react(place, traces, layout, CONFIG);
@@ -135,8 +137,8 @@
   const CONFIG = { displayModeBar: false, responsive: true };
   // Plotly reads some markup in its texts
   const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("%{", "% {");
-  const base = (title, height) => ({
-    title: { text: escaped(title), font: { size: 15 } }, height, margin: { l: 60, r: 15, t: 40, b: 45 },
+  const base = (height) => ({
+    height, margin: { l: 60, r: 15, t: 10, b: 45 },
     font: { family: "system-ui, sans-serif", size: 13, color: "#1b1b1b" }, xaxis: { gridcolor: "#ddd", zeroline: false, automargin: true }, yaxis: { gridcolor: "#ddd", zeroline: false, automargin: true },
     legend: { orientation: "h", y: -0.12, yanchor: "top" }, dragmode: false,
   });
@@ -155,15 +157,17 @@
     const mark = (name) => (name === chosen ? "chosen" : "");
     const number = (text, name) => make("td", { textContent: text ?? "-", className: mark(name), "data-metric": name });
     get("details-title").textContent = `${row.method} on ${row.task}${point.tau === null ? "" : `, τ = ${point.tau}`}`;
-    const link = (folder, file) => make("a", { href: `${folder}/${file}`, textContent: file });
     const seeds = point.records.map((record) => {
-      const key = make("td", { className: "word" }, make("code", { textContent: record.key }), " ", link(record.folder, "facts.json"), " ", link(record.folder, "spec.json"), " ", make("a", { href: `${record.fit}/facts.json`, textContent: "fit" }));
+      const facts = make("a", { href: `${record.folder}/facts.json` }, make("code", { textContent: record.key }));
+      const spec = make("a", { href: `${record.folder}/spec.json`, textContent: "spec" });
+      const fit = make("a", { href: `${record.fit}/facts.json`, textContent: "fit" });
+      const key = make("td", { className: "word" }, facts, " ", spec, " ", fit);
       return make("tr", {}, make("th", { scope: "row", textContent: record.seed }), ...names.map((name) => number(record.metrics[name], name)), make("td", { textContent: record.commit }), key);
     });
     const total = (title, part) => make("tr", {}, make("th", { scope: "row", textContent: title }), ...names.map((name) => number(point.cells[name][part] || "-", name)), make("td"), make("td"));
     const bins = point.bins === null
       ? [make("p", { className: "warnings", textContent: "The stored predictions of this row are damaged, so there is no reliability diagram." })]
-      : [make("div", { id: "reliability" }), make("details", {}, make("summary", { textContent: "The diagram's numbers" }),
+      : [make("h3", { textContent: `Accuracy against confidence, ${sum(point)} predictions` }), make("div", { id: "reliability" }), make("details", {}, make("summary", { textContent: "The diagram's numbers" }),
           table(["confidence", "predictions", "mean confidence", "accuracy"], point.bins.map(([count, confidence, accuracy], n) => make("tr", {}, ...[`(${(n / data.bins).toFixed(1)}, ${((n + 1) / data.bins).toFixed(1)}]`, count, confidence ?? "-", accuracy ?? "-"].map((text) => make("td", { textContent: text }))))))];
     const warnings = point.warnings.length ? [make("div", { className: "warnings" }, ...point.warnings.map((text) => make("p", { textContent: text })))] : [];
     get("details-body").replaceChildren(
@@ -180,11 +184,13 @@
     if (point.bins !== null) drawReliability(point, row);
   }
 
+  const sum = (point) => point.bins.reduce((total, [count]) => total + count, 0);
+
   function drawReliability(point, row) {
     const some = point.bins.filter(([count]) => count > 0);
-    const total = some.reduce((sum, [count]) => sum + count, 0);
+    const total = sum(point);
     const middle = point.bins.map((_, n) => (n + 0.5) / data.bins);
-    const layout = base(`Accuracy against confidence, ${total} predictions`, 360);
+    const layout = base(340);
     layout.xaxis.range = layout.yaxis.range = [0, 1.02];
     Plotly.newPlot("reliability", [
       { type: "bar", x: middle, y: point.bins.map(([count]) => count / total), customdata: point.bins.map(([count]) => count), name: "share of predictions", marker: { color: "#c8c8c8" }, hovertemplate: "%{customdata} predictions<extra></extra>" },
