@@ -59,7 +59,7 @@ def _figure(runs: Runs, found: Sequence[tuple[Group, Reliability]], baseline: st
             some = bins.counts > 0
             axes.plot(bins.confidence[some], bins.accuracy[some], zorder=3, **look)
             shown = ece.show(summarize(group.values(ece.name)).mean) if group.having(ece.name) else "-"
-            axes.set_title(f"{wrapped(group.name, 22)}\nECE {shown}, n {bins.counts.sum()}", fontsize=7)
+            axes.set_title(f"{wrapped(group.name, 20)}\nECE {shown}, n {bins.counts.sum()}", fontsize=7)
         for axes in grid.flat[len(found) - across : len(found)]:  # the lowest of each column
             axes.tick_params(labelbottom=True)
         grid[0, 0].set_xlim(lowest - 0.02, 1.02)

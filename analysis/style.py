@@ -86,8 +86,9 @@ def legend_below(figure: Figure) -> None:
 
 
 def wrapped(text: str, letters: int) -> str:
-    """A label on as many lines as it needs, broken at blanks where that is possible."""
-    return "\n".join(textwrap.wrap(text, letters)) or text
+    """A label on as many lines as it needs, broken at blanks and underscores where that is possible."""
+    lines = textwrap.wrap(text.replace("_", "_ "), letters)
+    return "\n".join(line.replace("_ ", "_") for line in lines) or text
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
