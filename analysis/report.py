@@ -1,4 +1,4 @@
-"""``bench report``: tables, differences and figures of a runs folder, from its records only."""
+"""``bench report``: tables, differences, figures and the page of a runs folder, from its records only."""
 
 from __future__ import annotations
 

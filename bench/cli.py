@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     board.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     board.add_argument("--out", type=Path, default=Path("leaderboard.csv"), help="default: %(default)s")
 
-    report = _command(commands, "report", _report, "write tables and figures from the stored records")
+    report = _command(commands, "report", _report, "write tables, figures and report.html from the stored records")
     report.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     report.add_argument("--out", type=Path, default=Path("report"), help="default: %(default)s")
 

@@ -20,6 +20,8 @@
     return element;
   }
 
+  const broken = (text) => text.split(/(?<=_)/).flatMap((part) => [part, make("wbr")]); // long names may break after _
+
   // The stored point a row shows: its own, or that of its curve whose tau is nearest to the slider's.
   function pointOf(row) {
     if (state.tau === null || row.curve.length === 0) return data.points[row.point];
@@ -68,7 +70,7 @@
     const point = pointOf(row);
     const cells = columns().map((column) => {
       if (column.name === "method") {
-        const link = make("a", { href: `#${point.id}`, textContent: row.method });
+        const link = make("a", { href: `#${point.id}` }, ...broken(row.method));
         const flags = point.flags.map((flag) => make("span", { className: "flag", textContent: flag }));
         return make("th", { scope: "row", className: "word method" }, link, ...flags);
       }

@@ -115,7 +115,7 @@ def test_clock_figure_refuses_mixed_machines(store):
 
 def test_analysis_never_loads_torch():
     code = (
-        "import sys, analysis.report, analysis.leaderboard, analysis.predictions, safetensors.numpy;"
+        "import sys, analysis.report, analysis.leaderboard, analysis.predictions, safetensors.numpy, plotly.offline;"
         "loaded = {name.split('.')[0] for name in sys.modules};"
         "sys.exit(', '.join(loaded & {'torch', 'transformers', 'peft', 'methods', 'tasks', 'pandas'}) or 0)"
     )
