@@ -95,6 +95,6 @@ def _figure(
     caption = (
         f"{title}. Accuracy and NLL against seconds of training, posterior and prediction, those of the fits that a "
         f"method starts from included. Mean over {seeds_text([group for group, _ in found.values()])}; bars are ± one "
-        f"standard error. {levels_text(far)}"
+        f"standard error. {levels_text(far, baseline=False)}"
     )
     return Drawn(name, caption, figure)

@@ -105,10 +105,10 @@ def near(value: float, low: float, high: float) -> bool:
     return low - (high - low) / 2 <= value <= high + (high - low) / 2
 
 
-def levels_text(far: set[str]) -> str:
+def levels_text(far: set[str], baseline: bool = True) -> str:
     """The caption's sentence on horizontal lines."""
-    missing = f", where it is not too far off ({', '.join(sorted(far))} is in some panels)" if far else ""
-    return f"Horizontal lines: the baseline, and what needs no training{missing}."
+    missing = f", where it is not too far off ({', '.join(sorted(far))} is, in some panels)" if far else ""
+    return f"Horizontal lines: {'the baseline, and ' if baseline else ''}what needs no training{missing}."
 
 
 def few_ticks(axes: Axes, x: int = 5, y: int = 5) -> None:

@@ -84,7 +84,7 @@ def _image(drawn: Drawn, out: Path) -> dict[str, str]:
 
     stream = io.BytesIO()
     with Image.open(out / f"{drawn.name}.png") as image:
-        image.convert("RGB").quantize(128).save(stream, "png", optimize=True)
+        image.convert("RGB").quantize(128).save(stream, "png")
     width = round(100 * drawn.figure.get_figwidth())  # CSS pixels: half of the file's
     encoded = base64.b64encode(stream.getvalue()).decode()
     return {
