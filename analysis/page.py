@@ -16,12 +16,13 @@ import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from analysis.curves import curves
-from analysis.figures import Drawn, looks
+from analysis.figures import looks
 from analysis.files import number, write_text
+from analysis.gallery import Kind, Picture
 from analysis.labels import BASELINE, flatten, row_order
 from analysis.load import Group, Runs
 from analysis.metric import metric_of, metric_order
@@ -44,14 +45,7 @@ SYMBOLS = {
 }
 
 
-class Shown(NamedTuple):
-    """Figures of one kind, under their heading."""
-
-    heading: str
-    drawn: Sequence[Drawn]
-
-
-def write_page(runs: Runs, out: Path, figures: Sequence[Shown], notes: Sequence[str], baseline: str = BASELINE) -> Path:
+def write_page(runs: Runs, out: Path, kinds: Sequence[Kind], notes: Sequence[str], baseline: str = BASELINE) -> Path:
     """Write ``out/report.html``; the figures' PNG files are in ``out`` already."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -70,26 +64,26 @@ def write_page(runs: Runs, out: Path, figures: Sequence[Shown], notes: Sequence[
         warnings=warnings,
         notes=list(dict.fromkeys(notes)),
         figures=[
-            {"heading": kind.heading, "images": [_image(drawn, out) for drawn in kind.drawn]}
-            for kind in figures
-            if kind.drawn
+            {"heading": kind.heading, "images": [_image(picture, out) for picture in kind.pictures]}
+            for kind in kinds
+            if kind.pictures
         ],
     )
     return write_text(out / "report.html", text)
 
 
-def _image(drawn: Drawn, out: Path) -> dict[str, str]:
+def _image(picture: Picture, out: Path) -> dict[str, str]:
     """The figure in 128 colours, which takes a third of the space and looks the same."""
     from PIL import Image
 
     stream = io.BytesIO()
-    with Image.open(out / f"{drawn.name}.png") as image:
+    with Image.open(out / f"{picture.name}.png") as image:
         image.convert("RGB").quantize(128).save(stream, "png")
-    width = round(100 * drawn.figure.get_figwidth())  # CSS pixels: half of the file's
+    width = round(100 * picture.width)  # CSS pixels: half of the file's
     encoded = base64.b64encode(stream.getvalue()).decode()
     return {
-        "name": drawn.name,
-        "caption": drawn.caption,
+        "name": picture.name,
+        "caption": picture.caption,
         "source": f"data:image/png;base64,{encoded}",
         "width": str(width),
     }

@@ -21,13 +21,13 @@ from analysis.costs import costs
 from analysis.curves import curves, tau_csv
 from analysis.figures import Draw
 from analysis.files import csv_text, write_text
+from analysis.gallery import draw_all
 from analysis.labels import BASELINE
 from analysis.leaderboard import COLUMNS, leaderboard_rows
 from analysis.load import load
-from analysis.page import Shown, write_page
+from analysis.page import write_page
 from analysis.preamble import preamble
 from analysis.settings import settings
-from analysis.style import save
 from analysis.tables import results
 
 FIGURES: Mapping[str, Draw] = {
@@ -59,15 +59,13 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
         write_text(out / "differences.csv", differences_csv(found)),
         write_text(out / "tau.csv", tau_csv(curves([*loaded.results, *loaded.sweeps]))),
     ]
-    shown, kinds = [], []
-    for heading, draw in FIGURES.items():
-        drawn, missing = draw(loaded, baseline)
-        notes += missing
-        kinds.append(Shown(heading, drawn))
-        shown += [f"## {heading}\n"] if drawn else []
-        for figure in drawn:
-            written += save(figure.figure, out / figure.name)
-            shown.append(f"![{heading}]({figure.name}.png)\n\n{figure.caption}\n")
+    shown = []
+    kinds = draw_all(FIGURES, loaded, out, baseline)
+    for kind in kinds:
+        notes += kind.notes
+        written += kind.files
+        shown += [f"## {kind.heading}\n"] if kind.pictures else []
+        shown += [f"![{kind.heading}]({picture.name}.png)\n\n{picture.caption}\n" for picture in kind.pictures]
     parts = [
         "# Report\n",
         preamble(loaded),
