@@ -11,27 +11,42 @@ from analysis.metric import metric_of
 from analysis.style import PAGE, blank_figure, legend_below, look, styled
 
 METRICS = ("accuracy", "ece", "nll")
+TALLEST = 8.5  # inches of panels in one figure
 
 
 def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
-    """A figure per protocol and model: a row of panels per task, methods on the y axis, one marker per variant."""
+    """A figure per protocol and model, or more where it would be too tall: a row of panels per task, methods on y."""
     drawn = []
     for protocol, model in sorted({section[:2] for section in runs.sections}):
         groups = [group for group in runs.results if group.section[:2] == (protocol, model)]
-        if any(not group.reference for group in groups):
-            drawn.append(_figure(runs, groups, baseline, protocol, model))
+        trained = [group for group in groups if not group.reference]
+        variants = sorted({group.section.variant for group in trained})
+        height = 0.16 * len(row_names(trained, baseline)) * (1 + 0.3 * (len(variants) - 1)) + 0.5
+        tasks = sorted({group.task for group in groups})
+        fit = max(1, int(TALLEST / height))  # tasks on a page
+        for start in range(0, len(tasks) if trained else 0, fit):
+            name = f"results-{slug(protocol, model)}" + (f"-{start // fit + 1}" if len(tasks) > fit else "")
+            here = tasks[start : start + fit]
+            drawn.append(
+                _figure(runs, groups, here, variants, baseline, f"Protocol {protocol}, model {model}", name, height)
+            )
     return drawn, []
 
 
-def _figure(runs: Runs, groups: Sequence[Group], baseline: str, protocol: str, model: str) -> Drawn:
-    tasks = sorted({group.task for group in groups})
-    trained = [group for group in groups if not group.reference]
-    names = row_names(trained, baseline)
-    variants = sorted({group.section.variant for group in trained})
+def _figure(
+    runs: Runs,
+    groups: Sequence[Group],
+    tasks: Sequence[str],
+    variants: Sequence[str],
+    baseline: str,
+    title: str,
+    name: str,
+    height: float,
+) -> Drawn:
+    names = row_names([group for group in groups if not group.reference], baseline)
     references = reference_looks(runs, baseline)
     step = 0.5 / max(1, len(variants))
     with styled():
-        height = 0.16 * len(names) * (1 + 0.3 * (len(variants) - 1)) + 0.5
         figure = blank_figure(PAGE, height * len(tasks) + 0.5)
         panels = figure.subplots(len(tasks), len(METRICS), sharey=True, squeeze=False)
         for row, task in zip(panels, tasks, strict=True):
@@ -48,9 +63,8 @@ def _figure(runs: Runs, groups: Sequence[Group], baseline: str, protocol: str, m
                         [place],
                         xerr=None if summary.sem is None else [summary.sem],
                         label=group.section.variant or "results",
-                        linestyle="none",
                         capsize=2,
-                        **look(number),
+                        **{**look(number), "linestyle": "none"},
                     )
                 few_ticks(axes, x=4)
                 axes.set_title(f"{task}: {metric.heading}" if metric.name == METRICS[0] else metric.heading)
@@ -58,7 +72,7 @@ def _figure(runs: Runs, groups: Sequence[Group], baseline: str, protocol: str, m
         panels[0, 0].set_ylim(len(names) - 0.5, -0.5)
         legend_below(figure)
     caption = (
-        f"Protocol {protocol}, model {model}. Mean over {seeds_text(groups)}; bars are ± one standard error, and say "
+        f"{title}. Mean over {seeds_text(groups)}; bars are ± one standard error, and say "
         "nothing of the examples (see the differences for that). Vertical lines: what needs no training."
     )
-    return Drawn(f"results-{slug(protocol, model)}", caption, figure)
+    return Drawn(name, caption, figure)

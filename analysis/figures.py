@@ -70,7 +70,45 @@ def line_with_band(
     axes.plot(x, means, label=label, **look)
     low = [point.mean - (point.sem or 0) for point in points]
     high = [point.mean + (point.sem or 0) for point in points]
-    axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
+
+
+def point_with_bars(axes: Axes, x: Summary, y: Summary, label: str, look: Mapping[str, Any]) -> None:
+    """One marker, with a bar of one standard error on either side where there are several seeds."""
+    axes.errorbar([x.mean], [y.mean], y.sem, x.sem, elinewidth=0.6, label=label, **{**look, "linestyle": "none"})
+
+
+def level_lines(
+    axes: Axes, groups: Sequence[Group], values: Callable[[Group], Summary], runs: Runs, baseline: str = BASELINE
+) -> set[str]:
+    """Horizontal lines, after all else is drawn: the baseline, and what needs no training where it is not far off.
+
+    Returns:
+        The names of the references that lie too far off to be drawn without flattening the panel.
+    """
+    style, references, far = looks(runs, baseline), reference_looks(runs, baseline), set()
+    levels = {group.name: values(group).mean for group in groups if group.reference or group.spec.method == baseline}
+    inside = [axes.dataLim.y0, axes.dataLim.y1, *(level for name, level in levels.items() if name not in references)]
+    low, high = min(inside), max(inside)
+    for name, level in levels.items():
+        if name not in references:
+            axes.axhline(level, label=name, linewidth=1, zorder=1, color=style[name]["color"], linestyle=(0, (6, 2)))
+        elif near(level, low, high):
+            axes.axhline(level, label=name, linewidth=1, zorder=1, **references[name])
+        else:
+            far.add(name)
+    return far
+
+
+def near(value: float, low: float, high: float) -> bool:
+    """Whether a value can be shown beside those from low to high without squeezing them."""
+    return low - (high - low) / 2 <= value <= high + (high - low) / 2
+
+
+def levels_text(far: set[str], baseline: bool = True) -> str:
+    """The caption's sentence on horizontal lines."""
+    missing = f", where it is not too far off ({', '.join(sorted(far))} is, in some panels)" if far else ""
+    return f"Horizontal lines: {'the baseline, and ' if baseline else ''}what needs no training{missing}."
 
 
 def few_ticks(axes: Axes, x: int = 5, y: int = 5) -> None:

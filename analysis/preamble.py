@@ -10,6 +10,12 @@ from analysis.load import Runs
 
 def preamble(runs: Runs) -> str:
     """Markdown: a list of facts, then of warnings."""
+    facts, warnings = facts_and_warnings(runs)
+    return "\n".join(f"- {line}" for line in [*facts, *(f"**Warning:** {line}" for line in warnings)]) + "\n"
+
+
+def facts_and_warnings(runs: Runs) -> tuple[list[str], list[str]]:
+    """Sentences of both kinds."""
     records = [record for group in runs.results for record in group.records]
     sources = [record.facts["provenance"] for record in records]
     splits = {(g.task, g.spec.split, r.facts["examples"]["scored"]) for g in runs.results for r in g.records}
@@ -22,7 +28,7 @@ def preamble(runs: Runs) -> str:
         f"Protocol: {_list({g.spec.protocol for g in runs.results})}. Model: {_list({g.model for g in runs.results})}.",
         f"Machine: {_list({machine(source) for source in sources})}. Commit: {_list({_commit(s) for s in sources})}.",
     ]
-    return "\n".join(f"- {line}" for line in [*facts, *(f"**Warning:** {line}" for line in _warnings(runs))]) + "\n"
+    return facts, _warnings(runs)
 
 
 def _warnings(runs: Runs) -> list[str]:

@@ -1,32 +1,51 @@
-"""``bench report``: tables, differences and figures of a runs folder, from its records only."""
+"""``bench report``: tables, differences, figures and the page of a runs folder, from its records only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis import figure_clock, figure_ranks, figure_results, figure_tau
+from analysis import (
+    figure_clock,
+    figure_cost,
+    figure_draws,
+    figure_overhead,
+    figure_rank_map,
+    figure_ranks,
+    figure_reliability,
+    figure_results,
+    figure_tau,
+    figure_tradeoff,
+)
 from analysis.compare import compare, differences, differences_csv
 from analysis.costs import costs, costs_csv
+from analysis.curves import curves, tau_csv
 from analysis.figures import Draw
 from analysis.files import csv_text, write_text
+from analysis.gallery import draw_all
 from analysis.labels import BASELINE
 from analysis.latex import results_latex
 from analysis.leaderboard import COLUMNS, leaderboard_rows
 from analysis.load import load
 from analysis.ood import detections
+from analysis.page import write_page
 from analysis.preamble import preamble
 from analysis.ranks import rankings, ranks, ranks_csv
 from analysis.recomputed import recompute, rows_csv, rows_table
 from analysis.settings import settings
-from analysis.style import save
 from analysis.tables import results, results_csv
 
 FIGURES: Mapping[str, Draw] = {
     "Results by task": figure_results.draw,
     "Interpolating between the mean and the posterior": figure_tau.draw,
+    "Number of draws": figure_draws.draw,
+    "Accuracy and calibration": figure_tradeoff.draw,
+    "Reliability": figure_reliability.draw,
+    "Ranks by task": figure_rank_map.draw,
     "Ranks over tasks": figure_ranks.draw,
     "Against the clock": figure_clock.draw,
+    "Quality and cost": figure_cost.draw,
+    "Cost of a training step": figure_overhead.draw,
 }
 
 
@@ -47,7 +66,10 @@ OOD_TEXT = (
 
 
 def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
-    """Write ``tables.md``, ``results.csv``, ``differences.csv`` and the figures into ``out``; returns the files.
+    """Write ``report.html``, ``tables.md``, ``results.csv``, ``differences.csv``, ``tau.csv`` and the figures.
+
+    Returns:
+        The files, all in ``out``.
 
     Raises:
         ValueError: there is no result under ``runs``.
@@ -69,15 +91,15 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
         write_text(out / "metrics.csv", rows_csv(loaded, further, baseline)),
         write_text(out / "ranks.csv", ranks_csv(ranked)),
         *([write_text(out / "ood.csv", rows_csv(loaded, away, baseline))] if away else []),
+        write_text(out / "tau.csv", tau_csv(curves([*loaded.results, *loaded.sweeps]))),
     ]
     shown = []
-    for heading, draw in FIGURES.items():
-        drawn, missing = draw(loaded, baseline)
-        notes += missing
-        shown += [f"## {heading}\n"] if drawn else []
-        for figure in drawn:
-            written += save(figure.figure, out / figure.name)
-            shown.append(f"![{heading}]({figure.name}.png)\n\n{figure.caption}\n")
+    kinds = draw_all(FIGURES, loaded, out, baseline)
+    for kind in kinds:
+        notes += kind.notes
+        written += kind.files
+        shown += [f"## {kind.heading}\n"] if kind.pictures else []
+        shown += [f"![{kind.heading}]({picture.name}.png)\n\n{picture.caption}\n" for picture in kind.pictures]
     parts = [
         "# Report\n",
         preamble(loaded),
@@ -105,5 +127,6 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
         "## Not shown\n" if notes else "",
         *(f"- {note}" for note in notes),
     ]
+    written.append(write_page(loaded, out, kinds, notes, baseline))
     tables = write_text(out / "tables.md", "\n".join(part for part in parts if part) + "\n")
     return [tables, *written]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.3, 6.8  # widths in inches
-# Okabe and Ito 2008, in the order of use; yellow is last, black is kept for references
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+# Okabe and Ito 2008, in the order of use; for their yellow, too pale for a line, the olive of Tol 2021
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("--", ":", "-.")
 GREY = "#555555"
@@ -51,9 +52,13 @@ def styled() -> Iterator[None]:
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour and marker of the n-th line; a pair comes again after 49 lines only."""
-    shift = number // len(COLOURS)
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[(number + shift) % len(MARKERS)]}
+    """Colour, marker and line of the n-th method: seven colours, then hollow and dashed; all differ up to 49."""
+    shift, colour = divmod(number, len(COLOURS))
+    hollow = {"markerfacecolor": "white"} if shift % 2 else {}
+    line = ("-", *DASHES)[shift % (1 + len(DASHES))]
+    return {
+        "color": COLOURS[colour], "marker": MARKERS[(number + shift) % len(MARKERS)], "linestyle": line, **hollow
+    }  # fmt: skip
 
 
 def colours(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -78,6 +83,12 @@ def legend_below(figure: Figure) -> None:
         letters = max(len(label) for label in entries)
         fit = max(1, int(figure.get_figwidth() / (0.062 * letters + 0.55)))
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), fit))
+
+
+def wrapped(text: str, letters: int) -> str:
+    """A label on as many lines as it needs, broken at blanks and underscores where that is possible."""
+    lines = textwrap.wrap(text.replace("_", "_ "), letters)
+    return "\n".join(line.replace("_ ", "_") for line in lines) or text
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

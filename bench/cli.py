@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--runs", type=Path, default=Path("runs"), help="the store to copy to; default: %(default)s")
     merge.add_argument("--dry-run", action="store_true", help="say what would be copied, and copy nothing")
 
-    report = _command(commands, "report", _report, "write tables and figures from the stored records")
+    report = _command(commands, "report", _report, "write tables, figures and report.html from the stored records")
     report.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     report.add_argument("--out", type=Path, default=Path("report"), help="default: %(default)s")
 

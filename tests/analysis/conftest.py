@@ -142,6 +142,12 @@ class SyntheticStore:
         return folder
 
 
+@pytest.fixture(scope="session")
+def store_at() -> type[SyntheticStore]:
+    """For fixtures that live longer than a test: an empty store in a folder of theirs."""
+    return SyntheticStore
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> SyntheticStore:
     """An empty store in a temporary folder."""

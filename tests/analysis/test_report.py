@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import figure_clock, figure_results, figure_tau, style
+from analysis import curves, figure_clock, figure_results, figure_tau, style
 from analysis.load import load
 from analysis.report import write_report
 
@@ -77,14 +77,14 @@ def test_an_empty_folder_is_an_error(tmp_path):
 def test_tau_curves_join_sweep_and_result(store):
     fill(store)
     loaded = load(store.root)
-    curves = figure_tau.curves([*loaded.results, *loaded.sweeps])
-    assert [[tau for tau, _ in curve] for curve in curves] == [[0.0, 0.5, 1.0]] * 2
+    found = curves.curves([*loaded.results, *loaded.sweeps])
+    assert [[tau for tau, _ in curve] for curve in found] == [[0.0, 0.5, 1.0]] * 2
     ((drawn,), notes) = figure_tau.draw(loaded, "adamw")
     assert notes == [] and "2 seeds" in drawn.caption
     error, nll = drawn.figure.axes[:2]
     assert error.get_title() == "one" and nll.get_xlabel() == "τ"
     line = next(line for line in error.lines if line.get_label() == "ivon")
-    ivon = next(curve for curve in curves if curve[0][1].task == "one")
+    ivon = next(curve for curve in found if curve[0][1].task == "one")
     assert line.get_ydata() == pytest.approx([100 * (1 - np.mean(group.values("accuracy"))) for _, group in ivon])
     assert {line.get_label() for line in error.lines} >= {"ivon", "adamw", "optimum"}
 
@@ -134,7 +134,7 @@ def test_the_commands_never_load_torch(store, tmp_path, command):
 
 def test_analysis_never_loads_torch():
     code = (
-        "import sys, analysis.report, analysis.leaderboard, analysis.predictions, safetensors.numpy;"
+        "import sys, analysis.report, analysis.leaderboard, analysis.predictions, safetensors.numpy, plotly.offline;"
         "loaded = {name.split('.')[0] for name in sys.modules};"
         "sys.exit(', '.join(loaded & {'torch', 'transformers', 'peft', 'methods', 'tasks', 'pandas'}) or 0)"
     )

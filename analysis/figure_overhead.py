@@ -1,0 +1,98 @@
+"""What a step of each training costs, relative to the baseline's: bars over tasks, a marker for every task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from analysis.figures import Drawn
+from analysis.fits import fit_facts, machine
+from analysis.labels import distinguish, flatten
+from analysis.load import Runs, Section, fits
+from analysis.style import COLOURS, GREY, MARKERS, PAGE, blank_figure, legend_below, styled
+from analysis.summary import summarize
+from bench.specs import FitSpec, canonical, key
+
+Costs = Mapping[str, Mapping[str, float]]  # training to task to ms per step, mean over seeds
+
+
+def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
+    """A figure per section. Refuses to draw seconds of unlike machines beside each other."""
+    drawn, notes = [], []
+    for section in runs.sections:
+        costs, machines = step_costs(runs, section)
+        if len(machines) > 1:
+            notes.append(f"No overhead figure for {section.title}: it mixes machines ({', '.join(sorted(machines))}).")
+        elif baseline not in costs:
+            notes.append(f"No overhead figure for {section.title}: no training of the baseline '{baseline}' is stored.")
+        else:
+            title = f"{section.title}, {machines.pop()}"
+            drawn.append(_figure(costs, baseline, f"overhead-{section.slug}", title))
+    return drawn, notes
+
+
+def step_costs(runs: Runs, section: Section) -> tuple[Costs, set[str]]:
+    """The milliseconds per step of every training behind a section's results, and the machines they ran on."""
+    found: dict[str, FitSpec] = {}
+    for record in (record for group in runs.of(section) for record in group.records):
+        found.update({key(fit): fit for fit in fits(record.spec.fit)})
+    trained, machines = [], set[str]()
+    for fit in found.values():
+        facts = fit_facts(runs.folder, fit)
+        if facts is not None and facts["steps"]:
+            trained.append((fit, 1000 * facts["seconds"]["train"] / facts["steps"]))
+            machines.add(machine(facts["provenance"]))
+    alike = [canonical(_without_seed(fit)) for fit, _ in trained]
+    labels = distinguish(
+        [(fit.method, fit.data.task, flatten(text)) for (fit, _), text in zip(trained, alike, strict=True)]
+    )
+    times: dict[str, dict[str, list[float]]] = {}
+    for (fit, milliseconds), label in zip(trained, labels, strict=True):
+        times.setdefault(label, {}).setdefault(fit.data.task, []).append(milliseconds)
+    return {label: {t: summarize(v).mean for t, v in by_task.items()} for label, by_task in times.items()}, machines
+
+
+def _without_seed(fit: FitSpec) -> FitSpec:
+    return dataclasses.replace(fit, seed=0, bases=tuple(map(_without_seed, fit.bases)))
+
+
+def relative(costs: Costs, baseline: str) -> Costs:
+    """Each training's cost over the baseline's, on the tasks that both have."""
+    base = costs[baseline]
+    return {name: {t: ms / base[t] for t, ms in by_task.items() if t in base} for name, by_task in costs.items()}
+
+
+def _figure(costs: Costs, baseline: str, name: str, title: str) -> Drawn:
+    ratios = {training: by_task for training, by_task in relative(costs, baseline).items() if by_task}
+    tasks = sorted({task for by_task in ratios.values() for task in by_task})
+    names = sorted(ratios, key=lambda training: (training != baseline, training))
+    with styled():
+        figure = blank_figure(PAGE * 0.75, 0.24 * len(names) + 0.9)
+        axes = figure.subplots()
+        means = [summarize(list(ratios[training].values())).mean for training in names]
+        axes.barh(range(len(names)), means, 0.7, color="#BBD7EA", zorder=1)
+        axes.axvline(1, color=GREY, linewidth=1, linestyle="--", zorder=2)
+        step = 0.5 / max(1, len(tasks) - 1)
+        for number, task in enumerate(tasks):
+            here = [(ratios[training][task], place) for place, training in enumerate(names) if task in ratios[training]]
+            shift = (number - (len(tasks) - 1) / 2) * step
+            marker, color = MARKERS[number % len(MARKERS)], COLOURS[number % len(COLOURS)]
+            x, y = [ratio for ratio, _ in here], [place + shift for _, place in here]
+            axes.plot(x, y, marker, color=color, label=task, zorder=3)
+        furthest = max(ratio for by_task in ratios.values() for ratio in by_task.values())
+        for place, (training, mean) in enumerate(zip(names, means, strict=True)):
+            ms = sorted(costs[training][task] for task in tasks if task in ratios[training])
+            ends = list(dict.fromkeys(f"{value:.3g}" for value in (ms[0], ms[-1])))
+            axes.text(furthest * 1.05, place, f"{mean:.2f}×  ({' to '.join(ends)} ms)", va="center", fontsize=7)
+        axes.set_xlim(0, furthest * 1.6)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel(f"time per training step, relative to {baseline}")
+        axes.grid(visible=False, axis="y")
+        legend_below(figure)
+    caption = (
+        f"{title}. Time per training step, over {baseline}'s on the same task: markers are tasks (means over seeds), "
+        "bars their mean; in brackets the milliseconds, over tasks. Mid-run evaluation is not counted. Trainings "
+        "that ran beside others shared their machine's memory and caches."
+    )
+    return Drawn(name, caption, figure)
