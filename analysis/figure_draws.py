@@ -56,7 +56,7 @@ def by_draws(group: Group) -> ByDraws:
     return [
         [
             {name: SCORES[name](given.log_probs, given.labels) for name in METRICS}
-            for given in by_draws(read_predictions(record))
+            for given in with_fewer_draws(read_predictions(record))
         ]
         for record in group.records
     ]

@@ -34,6 +34,8 @@ class Kind(NamedTuple):
 def draw_all(kinds: Mapping[str, Draw], runs: Runs, out: Path, baseline: str = BASELINE) -> list[Kind]:
     """The figures of all kinds in their order, saved in ``out`` as PNG and PDF."""
     count = len(kinds)
+    if not count:
+        return []
     with ProcessPoolExecutor(min(count, os.cpu_count() or 1, 8)) as pool:
         given = (kinds, kinds.values(), [runs] * count, [out] * count, [baseline] * count)
         return list(pool.map(_draw, *given))
