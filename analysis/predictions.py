@@ -14,11 +14,16 @@ from bench.records import DamagedRecord, RunRecord
 
 
 class Predictions(NamedTuple):
-    """(N, C) log-probabilities of the mixture over draws, (N,) labels, and the N examples' ids."""
+    """(N, C) log-probabilities of the mixture over draws, (N,) labels, and the N examples' ids.
+
+    Beside them, as stored: (S, N, C) log-probabilities of each draw, and (N, C) of the truth where it is known.
+    """
 
     log_probs: NDArray[np.float64]
     labels: NDArray[np.int64]
     ids: tuple[str, ...]
+    draws: NDArray[np.float32] | None = None
+    truth: NDArray[np.float64] | None = None
 
 
 def read_predictions(record: RunRecord) -> Predictions:
@@ -26,15 +31,6 @@ def read_predictions(record: RunRecord) -> Predictions:
 
     Raises:
         DamagedRecord: the file is missing, unreadable, or not the one whose hash is in ``facts.json``.
-    """
-    return read_by_draws(record, whole=True)[0]
-
-
-def read_by_draws(record: RunRecord, whole: bool = False) -> list[Predictions]:
-    """The predictions of a run that used its first 1, 2, ... S draws; with ``whole``, only those that used all S.
-
-    Raises:
-        DamagedRecord: as :func:`read_predictions`.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -47,8 +43,8 @@ def read_by_draws(record: RunRecord, whole: bool = False) -> list[Predictions]:
         with safe_open(file, framework="numpy") as stored:
             ids = tuple(json.loads(stored.metadata()["ids"]))
             draws, labels = stored.get_tensor("log_probs"), stored.get_tensor("labels")
-            used = [len(draws)] if whole else range(1, len(draws) + 1)
-            return [Predictions(mixture(draws[:count]), labels, ids) for count in used]
+            truth = stored.get_tensor("truth") if "truth" in stored.keys() else None  # noqa: SIM118  (no dict)
+            return Predictions(mixture(draws), labels, ids, draws, truth)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DamagedRecord(
             f"{file} is damaged ({error}): delete the folder {record.folder} and run the grid again."
