@@ -18,9 +18,10 @@ from analysis.figures import (
 )
 from analysis.load import Group, Runs
 from analysis.metric import metric_of
-from analysis.predictions import read_predictions, with_fewer_draws
+from analysis.predictions import read_predictions
 from analysis.style import legend_below, styled
 from bench.metrics import METRICS as SCORES
+from bench.metrics import mixture
 from bench.records import DamagedRecord
 
 METRICS = ("accuracy", "nll")
@@ -53,13 +54,12 @@ def by_draws(group: Group) -> ByDraws:
     Raises:
         DamagedRecord: predictions are missing or damaged.
     """
-    return [
-        [
-            {name: SCORES[name](given.log_probs, given.labels) for name in METRICS}
-            for given in with_fewer_draws(read_predictions(record))
-        ]
-        for record in group.records
-    ]
+    found: ByDraws = []
+    for given in map(read_predictions, group.records):
+        assert given.draws is not None  # what is read from a file has them
+        mixed = [mixture(given.draws[:count]) for count in range(1, len(given.draws) + 1)]
+        found.append([{name: SCORES[name](log_probs, given.labels) for name in METRICS} for log_probs in mixed])
+    return found
 
 
 def _figure(

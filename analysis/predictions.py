@@ -49,12 +49,3 @@ def read_predictions(record: RunRecord) -> Predictions:
         raise DamagedRecord(
             f"{file} is damaged ({error}): delete the folder {record.folder} and run the grid again."
         ) from error
-
-
-def with_fewer_draws(given: Predictions) -> list[Predictions]:
-    """The same with the first 1, 2, ... S draws only."""
-    draws = given.draws
-    if draws is None:
-        return [given]
-    counts = range(1, len(draws) + 1)
-    return [given._replace(log_probs=mixture(draws[:count]), draws=draws[:count]) for count in counts]
