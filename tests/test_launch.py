@@ -264,6 +264,61 @@ def test_settings_that_do_not_fit_are_told(table: dict[str, Any], said: str) -> 
         settings_of(table)
 
 
+def fake(folder: Path, name: str, script_lines: str) -> None:
+    """A command on the path, in the place of SLURM's."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin" / name).write_text(f"#!/bin/bash\n{script_lines}\n")
+    (folder / "bin" / name).chmod(0o755)
+
+
+def test_arrays_above_the_clusters_limit_are_split_and_follow_each_other_when_few_may_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    fake(tmp_path, "scontrol", "echo 'MaxArraySize            = 3'")
+    fake(tmp_path, "squeue", "exit 0")
+    fake(tmp_path, "sbatch", f'echo "$@" >> {tmp_path}/sent; wc -l < {tmp_path}/sent')
+    (tmp_path / "g.toml").write_text(GRID.format(steps=2).replace("[1, 2]", "[1, 2, 3, 4, 5, 6, 7]"))
+    for limit, after in (("0", ["", "", ""]), ("2", ["", "--dependency=afterany:1 ", "--dependency=afterany:2 "])):
+        (tmp_path / "sent").unlink(missing_ok=True)
+        assert main(["grid", "g.toml", "--launcher", "slurm", "--max-parallel", limit]) == 0
+        folder = read_submissions(tmp_path / "runs")[-1].folder
+        assert (tmp_path / "sent").read_text().splitlines() == [
+            f"--parsable {extra}{folder}/array-{first}.sh" for extra, first in zip(after, (0, 3, 6), strict=True)
+        ]
+        arrays = [(folder / f"array-{first}.sh").read_text() for first in (0, 3, 6)]
+        limits = "" if limit == "0" else "%2"
+        for text, last, item in zip(arrays, (2, 2, 0), ("", " + 3", " + 6"), strict=True):
+            assert f"--array=0-{last}{limits}\n" in text and f"SLURM_ARRAY_TASK_ID{item}" in text
+        time.sleep(1.1)  # submissions are in the order of their seconds
+    assert "submitted 1 families as job 3" in capsys.readouterr().err
+
+
+def test_a_silent_scheduler_is_told_and_nothing_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    fake(tmp_path, "scontrol", "echo 'MaxArraySize = 1001'")
+    fake(tmp_path, "sbatch", f"touch {tmp_path}/sent; echo 1")
+    (tmp_path / "g.toml").write_text(GRID.format(steps=2))
+    assert main(["grid", "g.toml", "--launcher", "slurm"]) == 0
+    (tmp_path / "sent").unlink()
+    fake(tmp_path, "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    assert main(["grid", "g.toml", "--launcher", "slurm"]) == 2
+    assert "Unable to contact slurm controller" in capsys.readouterr().err and not (tmp_path / "sent").exists()
+    assert main(["status", "g.toml"]) == 1
+    assert "What waits there is shown as missing" in capsys.readouterr().out
+    waits = "bench-{}-0|0|PENDING||Resources|1|1|1_0".format(read_submissions(tmp_path / "runs")[0].id)
+    fake(tmp_path, "squeue", f"echo '{waits}'; echo 'bench-20200101T000000Z-abcdef-0|0|RUNNING|n|None|2|2|2_0'")
+    main(["status", "g.toml", "--json"])
+    rows = json.loads(capsys.readouterr().out)["families"]
+    assert [(row["state"], row["reason"]) for row in rows] == [("waiting", "Resources"), ("missing", "")]
+    assert main(["grid", "g.toml", "--launcher", "slurm"]) == 0
+    assert "1 families submitted, 1 already queued" in capsys.readouterr().err
+
+
 def test_launchers_are_the_files_of_their_folder_and_a_misspelt_one_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
