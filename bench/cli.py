@@ -227,15 +227,16 @@ def _launch(options: argparse.Namespace, grid: Any, families: Any) -> int:
     settings = merge(grid.launchers.get(launcher.name, {}), *map(parse_assignment, options.launcher_set))
     launcher.check(settings)
     retries = sys.maxsize if options.retry_failed else options.retries
-    todo, failures = missing(families, Store(options.runs), retries)
+    job = _job(options, grid)
+    undone, given_up = missing(families, Store(options.runs), retries)
     known = launcher.queue(options.runs) if launcher.queue else {}
-    busy = [family for family in todo if family.key in known]
-    given_up, todo = failures, [family for family in todo if family.key not in known]
+    todo = [family for family in undone if family.key not in known]
+    failures: list[str] = []
     if todo:
         with StopRequest().installed() as stop:
             order = Order(
                 title=grid.name,
-                job=_job(options, grid),
+                job=job,
                 families=tuple(todo),
                 workers=options.workers,
                 max_parallel=options.max_parallel,
@@ -243,14 +244,14 @@ def _launch(options: argparse.Namespace, grid: Any, families: Any) -> int:
                 dry_run=options.dry_run,
                 stop=stop,
             )
-            failures = [*failures, *launcher.launch(order)]
+            failures = launcher.launch(order)
     if launcher.queue and not options.dry_run:
-        print(f"{grid.name}: {len(todo)} families submitted, {len(busy)} already queued", file=sys.stderr)
-        if options.wait:
-            failures = [*given_up, *follow(grid.name, missing(families, Store(options.runs), retries)[0], options.runs)]
-    for failure in failures:
+        submitted = f"{len(todo)} families submitted, {len(undone) - len(todo)} already queued"
+        print(f"{grid.name}: {submitted}", file=sys.stderr)
+        failures = follow(grid.name, undone, options.runs) if options.wait and undone else []
+    for failure in (*given_up, *failures):
         print(f"bench: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if given_up or failures else 0
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -14,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import plan
 
 from bench.cli import main
+from bench.data import DataSource
 from bench.launchers import get_launcher, launcher_names
 from bench.launchers.slurm import script, settings_of
-from bench.submission import Submission, read_item, read_submissions
+from bench.plan import families
+from bench.registry import method_names
+from bench.specs import key
+from bench.submission import Submission, new_submission, read_item, read_submissions, write_submission
+from bench.work import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
@@ -95,6 +103,22 @@ def test_print_gives_one_command_a_family_and_nothing_else(submitted: list[str],
     assert [line.rpartition(" ")[2] for line in submitted] == ["0", "1"]
     assert all(line.startswith(f"cd {tmp_path} && {sent.command('')}") for line in submitted)
     assert [read_item(sent.families, item)[1].key for item in (0, 1)] == list(sent.keys)
+
+
+def test_every_methods_family_comes_back_from_a_file_as_it_was(tmp_path: Path) -> None:
+    runs = [plan(name, seed=seed) for name in method_names() for seed in (1, 2) if name != "sgld"]
+    planned = families([*runs, plan("sgld", steps=50)])
+    job = Job(tmp_path / "runs", DataSource(Path("data"), True), Path("base"), "cpu", 2, 7, 1.5, 9.0, ("a.b",))
+    sent = new_submission(tmp_path / "runs", "print", "g", planned)
+    write_submission(sent, job, planned)
+    for item, family in enumerate(planned):
+        back, found = read_item(sent.families, item)
+        assert (found.key, found.root, [key(run) for run in found.runs]) == (
+            family.key, family.root, [key(run) for run in family.runs]
+        )  # fmt: skip
+        assert found.runs == family.runs and found.label == family.label
+        here = Path.cwd()
+        assert back == dataclasses.replace(job, source=DataSource(here / "data", True), model_path=here / "base")
 
 
 @pytest.mark.parametrize(
@@ -264,6 +288,61 @@ def test_settings_that_do_not_fit_are_told(table: dict[str, Any], said: str) -> 
         settings_of(table)
 
 
+def fake(folder: Path, name: str, script_lines: str) -> None:
+    """A command on the path, in the place of SLURM's."""
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin" / name).write_text(f"#!/bin/bash\n{script_lines}\n")
+    (folder / "bin" / name).chmod(0o755)
+
+
+def test_arrays_above_the_clusters_limit_are_split_and_follow_each_other_when_few_may_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    fake(tmp_path, "scontrol", "echo 'MaxArraySize            = 3'")
+    fake(tmp_path, "squeue", "exit 0")
+    fake(tmp_path, "sbatch", f'echo "$@" >> {tmp_path}/sent; wc -l < {tmp_path}/sent')
+    (tmp_path / "g.toml").write_text(GRID.format(steps=2).replace("[1, 2]", "[1, 2, 3, 4, 5, 6, 7]"))
+    for limit, after in (("0", ["", "", ""]), ("2", ["", "--dependency=afterany:1 ", "--dependency=afterany:2 "])):
+        (tmp_path / "sent").unlink(missing_ok=True)
+        assert main(["grid", "g.toml", "--launcher", "slurm", "--max-parallel", limit]) == 0
+        folder = read_submissions(tmp_path / "runs")[-1].folder
+        assert (tmp_path / "sent").read_text().splitlines() == [
+            f"--parsable {extra}{folder}/array-{first}.sh" for extra, first in zip(after, (0, 3, 6), strict=True)
+        ]
+        arrays = [(folder / f"array-{first}.sh").read_text() for first in (0, 3, 6)]
+        limits = "" if limit == "0" else "%2"
+        for text, last, item in zip(arrays, (2, 2, 0), ("", " + 3", " + 6"), strict=True):
+            assert f"--array=0-{last}{limits}\n" in text and f"SLURM_ARRAY_TASK_ID{item}" in text
+        time.sleep(1.1)  # submissions are in the order of their seconds
+    assert "submitted 1 families as job 3" in capsys.readouterr().err
+
+
+def test_a_silent_scheduler_is_told_and_nothing_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    fake(tmp_path, "scontrol", "echo 'MaxArraySize = 1001'")
+    fake(tmp_path, "sbatch", f"touch {tmp_path}/sent; echo 1")
+    (tmp_path / "g.toml").write_text(GRID.format(steps=2))
+    assert main(["grid", "g.toml", "--launcher", "slurm"]) == 0
+    (tmp_path / "sent").unlink()
+    fake(tmp_path, "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    assert main(["grid", "g.toml", "--launcher", "slurm"]) == 2
+    assert "Unable to contact slurm controller" in capsys.readouterr().err and not (tmp_path / "sent").exists()
+    assert main(["status", "g.toml"]) == 1
+    assert "What waits there is shown as missing" in capsys.readouterr().out
+    waits = "bench-{}-0|0|PENDING||Resources|1|1|1_0".format(read_submissions(tmp_path / "runs")[0].id)
+    fake(tmp_path, "squeue", f"echo '{waits}'; echo 'bench-20200101T000000Z-abcdef-0|0|RUNNING|n|None|2|2|2_0'")
+    main(["status", "g.toml", "--json"])
+    rows = json.loads(capsys.readouterr().out)["families"]
+    assert [(row["state"], row["reason"]) for row in rows] == [("waiting", "Resources"), ("missing", "")]
+    assert main(["grid", "g.toml", "--launcher", "slurm"]) == 0
+    assert "1 families submitted, 1 already queued" in capsys.readouterr().err
+
+
 def test_launchers_are_the_files_of_their_folder_and_a_misspelt_one_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -300,13 +379,19 @@ def test_more_workers_than_gpus_are_refused(
 # --- ten thousand families --------------------------------------------------------------------------------------------
 
 
+def processor_seconds() -> float:
+    """Spent by all processes started and ended so far; other work on the machine does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_ten_thousand_families_are_planned_and_looked_at_in_seconds(tmp_path: Path) -> None:
     seeds = ", ".join(map(str, range(2000)))
     grid = f'methods = ["adamw"]\ntasks = ["wg_s", "arc_c", "arc_e", "obqa", "boolq"]\nseeds = [{seeds}]\n'
     (tmp_path / "g.toml").write_text(grid)
-    began = time.monotonic()
+    began = processor_seconds()
     lines = start(tmp_path, "grid", "g.toml", "--launcher", "print").communicate(timeout=60)[0].splitlines()
-    planned = time.monotonic() - began
+    planned = processor_seconds() - began
     commands = [line for line in lines if " bench family " in line]
     assert len(commands) == 10_000 and shlex.split(commands[-1])[-1] == "9999"
     (sent,) = read_submissions(tmp_path / "runs")
@@ -319,8 +404,8 @@ def test_ten_thousand_families_are_planned_and_looked_at_in_seconds(tmp_path: Pa
     (tmp_path / "runs/failures").mkdir()
     for name in names[9000:9500]:
         (tmp_path / f"runs/failures/{name}-1.json").write_text('{"error": "ValueError: x"}')
-    began = time.monotonic()
+    began = processor_seconds()
     shown = json.loads(start(tmp_path, "status", "g.toml", "--json").communicate(timeout=60)[0])
-    looked = time.monotonic() - began
+    looked = processor_seconds() - began
     assert shown["counts"]["families"] == {"done": 9000, "failed": 500, "missing": 500}
     assert planned < 10 and looked < 5, (planned, looked)

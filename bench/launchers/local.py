@@ -183,7 +183,11 @@ class _Pool:
             return
         family, again = self._queue.popleft()
         self._busy[pipe] = family
-        pipe.send((to_json(family.root), [to_json(run) for run in family.runs], again))
+        try:
+            pipe.send((to_json(family.root), [to_json(run) for run in family.runs], again))
+        except (BrokenPipeError, ConnectionResetError):  # it died idle: another worker takes the family
+            self._queue.appendleft((family, again))
+            self._busy[pipe] = None
 
     def _died(self, pipe: Connection) -> None:
         """A worker is gone: killed, or out of memory."""

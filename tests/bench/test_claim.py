@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.claim import Held, Worker, _remove, claim, machine, read_claims
+from bench.stop import Stopped
 
 LIFE = 0.8  # seconds; a heartbeat every tenth of a second
 HOLD = """
@@ -75,6 +76,12 @@ def test_who_does_not_wait_leaves_a_living_holder_alone(tmp_path: Path) -> None:
         with pytest.raises(Held, match="abc is being computed on"), claim(file, Worker(), wait=False):
             pass
         assert read_claims(tmp_path)["abc"]["alive"]
+
+
+def test_waiting_ends_when_asked_to_stop(tmp_path: Path) -> None:
+    file = tmp_path / "abc.json"
+    with claim(file, Worker()), pytest.raises(Stopped, match="SIGTERM"), claim(file, Worker(), stop=lambda: "SIGTERM"):
+        pass
 
 
 def test_a_second_claim_waits_for_the_first_and_an_error_frees_it(tmp_path: Path) -> None:
