@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -200,6 +201,15 @@ def _job(options: argparse.Namespace, grid: Any) -> Any:
         raise ValueError(f"--threads {options.threads}: give at least 1.")
     if options.claim_seconds <= 0:
         raise ValueError(f"--claim-seconds {options.claim_seconds}: give more than 0.")
+    if options.workers < 1:
+        raise ValueError(f"--workers {options.workers}: give at least 1.")
+    if not options.checkpoint_seconds >= 0:  # NaN too
+        raise ValueError(f"--checkpoint-seconds {options.checkpoint_seconds}: give 0 or more.")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.device):
+        raise ValueError(f"--device '{options.device}': give auto, cpu, cuda or cuda:N.")
+    folder = grid.source.data_dir
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} (--data-dir, or data_dir in the grid).")
     return Job(
         runs=options.runs,
         source=grid.source,
@@ -268,6 +278,8 @@ def _run(options: argparse.Namespace) -> int:
     get_task(options.task)
     settings = merge(*map(parse_assignment, options.set))
     check_settings(settings)
+    if options.eval_every < 0:
+        raise ValueError(f"--eval-every {options.eval_every}: give a number of steps, or 0.")
     model, path = choose_model(_model_table(options))
     grid = Grid(
         name="run",

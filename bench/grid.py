@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ KEYS = (
     "model", "set", "variants", "eval", "sweep", "tune",
 )  # fmt: skip
 MODEL_KEYS = ("id", "revision", "quantization", "dtype")
+TUNE_KEYS = ("holdout", "seeds", "criterion")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +161,9 @@ def read_grid(
         get_method(method)
     for task in tasks:
         get_task(task)
-    protocol = content.get("protocol", "paper")
+    protocol = str(content.get("protocol", "paper"))
     if protocol not in PROTOCOLS:
-        raise LookupError(f"There is no protocol '{protocol}'.{near_miss(str(protocol), PROTOCOLS)}")
+        raise LookupError(f"There is no protocol '{protocol}'.{near_miss(protocol, PROTOCOLS)}")
     settings = merge(content.get("set", {}), overrides or {})
     variants, variant_methods = _variants(content.get("variants", {}) if with_variants else {}, file, methods)
     for variant in variants.values():
@@ -171,11 +172,17 @@ def read_grid(
     for task in evals:
         if task not in tasks:
             raise LookupError(f"[eval] names '{task}', which the grid does not train on.{near_miss(task, tasks)}")
-    sweep = content.get("sweep", {})
-    check_options(sweep, "sweep", "predict")
+    sweep, tune = content.get("sweep", {}), content.get("tune", {})
+    check_options(sweep, "sweep", "predict", methods)
+    tuned = {name: value for name, value in tune.items() if isinstance(value, Mapping)}
+    _known({name: value for name, value in tune.items() if name not in tuned}, TUNE_KEYS, "[tune]")
+    check_options(tuned, "tune", "", [*methods, *_bases(methods)])
+    eval_every = cast(content.get("eval_every", 0), int, "eval_every")
+    if eval_every < 0:
+        raise ValueError(f"eval_every is {eval_every}: give a number of steps, or 0 for no evaluation in mid-run.")
     chosen = choose_model({**content.get("model", {}), **(model or {})}, file.parent)
     partial = cast(content.get("allow_partial_data", False), bool, "allow_partial_data")
-    folder = data_dir or (file.parent / content["data_dir"] if "data_dir" in content else None)
+    folder = data_dir or (file.parent / _path(content["data_dir"], "data_dir") if "data_dir" in content else None)
     return Grid(
         name=file.stem,
         methods=methods,
@@ -183,7 +190,7 @@ def read_grid(
         seeds=seed_list(content["seeds"], "seeds"),
         protocol=protocol,
         plugins=(*_strings(content.get("plugins", []), "plugins"), *plugins),
-        eval_every=cast(content.get("eval_every", 0), int, "eval_every"),
+        eval_every=eval_every,
         source=DataSource(folder, allow_partial or partial),
         model=chosen[0],
         model_path=chosen[1],
@@ -192,7 +199,7 @@ def read_grid(
         variant_methods=variant_methods,
         evals=evals,
         sweep=sweep,
-        tune=content.get("tune", {}),
+        tune=tune,
         launchers=launchers,
     )
 
@@ -204,8 +211,9 @@ def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None
 
 
 def seed_list(values: Any, name: str) -> tuple[int, ...]:
-    """``values`` if it is a list of whole numbers."""
-    if not isinstance(values, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    """``values`` if it is a list of whole numbers, with something in it."""
+    whole = isinstance(values, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in values)
+    if not whole or not values:
         raise ValueError(f"{name} is {values!r}: give a list of whole numbers.")
     return tuple(dict.fromkeys(values))
 
@@ -214,6 +222,18 @@ def _strings(values: Any, name: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{name} is {values!r}: give a list of names.")
     return tuple(dict.fromkeys(values))
+
+
+def _bases(methods: Sequence[str]) -> list[str]:
+    """The methods that ``methods`` start from, directly or not."""
+    found = [base for method in methods if (base := get_method(method).base) is not None]
+    return [*found, *_bases(found)] if found else []
+
+
+def _path(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} is {value!r}: give the path of a file or folder.")
+    return value
 
 
 def _variants(
@@ -226,10 +246,14 @@ def _variants(
     for name, inner in table.items():
         table_of(inner, f"variants.{name}")
         rest = {key: value for key, value in inner.items() if key not in ("include", "methods")}
-        included = read_toml(file.parent / inner["include"]) if "include" in inner else {}
+        included = (
+            read_toml(file.parent / _path(inner["include"], f"variants.{name}.include")) if "include" in inner else {}
+        )
         variants[name] = merge(included, rest)
         if "methods" in inner:
             restricted[name] = _strings(inner["methods"], f"variants.{name}.methods")
+            if not restricted[name]:
+                raise ValueError(f"variants.{name}.methods is empty: name a method, or take the variant out.")
             for method in restricted[name]:
                 if method not in methods:
                     raise LookupError(
@@ -239,11 +263,16 @@ def _variants(
     return variants, restricted
 
 
-def check_options(table: Mapping[str, Any], where: str, reader: str) -> None:
-    """``where.<method>.<option>`` must be a list of values of an option that ``reader`` reads ("" for either)."""
+def check_options(table: Mapping[str, Any], where: str, reader: str, methods: Sequence[str]) -> None:
+    """``where.<method>.<option>`` must be a list of values of an option that ``reader`` reads ("" for either).
+
+    ``methods`` are those that the grid needs: the table of another one would change nothing.
+    """
     for method, options in table.items():
         if method not in method_names():
             raise LookupError(f"{where} names '{method}', which is no method.{near_miss(method, method_names())}")
+        if method not in methods:
+            raise LookupError(f"{where} names '{method}', which the grid does not have.{near_miss(method, methods)}")
         table_of(options, f"{where}.{method}")
         fields = [f.name for f in option_fields(get_method(method)) if reader in ("", f.metadata["reader"])]
         for option, values in options.items():
@@ -252,6 +281,8 @@ def check_options(table: Mapping[str, Any], where: str, reader: str) -> None:
                 raise LookupError(f"{where}.{method}.{option} is no {kind} of {method}.{near_miss(option, fields)}")
             if not isinstance(values, list) or not values:
                 raise ValueError(f"{where}.{method}.{option} is {values!r}: give a list of values.")
+            if any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"{where}.{method}.{option} is {values!r}: each value counts once, so list it once.")
 
 
 def choose_model(table: Mapping[str, Any], beside: Path | None = None) -> tuple[ModelSpec, Path | None]:

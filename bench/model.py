@@ -183,7 +183,7 @@ class ChoiceModel:
     @contextlib.contextmanager
     def assign(self, params: Params) -> Iterator[None]:
         """Adapters set to the values of ``params`` inside, restored on the way out, also after an exception."""
-        before = {name: self.params[name].detach().clone() for name in params}
+        before = {name: self.params[name].detach().clone() for name in params if name in self.params}
         try:
             self.load(params)
             yield
@@ -191,7 +191,17 @@ class ChoiceModel:
             self.load(before)
 
     def load(self, params: Params) -> None:
-        """Copy values into the adapters of the same names."""
+        """Copy values into the adapters of the same names.
+
+        Raises:
+            ValueError: there is no such adapter, or it has another shape (copying would repeat a value to fit).
+        """
+        for name, value in params.items():
+            if name not in self.params:
+                raise ValueError(f"The model has no adapter '{name}'; it has such as '{next(iter(self.params))}'.")
+            if value.shape != self.params[name].shape:
+                have, wanted = tuple(value.shape), tuple(self.params[name].shape)
+                raise ValueError(f"The value of adapter '{name}' has shape {have}; the adapter has {wanted}.")
         with torch.no_grad():
             for name, value in params.items():
                 self.params[name].copy_(value)
@@ -377,6 +387,8 @@ def _load_base(spec: ModelSpec, folder: Path | str, device: torch.device) -> Any
         raise ValueError(f"{spec.id} comes with an adapter of its own: merge it into the weights, or remove it.")
     if spec.quantization == "nf4" and device.type == "cpu":
         _portable_nf4(model)
+    if spec.quantization == "int8" and device.type == "cpu" and dtype == torch.float16:
+        _spare_inputs(model)
     if spec.quantization == "none":
         model.to(device)
     elif all(parameter.is_floating_point() for parameter in model.parameters()):
@@ -402,6 +414,17 @@ def _portable_nf4(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+def _spare_inputs(model: nn.Module) -> None:
+    """Give int8 layers a copy of their float16 input.
+
+    On a CPU bitsandbytes blanks out large entries of the input itself, then puts them back; autograd, which may need
+    that tensor for its backward pass, then refuses it.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            module.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:]))
 
 
 def _quiet_bitsandbytes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from bench.options import options_of
 from bench.protocol import CLEAN_SHARE, HOLDOUT, splits_for
 from bench.registry import get_method, get_task
 from bench.settings import lora_for, method_for, train_for
-from bench.specs import FitSpec, ModelSpec, RunSpec, key
+from bench.specs import MEMBER, FitSpec, ModelSpec, RunSpec, key
 from bench.store import Store
+
+_LABEL = re.compile(r"[\w.+ -]{0,64}")  # goes into tables as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,10 @@ def plan_run(
     Raises:
         LookupError, ValueError: something is misspelt or does not fit, in a sentence.
     """
+    if not 0 <= seed < MEMBER:
+        raise ValueError(f"The seed {seed} is out of range: give one from 0 to {MEMBER - 1} (others are for members).")
+    if not _LABEL.fullmatch(variant):
+        raise ValueError(f"The variant {variant!r} is no label: use letters, digits, blanks and . _ + - only.")
     task = get_task(task_name)
     splits = splits_for(protocol, task)
     if "train" not in task.rows:

@@ -32,6 +32,8 @@ from bench.stop import Stopped
 from bench.store import Store, write_predictions
 from bench.train import Checkpointing, FitJob, seed_global
 
+SUM_TOLERANCE = 1e-3  # of the probabilities of one prediction, which float32 keeps to 1e-6
+
 
 @dataclasses.dataclass
 class Runner:
@@ -146,7 +148,7 @@ class Runner:
         memory = PeakMemory(self.device)
         forwards = self._forwards(spec.model)
         began = time.perf_counter()
-        posterior = method.fit(job)
+        posterior = checked(method.fit(job), spec.method)
         whole = time.perf_counter() - began
         for sentence in job.warnings:
             self.log(f"warning: {spec.method} on {spec.data.task}, seed {spec.seed}: {sentence}")
@@ -220,17 +222,10 @@ class Runner:
         memory = PeakMemory(self.device)
         forwards = self._forwards(run.fit.model)
         began = time.perf_counter()
-        log_probs = method.predict(job).float().contiguous().numpy()
+        log_probs = as_predictions(method.predict(job), run.method, len(examples), len(task.answers))
         seconds = time.perf_counter() - began
         progress.finish()
         labels = np.array([example.label for example in examples], dtype=np.int64)
-        wanted = (len(examples), len(task.answers))
-        if log_probs.ndim != 3 or log_probs.shape[1:] != wanted:
-            raise ValueError(
-                f"{run.method}.predict returned shape {log_probs.shape}; it should be (draws, {wanted[0]}, {wanted[1]})"
-            )
-        if not np.isfinite(log_probs).all():
-            raise FloatingPointError(f"{run.method} predicted a probability that is zero or not a number.")
         metrics = score(log_probs, labels)
         truth = None
         if all(example.truth is not None for example in examples):
@@ -346,6 +341,44 @@ class _Reporter(Progress):
         began, at = self._began = self._began or (now, fraction)
         left = (now - began) * (1 - fraction) / (fraction - at) if fraction > at else None
         self._held.show(stage=self._stage, step=self._at, steps=self._total, fraction=fraction, left=left)
+
+
+def checked(posterior: Any, method: str) -> Posterior:
+    """What a fit returned, if it is a posterior and finite: a stored one is never fitted again."""
+    if not isinstance(posterior, Posterior):
+        raise TypeError(
+            f"{method}.fit returned a {type(posterior).__name__}: return a Posterior, such as "
+            "Point(job.model.snapshot())."
+        )
+    for field in dataclasses.fields(posterior):  # type: ignore[arg-type]
+        for name, value in getattr(posterior, field.name).items():
+            if not torch.isfinite(value).all():
+                raise FloatingPointError(
+                    f"The {field.name} of '{name}' in the posterior of {method} has values that are not finite: lower "
+                    "the learning rate, or set clip_norm."
+                )
+    return posterior
+
+
+def as_predictions(found: Any, method: str, examples: int, answers: int) -> np.ndarray[Any, Any]:
+    """What a method predicted, as (S, N, C) float32, checked: finite log-probabilities that sum to one."""
+    if not isinstance(found, torch.Tensor):
+        raise TypeError(f"{method}.predict returned a {type(found).__name__}: return a tensor of log-probabilities.")
+    if found.ndim != 3 or found.shape[1:] != (examples, answers):
+        raise ValueError(
+            f"{method}.predict returned shape {tuple(found.shape)}; it should be (draws, {examples}, {answers})."
+        )
+    log_probs: np.ndarray[Any, Any] = found.detach().float().cpu().contiguous().numpy()
+    if not np.isfinite(log_probs).all():
+        raise FloatingPointError(f"{method} predicted a probability that is zero or not a number.")
+    sums = np.exp(log_probs.astype(np.float64)).sum(-1)
+    if (np.abs(sums - 1) > SUM_TOLERANCE).any():
+        worst = float(sums.flat[np.abs(sums - 1).argmax()])
+        raise ValueError(
+            f"{method}.predict returned rows whose probabilities sum to {worst:.4g}, not to one: return normalised "
+            "log-probabilities in float32 (bench.method.log_softmax makes them from logits)."
+        )
+    return log_probs
 
 
 def _once(make: Callable[[], Any]) -> Callable[[], Any]:

@@ -30,9 +30,12 @@ def parse_assignment(text: str) -> Settings:
     if not equals or not name.strip():
         raise ValueError(f"--set {text!r}: write it as name=value, such as steps=200 or ivon.ess=1e6.")
     try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+        content = tomllib.loads(f"value = {value.strip()}")
     except tomllib.TOMLDecodeError:
-        parsed = value.strip()
+        content = {"value": value.strip()}
+    if len(content) > 1:
+        raise ValueError(f"--set {text!r}: give one value; each setting has a --set of its own.")
+    parsed = content["value"]
     nested: Settings = {}
     place = nested
     *outer, last = [part.strip() for part in name.split(".")]

@@ -37,7 +37,9 @@ class LoraSpec:
     def __post_init__(self) -> None:
         _require(self.r >= 1, f"lora.r is {self.r}: give a rank of at least 1.")
         _require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}: give a probability in [0, 1).")
+        _require(self.alpha > 0, f"lora.alpha is {self.alpha}: give a scale above 0.")
         _require(bool(self.targets), "lora.targets is empty: name at least one layer, such as q_proj.")
+        _require(all(map(str.strip, self.targets)), f"lora.targets is {self.targets}: a layer's name is missing.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.grid import Grid, check_options, laid_over, seed_list
+from bench.grid import Grid, laid_over, seed_list
 from bench.options import make_method
 from bench.plan import Family, families, plan_run
 from bench.registry import get_method, near_miss
@@ -31,7 +31,6 @@ from bench.settings import merge
 from bench.specs import RunSpec, cast, key
 from bench.store import Store
 
-KEYS = ("holdout", "seeds", "criterion")
 CRITERIA = ("nll", "brier", "ece")  # lower is better
 
 
@@ -88,10 +87,9 @@ def plan_tuning(
     if not any(isinstance(value, Mapping) for value in table.values()):
         raise ValueError(f"{grid.name}.toml has no [tune.<method>] table: list the values to try there.")
     options = {name: value for name, value in table.items() if isinstance(value, Mapping)}
-    for name in table:
-        if name not in options and name not in KEYS:
-            raise LookupError(f"[tune] has no key '{name}'.{near_miss(name, KEYS)}")
-    check_options(options, "tune", "")
+    for method, lists in options.items():
+        if not lists:
+            raise ValueError(f"[tune.{method}] is empty: list the values to try there.")
     criterion = table.get("criterion", "nll")
     if criterion not in CRITERIA:
         raise LookupError(f"tune.criterion '{criterion}'.{near_miss(str(criterion), CRITERIA)}")

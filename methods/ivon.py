@@ -11,6 +11,7 @@ from bench.options import fit_option, predict_option
 from bench.posterior import DiagGaussian, Params, Posterior
 from bench.registry import register_method
 from bench.train import FitJob
+from methods.ivon_optimizer import HYPER, check_hyper
 from methods.ivon_optimizer import IVON as Optimizer
 
 
@@ -39,6 +40,7 @@ class Ivon(Method):
     tau: float = predict_option(1.0, "scale of the variance: 0 is the mean, 1 the posterior")
 
     def __post_init__(self) -> None:
+        check_hyper({name: getattr(self, name) for name in HYPER})
         for name in ("train_draws", "draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ivon.{name} is {getattr(self, name)}: give at least 1.")

@@ -45,7 +45,7 @@ CLIPPED_SHARE = 0.99
 # nothing.
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
-_HYPER = ("lr", "ess", "h0", "beta1", "beta2", "weight_decay", "clip_radius", "rescale_lr")
+HYPER = ("lr", "ess", "h0", "beta1", "beta2", "weight_decay", "clip_radius", "rescale_lr")
 
 
 @dataclass(eq=False)
@@ -173,7 +173,7 @@ class IVON(torch.optim.Optimizer):
                 "add_param_group() was called between a draw and its step, and the new parameters were not "
                 "part of the draw: call step() or zero_grad() first."
             )
-        _check_hyper({**self.defaults, **param_group})
+        check_hyper({**self.defaults, **param_group})
         super().add_param_group(param_group)
         index = len(self.param_groups) - 1
         try:
@@ -267,10 +267,10 @@ class IVON(torch.optim.Optimizer):
         """The given state dictionary, checked before anything changes. (torch checks the groups' sizes.)"""
         fix = "load a state_dict() that IVON wrote for the same parameters in the same groups and order"
         for number, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
-            missing = [key for key in _HYPER if key not in saved]
+            missing = [key for key in HYPER if key not in saved]
             if missing:
                 raise ValueError(f"The saved group {number} has no {', '.join(missing)}: {fix}.")
-            _check_hyper(saved)
+            check_hyper(saved)
             steps: dict[tuple[torch.device, torch.dtype], int] = {}
             for p, index in zip(group["params"], saved["params"], strict=False):
                 entry = state_dict["state"].get(index, {})
@@ -574,9 +574,9 @@ def _step_size(group: dict[str, Any]) -> float:
     return float(group["lr"]) * (float(group["h0"]) + float(group["weight_decay"]) if group["rescale_lr"] else 1.0)
 
 
-def _check_hyper(group: dict[str, Any]) -> None:
+def check_hyper(group: dict[str, Any]) -> None:
     """Refuse values out of range, with a sentence that says what to give instead."""
-    for name in _HYPER:
+    for name in HYPER:
         value = group[name]
         if name == "rescale_lr":
             if not isinstance(value, bool):

@@ -178,6 +178,10 @@ def test_a_misspelt_setting_in_an_included_file_is_refused(grid: Any, tmp_path: 
         ("[set]", "[sets]", "g.toml has no key 'sets'. Did you mean "),
         ("[set]", "[model]\nrevison = 'x'\n[set]", "[model] has no key 'revison'. Did you mean 'revision'?"),
         ('"clean"', '"claen"', "There is no protocol 'claen'. Did you mean 'clean'?"),
+        ('"clean"', '["clean"]', "There is no protocol '['clean']'. Did you mean 'clean'?"),
+        ("steps = 10", "[sweep.swag]\ntau = [1]", "sweep names 'swag', which the grid does not have."),
+        ("steps = 10", "[tune.swag]\ndraws = [1]", "tune names 'swag', which the grid does not have."),
+        ("steps = 10", "[tune]\nhold = 0.2", "[tune] has no key 'hold'. Did you mean 'holdout'?"),
         ('"adamw"', '"adamv"', "There is no method 'adamv'. Did you mean 'adamw'"),
         ('"notes_two"', '"note_two"', "There is no task 'note_two'. Did you mean 'notes_two'"),
         ("steps = 10", "step = 10", "There is no setting 'step'. Did you mean 'steps'"),
@@ -210,6 +214,12 @@ def test_a_misspelt_name_gets_the_near_miss(grid: Any, old: str, new: str, said:
         ("steps = 10", "[sweep.ivon]\ntau = []", "sweep.ivon.tau is []: give a list of values."),
         ("steps = 10", "[model]\nquantization = 'int4'", "quantization 'int4'."),
         ("steps = 10", "[model]\ndtype = 'float8'", "dtype 'float8'."),
+        ("steps = 10", "[variants.x]\ninclude = 3", "variants.x.include is 3: give the path"),
+        ("steps = 10", "[variants.x]\nmethods = []", "variants.x.methods is empty: name a method"),
+        ("steps = 10", "[sweep.ivon]\ntau = [1, 1.0]", "sweep.ivon.tau is [1, 1.0]: each value counts once"),
+        ("steps = 10", "[tune.ivon]\nlr = []", "tune.ivon.lr is []: give a list of values."),
+        ('"clean"', '"clean"\neval_every = -5', "eval_every is -5: give a number of steps"),
+        ('"clean"', '"clean"\ndata_dir = 3', "data_dir is 3: give the path"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_a_sentence(grid: Any, old: str, new: str, said: str) -> None:
@@ -221,11 +231,26 @@ def test_a_value_that_does_not_fit_is_refused_with_a_sentence(grid: Any, old: st
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [("steps = 0", "steps is 0"), ("lora.r = 0", "lora.r is 0"), ("micro_batches = 9", "micro_batches is 9")],
+    [
+        ("steps = 0", "steps is 0: give"),
+        ("lora.r = 0", "lora.r is 0: give"),
+        ("lora.alpha = 0", "lora.alpha is 0.0: give"),
+        ("lora.targets = ['q_proj', '']", "lora.targets is .*: a layer's name is missing"),
+        ("micro_batches = 9", "micro_batches is 9: give"),
+        ("ivon.ess = 0", "ess must be finite and above 0"),
+        ("ivon.beta1 = 1", "beta1 must be at least 0 and below 1"),
+        ("[variants.'a|b']", r"The variant 'a\|b' is no label: use letters"),
+    ],
 )
 def test_a_value_out_of_range_is_refused_when_the_grid_is_planned(grid: Any, settings: str, said: str) -> None:
-    with pytest.raises(ValueError, match=f"^{said}: give "):
+    with pytest.raises(ValueError, match=f"^{said}"):
         grid(SMALL.replace("steps = 10", settings)).runs()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32 + 3])
+def test_a_seed_that_an_ensemble_keeps_for_its_members_is_refused(grid: Any, seed: int) -> None:
+    with pytest.raises(ValueError, match=f"^The seed {seed} is out of range: give one from 0 to 4294967295"):
+        grid(SMALL.replace("[3, 7]", f"[{seed}]")).runs()
 
 
 def test_a_value_of_a_sweep_that_does_not_fit_is_refused_when_the_grid_is_planned(grid: Any) -> None:
@@ -308,6 +333,9 @@ def test_unequal_budgets_are_refused(grid: Any) -> None:
         ("[tune]\nholdout = 0\n[tune.ivon]\nlr = [1]\n", r"tune\.holdout is 0\.0: give a share"),
         ("[tune]\nholdout = 1\n[tune.ivon]\nlr = [1]\n", r"tune\.holdout is 1\.0: give a share"),
         ("[tune.ivon]\nlr = ['x']\n", r"ivon\.lr is 'x': give a float"),
+        ("[tune.ivon]\nlr = [1, 1]\n", r"tune\.ivon\.lr is \[1, 1\]: each value counts once"),
+        ("[tune.ivon]\n", r"\[tune\.ivon\] is empty: list the values"),
+        ("[tune]\nseeds = []\n[tune.ivon]\nlr = [1]\n", r"tune\.seeds is \[\]: give a list of whole numbers"),
     ],
 )
 def test_a_search_that_is_misspelt_is_refused(grid: Any, text: str, said: str) -> None:
@@ -317,7 +345,7 @@ def test_a_search_that_is_misspelt_is_refused(grid: Any, text: str, said: str) -
 
 def test_a_method_is_tuned_after_its_base_and_on_what_was_chosen_for_it(grid: Any) -> None:
     text = TUNE + "[tune.la_kfac]\nprior_precision = [0, 10]\n[tune.ivon]\nlr = [1, 2]\n"
-    read = grid(text)
+    read = grid(text.replace('"ivon_mean"', '"la_kfac"'))
     assert stages(read) == [["adamw", "ivon"], ["la_kfac"]]
     tuning = plan_tuning(read, ["la_kfac"], {"adamw": {"lr": 2e-3}})
     assert [dict(c.values) for c in tuning.candidates] == [{"prior_precision": 0}, {"prior_precision": 10}]
