@@ -146,7 +146,7 @@ def _differing(group: Group, wanted: Mapping[str, Any]) -> Iterator[tuple[str, s
         ("seeds", wanted["seeds"], group.seeds),
         ("training rows held out", 0.0, spec.fit.holdout),
     ]
-    pairs += [(name, value, getattr(spec.fit.model, name)) for name, value in wanted["model"].items()]
+    pairs += [(f"model {name}", value, getattr(spec.fit.model, name)) for name, value in wanted["model"].items()]
     train, lora = to_json(spec.fit.train), to_json(spec.fit.model.lora)
     pairs += [(f"LoRA {name}", value, lora[name]) for name, value in settings["lora"].items()]
     pairs += [(name, settings[name], value) for name, value in train.items() if name in settings]
