@@ -33,6 +33,8 @@ def option_fields(cls: type[Method]) -> list[dataclasses.Field[Any]]:
     Raises:
         TypeError: a field was declared without :func:`fit_option` or :func:`predict_option`.
     """
+    if any(isinstance(value, dataclasses.Field) for value in vars(cls).values()):
+        raise TypeError(f"{cls.__qualname__} is no dataclass: decorate it with @dataclass(frozen=True, kw_only=True).")
     fields = list(dataclasses.fields(cls))
     for field in fields:
         if "reader" not in field.metadata:
