@@ -16,10 +16,12 @@ USER_ERRORS = (LookupError, ValueError, FileNotFoundError, ImportError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 something failed, 2 the command could not be understood."""
     options = _parser().parse_args(arguments)
+    from bench.registry import BrokenPlugin
+
     try:
         status: int = options.run(options)
         return status
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, BrokenPlugin) as error:
         if options.debug:
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error

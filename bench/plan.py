@@ -11,7 +11,7 @@ from bench.data import DataSource, data_spec
 from bench.method import Method
 from bench.options import options_of
 from bench.protocol import CLEAN_SHARE, HOLDOUT, splits_for
-from bench.registry import get_method, get_task
+from bench.registry import BrokenPlugin, get_method, get_task
 from bench.settings import lora_for, method_for, train_for
 from bench.specs import MEMBER, FitSpec, ModelSpec, RunSpec, key
 
@@ -114,9 +114,11 @@ def _fit_spec(method: Method, blank: FitSpec, settings: dict[str, Any], *, score
     A method that tunes leaves the share ``scored`` of train unseen, and its base the share ``tuning`` more.
     """
     if method.base is None and not method.own_fit():
-        raise TypeError(f"Method '{method.name}' neither fits nor names a base: define fit(job) or set `base`.")
+        raise BrokenPlugin(f"Method '{method.name}' neither fits nor names a base: define fit(job) or set `base`.")
     if method.tunes and (method.base is None or not method.own_fit()):
-        raise TypeError(f"Method '{method.name}' tunes: define fit(job), and name a `base` to leave examples for it.")
+        raise BrokenPlugin(
+            f"Method '{method.name}' tunes: define fit(job), and name a `base` to leave examples for it."
+        )
     bases: tuple[FitSpec, ...] = ()
     own = beneath = blank
     unseen = scored

@@ -26,6 +26,10 @@ _tasks: dict[str, type[Task]] = {}
 _loaded: set[str] = set()
 
 
+class BrokenPlugin(TypeError):
+    """A method, task or posterior class that breaks the interface; the message says what to write instead."""
+
+
 def register_method(cls: M) -> M:
     """Class decorator: make a :class:`bench.method.Method` known under its ``name``."""
     _add(_methods, cls, "method")
@@ -90,6 +94,11 @@ def load_plugin(module: str) -> None:
         sys.path.append(here)
     try:
         importlib.import_module(module)
+    except (SyntaxError, NameError, AttributeError) as error:
+        raise BrokenPlugin(
+            f"--plugin {module} cannot be imported ({type(error).__name__}: {error}): mend it. `bench --debug` shows "
+            "where it broke."
+        ) from error
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
             raise
