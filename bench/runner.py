@@ -73,9 +73,12 @@ class Runner:
                     self._evaluate(run, progress)
                 records.append(self.store.record(run))
             except Exception as error:
-                self.store.fail(run, error)
                 errors.append(error)
-                if not self.store.has(run.fit):
+                try:
+                    self.store.fail(run, error)
+                except OSError as full:  # a full or read-only disk, most likely what went wrong in the first place
+                    self.log(f"warning: the failure of {run.method} could not be recorded ({full})")
+                if not self.store.folder(run.fit).exists():
                     failed.add(key(run.fit))
         if errors:
             raise errors[0]
