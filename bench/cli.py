@@ -22,10 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 something failed, 2 the command could not be understood, 75 stopped by a signal, 130 by Ctrl-C.
     """
     options = _parser().parse_args(arguments)
+    from bench.registry import BrokenPlugin
+
     try:
         status: int = options.run(options)
         return status
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, BrokenPlugin) as error:
         if options.debug:
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error

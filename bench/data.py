@@ -6,6 +6,8 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from bench.registry import get_task
 from bench.specs import DataSpec, canonical, digest
-from bench.task import Example, MalformedRow, Row, Task
+from bench.task import Example, MalformedRow, Row, Task, as_text
 
 PAD_MULTIPLE = 8  # sequence lengths are rounded up to it (PROTOCOL: code)
 
@@ -84,12 +86,15 @@ def _load(task_name: str, split: str, source: DataSource) -> Split:
     for number, row in enumerate(rows):
         try:
             example = task.example(Row(row))
-            if example is not None and not 0 <= example.label < len(task.answers):
-                raise MalformedRow(f"label {example.label} is not one of the {len(task.answers)} answers")
+            if example is not None:
+                examples.append(_checked(example, f"{split}/{number}", len(task.answers)))
         except MalformedRow as error:
             raise ValueError(f"{file}, row {number}: {error}. Mend that row or fetch the data again.") from error
-        if example is not None:
-            examples.append(dataclasses.replace(example, id=f"{split}/{number}"))
+        except Exception as error:  # of any kind: example() is the task author's, and the row is what they look for
+            raise ValueError(
+                f"{file}, row {number}: {type(error).__name__}: {error}, in {type(task).__qualname__}.example: mend "
+                "that method, or the row."
+            ) from error
     official = task.rows[split]
     if len(rows) > official or (len(rows) < official and not source.allow_partial):
         raise ValueError(
@@ -103,6 +108,29 @@ def _load(task_name: str, split: str, source: DataSource) -> Split:
     if not examples:
         raise ValueError(f"{file}: no row of {len(rows)} could be used. Is it the right dataset?")
     return Split(tuple(examples), len(rows), official)
+
+
+def _checked(example: Any, name: str, answers: int) -> Example:
+    """What a task made of a row, under its id, if it is an example: text, a label that counts, exact probabilities."""
+    if not isinstance(example, Example):
+        raise MalformedRow(f"the task made a {type(example).__name__} of it: it should be an Example or None")
+    prompt = as_text(example.prompt, "prompt")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedRow(f"the prompt is no Unicode text ({error.reason})") from error
+    try:
+        label = operator.index(example.label)  # bool and numpy's whole numbers too
+    except TypeError:
+        raise MalformedRow(f"label {example.label!r} is not a whole number") from None
+    if not 0 <= label < answers:
+        raise MalformedRow(f"label {label} is not one of the {answers} answers")
+    truth = example.truth
+    if truth is not None and (
+        len(truth) != answers or not all(0 < p <= 1 for p in truth) or not math.isclose(sum(truth), 1, abs_tol=1e-6)
+    ):
+        raise MalformedRow(f"truth {truth} is not a probability above 0 for each of the {answers} answers")
+    return dataclasses.replace(example, id=name, label=label)
 
 
 def _read(task: Task, split: str, source: DataSource) -> tuple[list[Mapping[str, Any]], str]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.registry import near_miss
+from bench.registry import BrokenPlugin, near_miss
 from bench.specs import Option, cast, hints
 
 if TYPE_CHECKING:
@@ -30,12 +30,16 @@ def option_fields(cls: type[Method]) -> list[dataclasses.Field[Any]]:
     """The hyperparameter fields of a method class, in order.
 
     Raises:
-        TypeError: a field was declared without :func:`fit_option` or :func:`predict_option`.
+        BrokenPlugin: a field was declared without :func:`fit_option` or :func:`predict_option`.
     """
+    if any(isinstance(value, dataclasses.Field) for value in vars(cls).values()):
+        raise BrokenPlugin(
+            f"{cls.__qualname__} is no dataclass: decorate it with @dataclass(frozen=True, kw_only=True)."
+        )
     fields = list(dataclasses.fields(cls))
     for field in fields:
         if "reader" not in field.metadata:
-            raise TypeError(
+            raise BrokenPlugin(
                 f"{cls.__qualname__}.{field.name}: declare it with fit_option(...) or predict_option(...), "
                 "so that the suite knows whether changing it needs a new training."
             )

@@ -11,7 +11,7 @@ from bench.data import DataSource, data_spec
 from bench.method import Method
 from bench.options import options_of
 from bench.protocol import CLEAN_SHARE, HOLDOUT, splits_for
-from bench.registry import get_method, get_task
+from bench.registry import BrokenPlugin, get_method, get_task
 from bench.settings import lora_for, method_for, train_for
 from bench.specs import MEMBER, FitSpec, ModelSpec, RunSpec, key
 from bench.store import Store
@@ -115,9 +115,11 @@ def _fit_spec(method: Method, blank: FitSpec, settings: dict[str, Any], *, score
     A method that tunes leaves the share ``scored`` of train unseen, and its base the share ``tuning`` more.
     """
     if method.base is None and not method.own_fit():
-        raise TypeError(f"Method '{method.name}' neither fits nor names a base: define fit(job) or set `base`.")
+        raise BrokenPlugin(f"Method '{method.name}' neither fits nor names a base: define fit(job) or set `base`.")
     if method.tunes and (method.base is None or not method.own_fit()):
-        raise TypeError(f"Method '{method.name}' tunes: define fit(job), and name a `base` to leave examples for it.")
+        raise BrokenPlugin(
+            f"Method '{method.name}' tunes: define fit(job), and name a `base` to leave examples for it."
+        )
     bases: tuple[FitSpec, ...] = ()
     own = beneath = blank
     unseen = scored
@@ -148,15 +150,12 @@ def families(runs: Iterable[RunSpec]) -> list[Family]:
 
 
 def missing(wanted: Iterable[Family], store: Store, retries: int) -> tuple[list[Family], list[str]]:
-    """(families that are not complete and may be tried, one sentence for each that failed ``retries`` times).
-
-    Raises:
-        DamagedRecord: a result's folder is there without its facts.
-    """
+    """(families that are not complete and may be tried, one sentence for each that failed ``retries`` times)."""
     failures = store.failure_files()
     found, given_up = [], []
     for family in wanted:
-        undone = [run for run in family.runs if not store.has(run)]
+        done = set(map(key, store.complete(family.runs)))
+        undone = [run for run in family.runs if key(run) not in done]
         count = max((len(failures.get(key(run), ())) for run in undone), default=0)
         if undone and count >= retries:
             given_up.append(

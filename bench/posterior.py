@@ -14,6 +14,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from bench.registry import BrokenPlugin
+
 Params = Mapping[str, Tensor]  # adapter name -> value, in the model's order
 P = TypeVar("P", bound="Posterior")
 
@@ -32,7 +34,7 @@ class Posterior:
         super().__init_subclass__(**kwargs)
         kind = getattr(cls, "kind", None)
         if kind is None or (kind in _kinds and _kinds[kind].__qualname__ != cls.__qualname__):
-            raise TypeError(f"{cls.__qualname__}: set a class attribute `kind` that no other posterior has.")
+            raise BrokenPlugin(f"{cls.__qualname__}: set a class attribute `kind` that no other posterior has.")
         _kinds[kind] = cls
 
     @property

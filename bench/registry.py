@@ -26,6 +26,10 @@ _tasks: dict[str, type[Task]] = {}
 _loaded: set[str] = set()
 
 
+class BrokenPlugin(TypeError):
+    """A method, task or posterior class that breaks the interface; the message says what to write instead."""
+
+
 def register_method(cls: M) -> M:
     """Class decorator: make a :class:`bench.method.Method` known under its ``name``."""
     _add(_methods, cls, "method")
@@ -45,7 +49,13 @@ def get_method(name: str) -> type[Method]:
         LookupError: no such method; the message names the near misses.
     """
     _load("methods")
-    return _get(_methods, name, "method")
+    found = _get(_methods, name, "method")
+    chain = [name]
+    while (base := getattr(_methods.get(chain[-1]), "base", None)) is not None:
+        chain.append(base)
+        if base in chain[:-1]:
+            raise ValueError(f"The bases of method '{name}' go in a circle: {' -> '.join(chain)}. Mend one `base`.")
+    return found
 
 
 def get_task(name: str) -> Task:
@@ -84,6 +94,11 @@ def load_plugin(module: str) -> None:
         sys.path.append(here)
     try:
         importlib.import_module(module)
+    except (SyntaxError, NameError, AttributeError) as error:
+        raise BrokenPlugin(
+            f"--plugin {module} cannot be imported ({type(error).__name__}: {error}): mend it. `bench --debug` shows "
+            "where it broke."
+        ) from error
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
             raise
@@ -92,10 +107,10 @@ def load_plugin(module: str) -> None:
         ) from error
 
 
-def near_miss(name: str, known: Iterable[str]) -> str:
+def near_miss(name: object, known: Iterable[object]) -> str:
     """`` Did you mean 'x'?`` for the closest known names, else the list of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    names = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
     if close:
         return " Did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     return " Known: " + ", ".join(names) + "."

@@ -75,7 +75,7 @@ class Runner:
             Held: another process is at work on it.
             Stopped: this one was asked to stop, or lost its claim.
         """
-        if all(self.store.has(run) for run in family.runs):
+        if len(self.store.complete(family.runs)) == len(family.runs):
             return [self.store.record(run) for run in family.runs]
         with claim(
             self.store.claim_file(family.key),
@@ -98,9 +98,12 @@ class Runner:
                     self._evaluate(run, progress)
                 records.append(self.store.record(run))
             except Exception as error:
-                self.store.fail(run, error, self._attempt())
                 errors.append(error)
-                if not self.store.has(run.fit):
+                try:
+                    self.store.fail(run, error, self._attempt())
+                except OSError as full:  # a full or read-only disk, most likely what went wrong in the first place
+                    self.log(f"warning: the failure of {run.method} could not be recorded ({full})")
+                if not self.store.folder(run.fit).exists():
                     failed.add(key(run.fit))
         if errors:
             raise errors[0]

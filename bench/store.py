@@ -21,7 +21,7 @@ import shutil
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +50,31 @@ class Store:
         """Whether the result of a spec is there.
 
         Raises:
-            DamagedRecord: its folder is there without its facts, which no job of ours leaves behind.
+            DamagedRecord: its folder is there without whole facts, which no job of ours leaves behind.
         """
-        folder = self.folder(spec)
-        if (folder / "facts.json").is_file():
-            return True
-        if folder.exists():
-            raise _damaged(folder / "facts.json", "it is missing")
-        return False
+        file = self.folder(spec) / "facts.json"
+        try:
+            with file.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, size - 2))
+                if stream.read() != b"}\n":
+                    raise _damaged(file, "its end is missing")
+        except FileNotFoundError:
+            if file.parent.exists():
+                raise _damaged(file, "it is missing") from None
+            return False
+        return True
+
+    def complete(self, runs: Iterable[RunSpec]) -> list[RunSpec]:
+        """Those of ``runs`` whose results are there; a damaged one is not."""
+
+        def sound(run: RunSpec) -> bool:
+            try:
+                return self.has(run)
+            except DamagedRecord:  # found again, and said, by whoever computes what is missing
+                return False
+
+        return [run for run in runs if sound(run)]
 
     def publish(self, spec: FitSpec | RunSpec, facts: Mapping[str, Any], write: Callable[[Path], None]) -> bool:
         """Write a result in one step: ``write(folder)`` makes its files, their hashes go into ``facts.json``.

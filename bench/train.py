@@ -353,23 +353,26 @@ class FitJob:
     ) -> tuple[int, Tensor]:
         """(first step to take, loss summed since the last trace point)."""
         tree = self.checkpointing.load(self.model.device)
-        self.checkpointing.began(0 if tree is None else int(tree["step"]))
         if tree is None:
+            self.checkpointing.began(0)
             return 0, torch.zeros((), device=self.model.device)
         try:
             self.model.load(tree["adapters"])
             with torch.no_grad():
                 for parameter, value in zip(parameters, tree["parameters"], strict=True):
+                    if value.shape != parameter.shape:  # copy_ would repeat a value to fit
+                        raise ValueError(f"a parameter of shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
                     parameter.copy_(value)
             optimizer.load_state_dict(tree["optimizer"])
             for name, item in extras.items():
                 item.load_state_dict(tree["extras"][name])
-        except (KeyError, ValueError, RuntimeError) as error:
+            step, running = int(tree["step"]), tree["running"]
+            clock.seconds = tree["seconds"]
+            self.trace[:] = json.loads(tree["trace"])
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{self.checkpointing.file} does not fit this training ({error}); the method's code has changed since "
                 "it was written. Delete that file to start again, and raise the method's `version`."
             ) from error
-        clock.seconds = tree["seconds"]
-        self.trace[:] = json.loads(tree["trace"])
-        running: Tensor = tree["running"]
-        return int(tree["step"]), running
+        self.checkpointing.began(step)
+        return step, running

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import registry
 from bench.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,6 +123,50 @@ def test_mistakes_get_a_sentence_before_anything_is_computed(
     assert main(["run", *arguments]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+METHOD = """
+from dataclasses import dataclass
+from bench.method import Method
+from bench.options import predict_option
+from bench.registry import register_method
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class Mine(Method):
+    name, title, base = "{name}", "Mine", "adamw"
+    k: int = predict_option(1, "a number", (1, 2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "sentence"),
+    [
+        ("mine_typed", "class Mine", "class Mine(:", "cannot be imported (SyntaxError"),
+        ("mine_plain", 'predict_option(1, "a number", (1, 2))', "3", "Mine.k: declare it with fit_option(...) or"),
+        ("mine_bare", "@dataclass(frozen=True, kw_only=True)\n", "", "Mine is no dataclass: decorate it"),
+        ("mine_round", '"adamw"', '"mine_round"', "go in a circle: mine_round -> mine_round"),
+        ("mine_alone", '"adamw"', "None", "'mine_alone' neither fits nor names a base"),
+        ("mine_tunes", "    k:", "    tunes = True\n    k:", "'mine_tunes' tunes: define fit(job)"),
+        ("mine_choice", '(1, "a', '(4, "a', "mine_choice.k is '4'. Known: 1, 2."),
+    ],
+)
+def test_a_plugin_that_breaks_the_interface_gets_a_sentence(
+    name: str,
+    old: str,
+    new: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = METHOD.replace("{name}", name)
+    assert old in text
+    (tmp_path / f"{name}.py").write_text(text.replace(old, new))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("bench.registry._methods", dict(registry._methods))
+    assert main(["run", "--method", name, "--task", "notes_two", "--plugin", name]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bench: ") and sentence in error
 
 
 def test_a_failing_family_leaves_the_others_and_its_trace(tmp_path: Path) -> None:

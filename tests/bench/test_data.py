@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from bench.data import Batch, DataSource, Encoded, Split, data_spec, load_split, split_holdout
+from bench.data import Batch, DataSource, Encoded, Split, _load, data_spec, load_split, split_holdout
 from bench.registry import get_task
 from bench.task import Example
 
@@ -310,3 +311,54 @@ def test_an_identity_is_found_without_reading_a_row(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(data, "load_split", lambda *args: pytest.fail("read rows"))
     assert data_spec("boolq", DataSource()).revision == "3de24cf8022e94f4ee4b9d55a6f539891524d646"
+
+
+# --- what a task's example() may not make of a row -------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """made(function) is the first example of a split whose rows become ``function(row)``."""
+
+    def load(example: Any) -> Example:
+        _load.cache_clear()
+        monkeypatch.setattr(type(get_task("colours")), "example", lambda self, row: example(row))
+        return load_split("colours", "train", DataSource()).examples[0]
+
+    yield load
+    _load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("example", "said"),
+    [
+        (lambda row: Example("p", -1), "label -1 is not one of the 5 answers"),
+        (lambda row: Example("p", 5), "label 5 is not one of the 5 answers"),
+        (lambda row: Example("p", 0.0), "label 0.0 is not a whole number"),
+        (lambda row: Example("p", "1"), "label '1' is not a whole number"),
+        (lambda row: Example(None, 0), "field 'prompt' is None: it should be text"),
+        (lambda row: Example(" ", 0), "field 'prompt' is empty"),
+        (lambda row: Example("\ud800", 0), "the prompt is no Unicode text"),
+        (lambda row: ("p", 0), "the task made a tuple of it"),
+        (lambda row: Example("p", 0, truth=(0.5, 0.5)), "is not a probability above 0 for each of the 5"),
+        (lambda row: Example("p", 0, truth=(0.3,) * 5), "is not a probability above 0 for each of the 5"),
+        (lambda row: Example("p", 0, truth=(1, 0, 0, 0, 0)), "is not a probability above 0 for each of the 5"),
+        (lambda row: row["no_such"], "field 'no_such' is missing"),
+        (lambda row: {}["key"], "KeyError: 'key', in Colours.example: mend that method"),
+        (lambda row: int("x"), "ValueError: invalid literal"),
+    ],
+)
+def test_a_row_that_makes_no_example_is_named(made: Any, example: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=r"^colours/train, row 0: ") as error:
+        made(example)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("label", [True, np.int64(1), 1])
+def test_a_label_of_any_whole_kind_is_a_number(made: Any, label: Any) -> None:
+    assert type(made(lambda row: Example("p", label)).label) is int
+
+
+def test_a_task_that_drops_every_row_is_refused(made: Any) -> None:
+    with pytest.raises(ValueError, match="no row of 40 could be used"):
+        made(lambda row: None)

@@ -11,7 +11,7 @@ import torch
 from support import STEPS, compute, plan, result_bytes
 
 from bench.method import PredictJob
-from bench.plan import Family, count_fits, families
+from bench.plan import Family, count_fits, families, missing
 from bench.posterior import DiagGaussian, Point
 from bench.records import DamagedRecord
 from bench.registry import get_method
@@ -19,6 +19,7 @@ from bench.runner import Runner
 from bench.specs import key
 from bench.store import Store
 from bench.train import FitJob
+from bench.tree import save_tree
 
 
 def quiet(runs: Path, **options: object) -> Runner:
@@ -124,6 +125,17 @@ def test_a_damaged_posterior_is_named_and_not_used(tmp_path: Path) -> None:
         quiet(tmp_path).run(family("softened"))
 
 
+def test_a_truncated_record_is_said_and_its_siblings_are_computed(tmp_path: Path) -> None:
+    pair = family("softened", "adamw")
+    store = compute(pair.runs[0], tmp_path)
+    file = store.folder(pair.runs[0]) / "facts.json"
+    file.write_bytes(file.read_bytes()[:-40])
+    assert missing([pair], store, 3)[0] == [pair]
+    with pytest.raises(DamagedRecord, match="its end is missing"):
+        quiet(tmp_path).run(pair)
+    assert store.has(pair.runs[1])
+
+
 def test_a_diverging_training_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         compute(plan("adamw", adamw={"lr": 1e30}), tmp_path)
@@ -188,3 +200,41 @@ def test_what_is_no_posterior_is_never_stored(
     with pytest.raises((TypeError, FloatingPointError), match=said):
         compute(plan("adamw"), tmp_path)
     assert not Store(tmp_path).has(plan("adamw").fit)
+
+
+@pytest.mark.parametrize("tree", [[1, 2], {}, {"adapters": 3}, "row"])
+def test_a_checkpoint_of_another_training_is_named_and_not_used(tree: Any, tmp_path: Path) -> None:
+    run = plan("adamw")
+    work = Store(tmp_path).work(run.fit)
+    work.mkdir(parents=True)
+    if tree == "row":
+        names = compute(run, tmp_path / "whole").posterior(run.fit).mean
+        tree = {"adapters": {name: value[:1] for name, value in names.items()}}
+    save_tree(tree, work / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match=r"does not fit this training .* Delete that file to start again"):
+        compute(run, tmp_path)
+    assert not Store(tmp_path).has(run.fit)
+
+
+def test_a_full_disk_is_the_error_that_is_told_and_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [plan("adamw"), plan("softened")]
+    with monkeypatch.context() as patch:
+        said: list[str] = []
+
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("bench.runner.write_predictions", full)
+        patch.setattr(Store, "fail", full)
+        with pytest.raises(OSError, match="No space left"):
+            Runner(store=Store(tmp_path), log=said.append).run(families(runs)[0])
+        assert [line.split(" could")[0] for line in said] == [
+            "warning: the failure of adamw", "warning: the failure of softened"
+        ]  # fmt: skip
+    assert not list((tmp_path / "evals").iterdir()), "no half-written result is left"
+    posterior = (Store(tmp_path).folder(runs[0].fit) / "posterior.safetensors").stat().st_mtime_ns
+    quiet(tmp_path).run(families(runs)[0])
+    assert all(Store(tmp_path).has(run) for run in runs)
+    assert (Store(tmp_path).folder(runs[0].fit) / "posterior.safetensors").stat().st_mtime_ns == posterior

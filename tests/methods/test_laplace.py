@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support import compute, plan
 from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
 from bench.data import Batch, Encoded
-from bench.model import Adapter, ChoiceModel, load_model
+from bench.model import EMBEDDED, Adapter, ChoiceModel, load_model
 from bench.options import make_method
 from bench.posterior import load_posterior
 from bench.registry import get_method
@@ -437,3 +439,48 @@ def test_wrong_options_get_a_sentence(values: dict[str, Any], sentence: str) -> 
 def test_names_without_blocks_have_no_last_block() -> None:
     with pytest.raises(ValueError, match="no block numbers"):
         last_block(["head.lora_A.weight"])
+
+
+# Other architectures
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "targets"),
+    [
+        ("gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512}, ("c_attn", "c_proj", "c_fc")),
+        (
+            "gpt_neox",
+            {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2},
+            ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+        ),
+        (
+            "opt",
+            {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+            | {"word_embed_proj_dim": 8, "max_position_embeddings": 512},
+            ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "project_in"),
+        ),
+    ],
+)
+def test_jacobians_and_diagonal_are_exact_on_other_architectures(
+    kind: str, options: dict[str, Any], targets: tuple[str, ...], tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=1, **options)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    made = load_model(ModelSpec(id="tiny", lora=LoraSpec(r=2, targets=targets)), tmp_path, CPU)
+    made._module.double()
+    made.prepare(("A", "B", "C"), seed=3)
+    with torch.no_grad():
+        for value in made.params.values():
+            value.add_(0.1 * torch.randn(value.shape, dtype=torch.float64))
+    data = made.encode([Example(text, label % 3) for label, text in enumerate(PROMPTS)], 64)
+    batch, names = data.batch([0, 1, 2]), list(made.params)
+    found, _ = jacobians(made, batch, names)
+    ours = torch.cat([found[name].flatten(2) for name in names], -1)
+    torch.testing.assert_close(ours, exact_jacobians(made, batch), rtol=1e-8, atol=1e-14)
+    assert all(jacobian.abs().max() > 0 for jacobian in found.values())
+    diag = diagonal(Tape(made, batch, names))
+    exact = exact_ggn(made, data).diagonal()
+    torch.testing.assert_close(torch.cat([diag[name].flatten() for name in names]), exact, rtol=1e-8, atol=1e-16)
