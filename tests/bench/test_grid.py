@@ -525,6 +525,6 @@ def test_the_demo_grid_trains_each_root_once_and_the_ensembles_other_members(dem
 def test_the_demo_grid_shows_the_paper_settings_as_a_variant(demo: Grid) -> None:
     if demo.variants == {"": {}}:
         pytest.skip("bench tune has yet to write demo.tuned.toml")
-    assert set(demo.variants) == {"tuned", "paper"}
+    assert set(demo.variants) == {"tuned", "paper", "evidence", "sampled"}
     (lr,) = {run.fit.options["lr"] for run in demo.runs() if run.variant == "paper" and run.fit.method == "adamw"}
     assert lr == 5e-5
