@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.posterior import Params, Posterior, flat_noise, sum_of_squares
+from bench.train import seed_global
 from methods.curvature import Tape, output_gradients
 
 CONVENTIONS = ("expand", "reduce")
@@ -61,7 +62,7 @@ def _largest(rows: Tensor, rank: int) -> Tensor:
     else:
         devices = [rows.device] if rows.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # svd_lowrank draws from the global stream
-            torch.manual_seed(0)
+            seed_global(0, rows.device)
             _, values, columns = torch.svd_lowrank(rows, q=rank + 8, niter=2)
         vectors = columns.T
     largest: Tensor = values[:rank, None] * vectors[:rank]

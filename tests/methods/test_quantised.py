@@ -29,6 +29,8 @@ SETTINGS = {
     "mc_dropout": {"masks": 2},
     "ensemble": {"members": 2},
     "multi_swag": {"members": 2, "draws": 1},
+    "la_kfac": {"jacobian_batch": 64},
+    "la_diag": {"jacobian_batch": 64},
 }
 
 
