@@ -8,7 +8,8 @@ the mean over S seeds varies for two reasons, which are estimated apart:
 
 where d*_s is d_s on a resample of examples with replacement, one draw for both methods and all seeds; this is the
 variance of a mean in a two-way random-effects model (Owen 2007, Annals of Applied Statistics 1(2)), W at least 0. The
-two are joined so that, for normal errors, at least 1 - alpha is covered whatever their shares (Banerjee 1961, Sankhya A 23):
+two are joined so that, with normal errors, at least 1 - alpha is covered whatever their shares (Banerjee 1961,
+Sankhya A 23):
 
     mean +- h(alpha),   h^2 = t^2(S - 1, alpha) V + t^2(N - 1, alpha) W,   p: the alpha at which h = |mean|
 
