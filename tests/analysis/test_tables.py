@@ -7,9 +7,11 @@ import shutil
 
 import pytest
 
+from analysis import leaderboard
 from analysis.costs import costs
 from analysis.labels import distinguish
 from analysis.load import load
+from analysis.page import page_data
 from analysis.preamble import preamble
 from analysis.settings import settings
 from analysis.summary import Summary, summarize
@@ -117,10 +119,36 @@ def test_preamble_states_facts_and_flaws(store):
     for sentence in (
         "notes (4 examples of test)",
         "Protocol: clean. Model: embedded.",
-        "partial data for notes",
-        "1 of 2 results come from a working tree with changes",
-        "1 of 2 results come from code outside a git checkout",
+        "dirty (code of a run or fit was in no commit): adamw on notes (Protocol",
+        "partial (a dataset lacked rows: not comparable with results on the whole of it): adamw on notes",
+        "no-commit (code of a run or fit was outside a git checkout, so its state is not known): b on notes",
+        "Machine: Abacus (1 thread), Sliderule (1 thread)",
         "several machines",
         "1 of 1 fits of adamw (variant tuned) warned, for example: too wide.",
     ):
         assert sentence in text
+
+
+def test_a_warning_names_few_rows_and_counts_many(store):
+    for number in range(20):
+        store.add(store.spec(f"m{number:02}"), {"nll": 1.0}, partial=number > 0)
+    text = preamble(load(store.root))
+    assert "m12 on notes (Protocol clean, model embedded, variant tuned) and 7 more of 20 rows." in text
+
+
+def test_page_preamble_and_leaderboard_have_the_same_flags(store, tmp_path):
+    """A dirty fit behind a clean evaluation, and one that is not in the store."""
+    for method in ("adamw", "gone"):
+        store.add(store.spec(method), {"nll": 1.0})
+    facts = store.root / "fits" / key(store.spec().fit) / "facts.json"
+    facts.write_text(facts.read_text().replace('"dirty": false', '"dirty": true'))
+    shutil.rmtree(store.root / "fits" / key(store.spec("gone").fit))
+    loaded = load(store.root)
+    page = page_data(loaded, tmp_path)
+    shown = {row["method"]: page["points"][row["point"]]["flags"] for row in page["rows"]}
+    at = leaderboard.COLUMNS.index("flags")
+    assert shown == {row[0]: row[at].split() for row in leaderboard.leaderboard_rows(loaded.results)}
+    assert shown == {"adamw": ["dirty"], "gone": ["fit-missing"]}
+    text = preamble(loaded)
+    assert "dirty (code of a run or fit was in no commit): adamw on notes (" in text
+    assert "fit-missing (a fit behind it is not in the store" in text
