@@ -152,3 +152,17 @@ def test_page_preamble_and_leaderboard_have_the_same_flags(store, tmp_path):
     text = preamble(loaded)
     assert "dirty (code of a run or fit was in no commit): adamw on notes (" in text
     assert "fit-missing (a fit behind it is not in the store" in text
+
+
+def test_only_the_seeds_of_fits_are_averaged_over(store):
+    """Seeds of a run and its bases; a method's own option called `seed` tells rows apart."""
+    for seed in (1, 2):
+        base = store.spec("adamw", seed=seed).fit
+        for option in (7, 8):
+            spec = store.spec("odd", seed=seed, fit_options={"seed": option}, options={"seed": 0}, bases=(base,))
+            store.add(spec, {"nll": float(option)})
+    found = load(store.root).results
+    assert [(g.name, g.seeds, g.values("nll")) for g in found] == [
+        ("odd (seed=7)", (1, 2), [7.0, 7.0]), ("odd (seed=8)", (1, 2), [8.0, 8.0]),
+    ]  # fmt: skip
+    assert all('"options":{"seed":0}' in g.settings for g in found)
