@@ -65,16 +65,25 @@ OOD_TEXT = (
 )
 
 
-def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
+def write_report(runs: Path, out: Path, baseline: str | None = None) -> list[Path]:
     """Write ``report.html``, ``tables.md``, ``results.csv``, ``differences.csv``, ``tau.csv`` and the figures.
+
+    Args:
+        runs: the store.
+        out: where to.
+        baseline: what differences and relative costs are taken to; unless given ``BASELINE``, whether or not it has results.
 
     Returns:
         The files, all in ``out``.
 
     Raises:
-        ValueError: there is no result under ``runs``.
+        ValueError: there is no result under ``runs``, or none of the method that was asked for as baseline.
     """
     loaded = load(runs)
+    methods = sorted({group.spec.method for group in loaded.results})
+    if baseline is not None and baseline not in methods:
+        raise ValueError(f"There is no result of the baseline '{baseline}' in {runs}. It has {', '.join(methods)}.")
+    baseline = baseline or BASELINE
     found, notes = compare(loaded, baseline)
     (further, more), (away, lost), (ranked, left_out) = (
         recompute(loaded),
