@@ -34,6 +34,7 @@ from analysis.ranks import rankings, ranks, ranks_csv
 from analysis.recomputed import recompute, rows_csv, rows_table
 from analysis.settings import settings
 from analysis.tables import results, results_csv
+from analysis.tuning import tuning
 
 FIGURES: Mapping[str, Draw] = {
     "Results by task": figure_results.draw,
@@ -63,6 +64,11 @@ OOD_TEXT = (
     "95 % of its own. Scores: entropy of the mixture, its largest probability, and mutual information (MI), which "
     "needs more than one draw.\n"
 )
+TUNING_TEXT = (
+    "What `bench tune` tried: each candidate trained on the training split less a hold-out, and scored on that; means "
+    "over seeds. **Bold** is the lowest mean of a method's candidates; the grid's criterion (NLL unless it says "
+    "otherwise) decides. No reported split is in it.\n"
+)
 
 
 def write_report(runs: Path, out: Path, baseline: str | None = None) -> list[Path]:
@@ -71,7 +77,7 @@ def write_report(runs: Path, out: Path, baseline: str | None = None) -> list[Pat
     Args:
         runs: the store.
         out: where to.
-        baseline: what differences and relative costs are taken to; unless given ``BASELINE``, whether or not it has results.
+        baseline: what differences and relative costs are taken to; ``BASELINE`` unless given.
 
     Returns:
         The files, all in ``out``.
@@ -133,6 +139,7 @@ def write_report(runs: Path, out: Path, baseline: str | None = None) -> list[Pat
         costs(loaded, baseline),
         "## Settings\n",
         settings(loaded, baseline),
+        *(["## Tuning\n", TUNING_TEXT, tuning(loaded, baseline)] if loaded.tunes else []),
         "## Not shown\n" if notes else "",
         *(f"- {note}" for note in notes),
     ]

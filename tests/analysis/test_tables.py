@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from analysis import leaderboard
+from analysis import leaderboard, report
 from analysis.costs import costs
 from analysis.labels import distinguish
 from analysis.load import load
@@ -16,6 +16,7 @@ from analysis.preamble import preamble
 from analysis.settings import settings
 from analysis.summary import Summary, summarize
 from analysis.tables import results
+from analysis.tuning import tuning
 from bench.specs import key
 
 
@@ -166,3 +167,38 @@ def test_only_the_seeds_of_fits_are_averaged_over(store):
         ("odd (seed=7)", (1, 2), [7.0, 7.0]), ("odd (seed=8)", (1, 2), [8.0, 8.0]),
     ]  # fmt: skip
     assert all('"options":{"seed":0}' in g.settings for g in found)
+
+
+def test_tuning_shows_every_candidate_and_the_best_of_a_method(store):
+    def add(method, task, seed, nll, **options):
+        spec = store.spec(method, task, seed, fit_options=options, variant="tune", purpose="tune")
+        store.add(spec, {"nll": nll, "brier": nll / 2, "ece": 0.1})
+
+    store.add(store.spec(), {"nll": 9.0})  # a result is in no such table
+    for task, shift in (("one", 0.0), ("two", 0.2)):
+        for seed in (1, 2):
+            add("adamw", task, seed, 1.0 + shift + seed / 10, lr=0.1)
+            add("adamw", task, seed, 2.0 + shift + seed / 10, lr=0.2)
+            add("ivon", task, seed, 3.0 + shift, lr=0.1)
+    add("ivon", "one", 1, 0.5, lr=0.9)  # the other task is missing: no mean
+    loaded = load(store.root)
+    assert [g.name for g in loaded.results] == ["adamw"]
+    lines = squeezed(tuning(loaded)).splitlines()
+    assert lines[0] == "### Protocol clean, model embedded, variant tune"
+    assert lines[2].startswith("| candidate | seeds | NLL (nats), one | NLL (nats), two | mean NLL (nats) ↓ |")
+    assert lines[4:] == [
+        "| adamw (lr=0.1) | 2 | 1.150 | 1.350 | **1.250** | **0.625** | **10.0** |",
+        "| adamw (lr=0.2) | 2 | 2.150 | 2.350 | 2.250 | 1.125 | **10.0** |",
+        "| ivon (lr=0.1) | 2 | 3.000 | 3.200 | **3.100** | **1.550** | **10.0** |",
+        "| ivon (lr=0.9) | 1 | 0.500 | - | - | - | - |",
+    ]
+
+
+def test_a_store_without_tuning_has_no_such_section(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "FIGURES", {})
+    store.add(store.spec())
+    report.write_report(store.root, tmp_path / "report")
+    assert "## Tuning" not in (tmp_path / "report" / "tables.md").read_text()
+    store.add(store.spec(variant="tune", purpose="tune"))
+    report.write_report(store.root, tmp_path / "report")
+    assert "## Tuning\n\nWhat `bench tune` tried" in (tmp_path / "report" / "tables.md").read_text()
