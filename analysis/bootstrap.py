@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.predictions import Predictions
-from bench.metrics import BINS, METRICS
+from bench.metrics import BINS, METRICS, bin_of
 
 RESAMPLES = 2000  # standard errors to 1.6 %
 SMALLEST = 1e-6  # the smallest p: no tail of a bootstrap is known beyond
@@ -154,8 +154,7 @@ def _ece(given: Predictions) -> Array:
     probs = np.exp(given.log_probs)
     confidence = probs.max(axis=1)
     gap = (probs.argmax(axis=1) == given.labels) - confidence
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    by_bin: Array = np.eye(BINS)[place] * gap[:, None]
+    by_bin: Array = np.eye(BINS)[bin_of(confidence)] * gap[:, None]
     return by_bin
 
 

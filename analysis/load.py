@@ -119,7 +119,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """All that is known of a runs folder: results, sweep points and tuning runs in groups, and why others were left out."""
+    """All that is known of a runs folder: groups of results, sweep points and tuning runs, and what was left out."""
 
     folder: Path
     results: tuple[Group, ...]

@@ -33,7 +33,7 @@ from analysis.preamble import preamble
 from analysis.ranks import rankings, ranks, ranks_csv
 from analysis.recomputed import recompute, rows_csv, rows_table
 from analysis.settings import settings
-from analysis.tables import results, results_csv
+from analysis.tables import results, table1_csv
 from analysis.tuning import tuning
 
 FIGURES: Mapping[str, Draw] = {
@@ -100,7 +100,7 @@ def write_report(runs: Path, out: Path, baseline: str | None = None) -> list[Pat
     written = [
         write_text(out / "results.csv", csv_text(COLUMNS, leaderboard_rows(loaded.results))),
         write_text(out / "differences.csv", differences_csv(found)),
-        write_text(out / "table1.csv", results_csv(loaded, baseline)),
+        write_text(out / "table1.csv", table1_csv(loaded, baseline)),
         write_text(out / "table1.tex", results_latex(loaded, baseline)),
         write_text(out / "costs.csv", costs_csv(loaded, baseline)),
         write_text(out / "metrics.csv", rows_csv(loaded, further, baseline)),
