@@ -1,21 +1,24 @@
-"""Paired bootstrap over examples and seeds of the difference between two methods.
+"""Paired differences between two methods: an interval and p over seeds and examples, honest with few seeds.
 
-Seeds and examples are crossed: every seed predicts the same examples. A resample draws seeds with replacement and,
-apart from that, examples with replacement, one draw of examples for both methods and all seeds (the "pigeonhole"
-bootstrap: Owen 2007, Annals of Applied Statistics 1(2)):
+Seeds and examples are crossed: every seed predicts the same examples. With d_s the difference of a metric for seed s,
+the mean over S seeds varies for two reasons, which are estimated apart:
 
-    delta* = 1/S sum_s k_s (m(A_s, w) - m(B_s, w)),   k ~ Multinomial(S; 1/S),   w ~ Multinomial(N; 1/N)
+    seeds      V = 1/S var_s(d_s), with S - 1 degrees of freedom; holds what a seed adds on each example, too
+    examples   W = mean over s != s' of cov*(d*_s, d*_s'), with N - 1;  for S = 1, var*(d*_1), and V is not known
 
-where m(A_s, w) is a metric of method A's predictions with seed s, example n counted w_n times. The interval holds the
-middle 95 % of delta*, and p is twice the share of delta* on the far side of 0, with one added to both counts:
+where d*_s is d_s on a resample of examples with replacement, one draw for both methods and all seeds; this is the
+variance of a mean in a two-way random-effects model (Owen 2007, Annals of Applied Statistics 1(2)), W at least 0. The
+two are joined so that, with normal errors, at least 1 - alpha is covered whatever their shares (Banerjee 1961,
+Sankhya A 23):
 
-    p = 2 (1 + min(#{delta* <= 0}, #{delta* >= 0})) / (R + 1), at most 1
+    mean +- h(alpha),   h^2 = t^2(S - 1, alpha) V + t^2(N - 1, alpha) W,   p: the alpha at which h = |mean|
 
-scipy.stats.bootstrap resamples one axis, so the two lines of resampling are here.
+Percentiles of a bootstrap over few seeds are too narrow: by sqrt((S - 1) / S), and by the tails of t.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,9 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.predictions import Predictions
-from bench.metrics import BINS, METRICS
+from bench.metrics import BINS, METRICS, bin_of
 
-RESAMPLES = 5000  # the smallest p is 0.0004: below 0.05 after Holm's correction for 125 comparisons
+RESAMPLES = 2000  # standard errors to 1.6 %
+SMALLEST = 1e-6  # the smallest p: no tail of a bootstrap is known beyond
+ROUNDING = 1e-12  # a smaller difference is none
 CHUNK = 4_000_000  # counts that are multiplied at once, to save memory
 SEED = 20_240_601  # of the resampling; any number
 LEVEL = 0.95
@@ -39,10 +44,14 @@ class Scored(NamedTuple):
 
     whole: Mapping[str, float]
     resampled: Mapping[str, Array]
+    examples: int
 
 
 class Estimate(NamedTuple):
-    """A mean difference over seeds, its interval, in how many of the seeds the sign is that of the mean, and p."""
+    """A mean difference over seeds, its interval, in how many of the seeds the sign is that of the mean, and p.
+
+    With one seed, interval and p are over examples only: they speak of these two fits, not of the methods.
+    """
 
     mean: float
     low: float
@@ -56,7 +65,7 @@ def score_resamples(given: Predictions) -> Scored:
     """All metrics of a run's predictions. Runs with equally many examples are resampled alike."""
     columns = {name: terms(given) for name, terms in TERMS.items()}  # (N,) or (N, bins)
     table = np.column_stack(list(columns.values()))
-    counts = _counts(0, len(given.labels))
+    counts = _counts(len(given.labels))
     parts = np.array_split(counts, -(-counts.size // CHUNK))
     means = np.concatenate([part.astype(np.float64) @ table for part in parts]) / len(table)  # (R, columns)
     resampled, start = {}, 0
@@ -65,27 +74,61 @@ def score_resamples(given: Predictions) -> Scored:
         part = means[:, start : start + width]
         resampled[name] = part[:, 0] if column.ndim == 1 else np.abs(part).sum(axis=1)
         start += width
-    return Scored({name: METRICS[name](given.log_probs, given.labels) for name in columns}, resampled)
+    return Scored(
+        {name: METRICS[name](given.log_probs, given.labels) for name in columns}, resampled, len(given.labels)
+    )
 
 
 def paired_difference(metric: str, ours: Sequence[Scored], theirs: Sequence[Scored]) -> Estimate:
-    """A metric of ``ours`` less that of ``theirs``; the runs are paired by seed, on the same examples."""
+    """A metric of ``ours`` less that of ``theirs``; the runs are paired by seed, on the same examples.
+
+    Raises:
+        ValueError: there are fewer than two examples.
+    """
+    examples = ours[0].examples
+    if examples < 2:
+        raise ValueError(f"{examples} examples have no spread: a difference needs at least two.")
     pairs = list(zip(ours, theirs, strict=True))
     differences = [a.whole[metric] - b.whole[metric] for a, b in pairs]
     mean = float(np.mean(differences))
-    by_seed = np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs], axis=1)  # (R, S)
-    resampled = (by_seed * _counts(1, len(pairs))).sum(axis=1) / len(pairs)
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    by_seed = np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs])  # (S, R)
+    parts = _parts(np.array(differences), np.atleast_2d(np.cov(by_seed)), examples)
+    half = _half_width(1 - LEVEL, parts)
     agree = sum(np.sign(difference) == np.sign(mean) for difference in differences)
-    beyond = 1 + min(np.count_nonzero(resampled <= 0), np.count_nonzero(resampled >= 0))
-    p = min(1.0, 2 * beyond / (RESAMPLES + 1))
-    return Estimate(mean, float(low), float(high), int(agree), len(pairs), p)
+    return Estimate(mean, mean - half, mean + half, int(agree), len(pairs), _p(mean, parts))
+
+
+def _parts(differences: Array, covariance: Array, examples: int) -> list[tuple[float, int]]:
+    """Variances of the mean difference, with their degrees of freedom: of examples, and of seeds if there are two."""
+    seeds = len(differences)
+    if seeds == 1:
+        return [(float(covariance[0, 0]), examples - 1)]
+    shared = float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
+    return [(max(0.0, shared), examples - 1), (float(differences.var(ddof=1)) / seeds, seeds - 1)]
+
+
+def _half_width(alpha: float, parts: Sequence[tuple[float, int]]) -> float:
+    from scipy.special import stdtrit
+
+    return math.sqrt(sum(float(stdtrit(df, alpha / 2)) ** 2 * variance for variance, df in parts))
+
+
+def _p(mean: float, parts: Sequence[tuple[float, int]]) -> float:
+    """The alpha at which the interval's end is 0."""
+    from scipy.optimize import brentq
+
+    if abs(mean) < ROUNDING:
+        return 1.0
+    if _half_width(SMALLEST, parts) <= abs(mean):
+        return SMALLEST
+    log_alpha = brentq(lambda log: _half_width(math.exp(log), parts) - abs(mean), math.log(SMALLEST), 0.0, xtol=1e-10)
+    return min(1.0, math.exp(log_alpha))
 
 
 @lru_cache(maxsize=4)
-def _counts(axis: int, size: int) -> NDArray[np.uint8]:
-    """(R, size) times that examples (axis 0) or seeds (axis 1) are in each resample; rows sum to ``size``."""
-    drawn = np.random.default_rng([SEED, axis]).integers(size, size=(RESAMPLES, size))
+def _counts(size: int) -> NDArray[np.uint8]:
+    """(R, size) times that examples are in each resample; rows sum to ``size``."""
+    drawn = np.random.default_rng(SEED).integers(size, size=(RESAMPLES, size))
     places = drawn + size * np.arange(RESAMPLES)[:, None]
     counts = np.bincount(places.ravel(), minlength=RESAMPLES * size).reshape(RESAMPLES, size)
     return counts.astype(np.uint8)  # a count above 255 has a probability below 1e-400
@@ -111,8 +154,7 @@ def _ece(given: Predictions) -> Array:
     probs = np.exp(given.log_probs)
     confidence = probs.max(axis=1)
     gap = (probs.argmax(axis=1) == given.labels) - confidence
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    by_bin: Array = np.eye(BINS)[place] * gap[:, None]
+    by_bin: Array = np.eye(BINS)[bin_of(confidence)] * gap[:, None]
     return by_bin
 
 

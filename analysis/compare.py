@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from analysis.bootstrap import LEVEL, RESAMPLES, TERMS, Estimate, Scored, paired_difference, score_resamples
+from analysis.bootstrap import LEVEL, TERMS, Estimate, Scored, paired_difference, score_resamples
 from analysis.files import csv_text, number
 from analysis.labels import BASELINE, row_names
 from analysis.load import Group, Runs, Section
@@ -18,7 +18,7 @@ from bench.records import DamagedRecord
 
 COLUMNS = (
     "protocol", "model", "variant", "task", "method", "baseline", "metric", "difference", "low", "high",
-    "seeds_agreeing", "n_seeds", "p", "p_holm", "verdict",
+    "seeds_agreeing", "n_seeds", "covers", "p", "p_holm", "verdict",
 )  # fmt: skip
 
 
@@ -31,6 +31,11 @@ class Difference:
     metric: str
     estimate: Estimate
     p_holm: float = 1.0  # p, corrected for the number of comparisons
+
+    @property
+    def covers(self) -> str:
+        """What interval and p are over; the choice of a single seed has no spread."""
+        return "seeds and examples" if self.estimate.seeds > 1 else "examples only"
 
     @property
     def verdict(self) -> str:
@@ -98,6 +103,9 @@ def _pair(group: Group, base: Group, scored: Mapping[str, _Run], notes: list[str
     bases = {record.spec.fit.seed: scored.get(record.key) for record in base.records}
     pairs = [(scored.get(record.key), bases.get(record.spec.fit.seed)) for record in group.records]
     both = [(ours, theirs) for ours, theirs in pairs if ours and theirs and ours.examples == theirs.examples]
+    if both and len(both[0][0].examples) < 2:
+        notes.append(f"No difference of {group.name} to {base.name} on {group.task}: one example has no spread.")
+        return
     if not both or any(ours.examples != both[0][0].examples for ours, _ in both):
         notes.append(
             f"No difference of {group.name} to {base.name} on {group.task} ({group.section.title}): "
@@ -131,12 +139,12 @@ def differences(found: Sequence[Difference], baseline: str = BASELINE) -> str:
     shown = sum(d.verdict != "no difference shown" for d in found)
     method = (
         "Mean difference over seeds [95 % interval], and in how many seeds the sign is that of the mean. Intervals are "
-        f"percentiles of {RESAMPLES} paired bootstrap resamples of examples and seeds, for one comparison each. "
-        "p is Holm-corrected over the methods and tasks of a metric, references apart. **Bold** with the word better "
-        f"or worse: p is at most 0.05 ({shown} of {len(found)} comparisons). All others are not distinguishable from "
-        "zero. With few seeds such intervals tend to be too short, and with "
-        "one they cover examples only; a resample's ECE is too high where the true one is near 0, so its interval "
-        "may lie off centre.\n"
+        "for one comparison each, over seeds and examples: t with one degree of freedom less than seeds for what "
+        "varies between seeds, and a paired bootstrap of examples (`analysis/bootstrap.py`); two seeds can hardly "
+        "show a difference, three only a large one. *Examples only* marks a single seed: that interval compares two "
+        "fits, not two methods. p is Holm-corrected over the methods and tasks of a metric, references apart. "
+        f"**Bold** with the word better or worse: p is at most 0.05 ({shown} of {len(found)} comparisons). All others "
+        "are not distinguishable from zero.\n"
     )
     return "\n".join([method, *parts]) if found else ""
 
@@ -148,7 +156,8 @@ def _cell(difference: Difference | None) -> str:
     mean, low, high = (_signed(metric.show(value)) for value in (estimate.mean, estimate.low, estimate.high))
     clear = difference.verdict in ("better", "worse")
     text = f"**{mean}** [{low}, {high}] {difference.verdict}" if clear else f"{mean} [{low}, {high}]"
-    return f"{text} {estimate.agree}/{estimate.seeds} p={difference.p_holm:.2g}"
+    only = "" if estimate.seeds > 1 else f" {difference.covers}"
+    return f"{text} {estimate.agree}/{estimate.seeds}{only} p={difference.p_holm:.2g}"
 
 
 def _signed(text: str) -> str:
@@ -162,5 +171,5 @@ def differences_csv(found: Sequence[Difference]) -> str:
         e = d.estimate
         values = [number(value) for value in (e.mean, e.low, e.high)]
         where = (*d.group.section, d.group.task, d.group.name, d.baseline.name, d.metric)
-        rows.append([*where, *values, str(e.agree), str(e.seeds), number(e.p), number(d.p_holm), d.verdict])
+        rows.append([*where, *values, str(e.agree), str(e.seeds), d.covers, number(e.p), number(d.p_holm), d.verdict])
     return csv_text(COLUMNS, rows)

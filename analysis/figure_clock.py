@@ -36,7 +36,8 @@ def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
     """A figure per section. Refuses to draw seconds of unlike machines beside each other."""
     drawn, notes = [], []
     for section in runs.sections:
-        found = trainings(runs, runs.of(section))
+        found, left_out = alike_held(trainings(runs, runs.of(section)), runs.of(section), baseline)
+        notes += [f"{note} ({section.title})." for note in left_out]
         machines = sorted({name for training in found for name in training.machines})
         if len(machines) > 1:
             notes.append(f"No wall-clock figure for {section.title}: it mixes machines ({', '.join(machines)}).")
@@ -66,6 +67,37 @@ def trainings(runs: Runs, groups: Sequence[Group]) -> list[Training]:
     return sorted(found, key=lambda training: (training.fit.method, canonical(training.fit)))
 
 
+def alike_held(found: Sequence[Training], groups: Sequence[Group], baseline: str) -> tuple[list[Training], list[str]]:
+    """The trainings that are evaluated on what the baseline's is, by task, and notes on the others.
+
+    A training of its own with another hold-out (a base that leaves examples for tuning) is no line beside the others.
+    Without a baseline, the smallest hold-out of a task stays.
+    """
+    held: dict[str, float] = {}
+    for task in {training.task for training in found}:
+        own = (r.spec.fit.root for g in groups if g.spec.method == baseline for r in g.records)
+        shares = {fit.holdout for fit in own if fit.data.task == task}
+        held[task] = min(shares or {training.fit.holdout for training in found if training.task == task})
+    kept = [training for training in found if training.fit.holdout == held[training.task]]
+    rest = [training for training in found if training.fit.holdout != held[training.task]]
+    notes = dict.fromkeys(
+        f"Not in the wall-clock figure: {t.fit.method} on {t.task} with a hold-out of {t.fit.holdout:.3g}, where the "
+        f"others have {held[t.task]:.3g}: evaluated on other examples"
+        for t in rest
+    )
+    return kept, list(notes)
+
+
+def _held_text(found: Sequence[Training]) -> str:
+    """What mid-run evaluation was on: for all tasks at once where they are alike."""
+    tasks = {training.task: bool(training.fit.holdout) for training in found}
+    words = {True: "held-out training data", False: "validation data"}
+    if len(set(tasks.values())) == 1:
+        return words[next(iter(tasks.values()))]
+    parts = {share: ", ".join(sorted(task for task in tasks if tasks[task] is share)) for share in (False, True)}
+    return " and ".join(f"{words[share]} ({names})" for share, names in parts.items())
+
+
 def _figure(runs: Runs, found: Sequence[Training], baseline: str, name: str, title: str) -> Drawn:
     labels = distinguish([(t.fit.method, t.task, flatten(canonical(t.fit), ignore=("seed",))) for t in found])
     style = looks(runs, baseline, labels)
@@ -87,9 +119,8 @@ def _figure(runs: Runs, found: Sequence[Training], baseline: str, name: str, tit
         figure.align_ylabels()
         legend_below(figure)
     counts = sorted({len(training.traces) for training in found})
-    held = "held-out training data" if found[0].fit.holdout else "validation data"
     caption = (
-        f"{title}. Mid-run evaluation at the mean on {held}, against seconds of training without evaluation. "
-        f"Mean over {' to '.join(map(str, counts))} seeds; bands are ± one standard error."
+        f"{title}. Mid-run evaluation at the mean on {_held_text(found)}, against seconds of training without "
+        f"evaluation. Mean over {' to '.join(map(str, counts))} seeds; bands are ± one standard error."
     )
     return Drawn(name, caption, figure)

@@ -20,19 +20,31 @@ def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
     """A figure per section. Refuses to draw seconds of unlike machines beside each other."""
     drawn, notes = [], []
     for section in runs.sections:
-        costs, machines = step_costs(runs, section)
+        costs, bases, machines = step_costs(runs, section, baseline)
+        several = sorted(task for task, names in bases.items() if len(names) > 1)
         if len(machines) > 1:
             notes.append(f"No overhead figure for {section.title}: it mixes machines ({', '.join(sorted(machines))}).")
-        elif baseline not in costs:
+        elif several:
+            notes.append(
+                f"No overhead figure for {section.title}: the baseline '{baseline}' has several trainings on "
+                f"{', '.join(several)}, so there is no one step to compare with."
+            )
+        elif not bases:
             notes.append(f"No overhead figure for {section.title}: no training of the baseline '{baseline}' is stored.")
         else:
             title = f"{section.title}, {machines.pop()}"
-            drawn.append(_figure(costs, baseline, f"overhead-{section.slug}", title))
+            base = {task: next(iter(names)) for task, names in bases.items()}
+            drawn.append(_figure(costs, base, baseline, f"overhead-{section.slug}", title))
     return drawn, notes
 
 
-def step_costs(runs: Runs, section: Section) -> tuple[Costs, set[str]]:
-    """The milliseconds per step of every training behind a section's results, and the machines they ran on."""
+def step_costs(runs: Runs, section: Section, baseline: str) -> tuple[Costs, Mapping[str, set[str]], set[str]]:
+    """The milliseconds per step of every training behind a section's results.
+
+    Returns:
+        The costs, the names of the baseline's own trainings by task, and the machines they all ran on.
+    """
+    own = {key(r.spec.fit.root) for group in runs.of(section) if group.spec.method == baseline for r in group.records}
     found: dict[str, FitSpec] = {}
     for record in (record for group in runs.of(section) for record in group.records):
         found.update({key(fit): fit for fit in fits(record.spec.fit)})
@@ -47,25 +59,31 @@ def step_costs(runs: Runs, section: Section) -> tuple[Costs, set[str]]:
         [(fit.method, fit.data.task, flatten(text)) for (fit, _), text in zip(trained, alike, strict=True)]
     )
     times: dict[str, dict[str, list[float]]] = {}
+    bases: dict[str, set[str]] = {}
     for (fit, milliseconds), label in zip(trained, labels, strict=True):
         times.setdefault(label, {}).setdefault(fit.data.task, []).append(milliseconds)
-    return {label: {t: summarize(v).mean for t, v in by_task.items()} for label, by_task in times.items()}, machines
+        if key(fit) in own:
+            bases.setdefault(fit.data.task, set()).add(label)
+    costs = {label: {t: summarize(v).mean for t, v in by_task.items()} for label, by_task in times.items()}
+    return costs, bases, machines
 
 
 def _without_seed(fit: FitSpec) -> FitSpec:
     return dataclasses.replace(fit, seed=0, bases=tuple(map(_without_seed, fit.bases)))
 
 
-def relative(costs: Costs, baseline: str) -> Costs:
-    """Each training's cost over the baseline's, on the tasks that both have."""
-    base = costs[baseline]
-    return {name: {t: ms / base[t] for t, ms in by_task.items() if t in base} for name, by_task in costs.items()}
+def relative(costs: Costs, base: Mapping[str, str]) -> Costs:
+    """Each training's cost over that of the one that ``base`` names for the task, on the tasks that have one."""
+    return {
+        name: {task: ms / costs[base[task]][task] for task, ms in by_task.items() if task in base}
+        for name, by_task in costs.items()
+    }
 
 
-def _figure(costs: Costs, baseline: str, name: str, title: str) -> Drawn:
-    ratios = {training: by_task for training, by_task in relative(costs, baseline).items() if by_task}
+def _figure(costs: Costs, base: Mapping[str, str], baseline: str, name: str, title: str) -> Drawn:
+    ratios = {training: by_task for training, by_task in relative(costs, base).items() if by_task}
     tasks = sorted({task for by_task in ratios.values() for task in by_task})
-    names = sorted(ratios, key=lambda training: (training != baseline, training))
+    names = sorted(ratios, key=lambda training: (training not in base.values(), training))
     with styled():
         figure = blank_figure(PAGE * 0.75, 0.24 * len(names) + 0.9)
         axes = figure.subplots()

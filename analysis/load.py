@@ -119,11 +119,12 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """All that is known of a runs folder: groups of results, groups of sweep points, and what was left out, and why."""
+    """All that is known of a runs folder: groups of results, sweep points and tuning runs, and what was left out."""
 
     folder: Path
     results: tuple[Group, ...]
     sweeps: tuple[Group, ...]
+    tunes: tuple[Group, ...]
     excluded: tuple[str, ...]
 
     @property
@@ -155,7 +156,8 @@ def load(runs: Path) -> Runs:
             f"run `bench grid GRID.toml --runs {runs}` first, or name another folder with --runs."
         )
     sweeps = group(record for record in good if record.spec.purpose == "sweep")
-    return Runs(runs, results, sweeps, excluded)
+    tunes = group(record for record in good if record.spec.purpose == "tune")
+    return Runs(runs, results, sweeps, tunes, excluded)
 
 
 def complaint(record: RunRecord) -> str | None:

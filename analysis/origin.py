@@ -11,6 +11,13 @@ from analysis.load import Group, fits
 
 # What keeps a row out of bold and out of the ranks. "fit-missing" and "no-commit" are marks only.
 DISQUALIFYING = ("dirty", "partial", "mixed-devices")
+FLAGS = {
+    "dirty": "code of a run or fit was in no commit",
+    "partial": "a dataset lacked rows: not comparable with results on the whole of it",
+    "mixed-devices": "its runs and fits were computed on unlike machines",
+    "no-commit": "code of a run or fit was outside a git checkout, so its state is not known",
+    "fit-missing": "a fit behind it is not in the store, so its flags speak of its evaluation only",
+}
 SAID = ("commit", "dirty", "device", "device_type", "threads", "time", "versions")  # what is read of a provenance
 
 
@@ -18,12 +25,7 @@ SAID = ("commit", "dirty", "device", "device_type", "threads", "time", "versions
 class Origin:
     """Suite versions, commits and machines, each once and sorted; the day (UTC) of the newest run; flags.
 
-    Flags, in this order:
-        dirty: code of at least one run or fit was in no commit.
-        partial: a dataset lacked rows.
-        mixed-devices: its runs and fits were computed on unlike machines.
-        no-commit: code of at least one was outside a git checkout, so its state is not known.
-        fit-missing: a fit behind it is not in the store, so what is said here covers its evaluation only.
+    ``FLAGS`` says what they mean; they are in its order.
     """
 
     versions: tuple[str, ...]
@@ -57,7 +59,7 @@ def origin(group: Group) -> Origin:
         commits=_once((source["commit"] or "unknown")[:12] for source in sources),
         machines=machines,
         day=max(source["time"] for source in runs)[:10],
-        flags=tuple(flag for flag, raised in flags.items() if raised),
+        flags=tuple(flag for flag in FLAGS if flags[flag]),
     )
 
 

@@ -130,16 +130,13 @@ def page_data(runs: Runs, out: Path, baseline: str = BASELINE) -> dict[str, Any]
 def _point(group: Group, runs: Runs, out: Path) -> dict[str, Any]:
     """A group's numbers, records and settings. ``csv`` is the text of the CSV files, ``text`` what the table shows."""
     names = sorted({name for record in group.records for name in record.metrics}, key=metric_order)
-    provenance = [record.facts["provenance"] for record in group.records]
-    flags = ["partial data"] if group.partial else []
-    flags += ["uncommitted code"] if any(source["dirty"] is not False for source in provenance) else []
     warnings = dict.fromkeys(w for record in group.records for w in record.facts["fit"]["warnings"])
     tau = group.spec.options.get("tau")
     return {
         "id": group.hash,
         "tau": None if tau is None else float(str(tau)),
         "draws": sorted({record.facts["draws"] for record in group.records}),
-        "flags": flags,
+        "flags": list(group.origin.flags),
         "warnings": list(warnings),
         "cells": {name: _cell(group, name) for name in names},
         "records": [

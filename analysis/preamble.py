@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from analysis.fits import machine
-from analysis.load import Runs
+from analysis.load import Group, Runs
+from analysis.origin import FLAGS
+
+SHOWN = 12  # rows that a warning names
 
 
 def preamble(runs: Runs) -> str:
@@ -17,7 +19,7 @@ def preamble(runs: Runs) -> str:
 def facts_and_warnings(runs: Runs) -> tuple[list[str], list[str]]:
     """Sentences of both kinds."""
     records = [record for group in runs.results for record in group.records]
-    sources = [record.facts["provenance"] for record in records]
+    sources = [group.origin for group in runs.results]
     splits = {(g.task, g.spec.split, r.facts["examples"]["scored"]) for g in runs.results for r in g.records}
     facts = [
         f"{len(records)} results in {len(runs.results)} sets of settings; {len(runs.sweeps)} more sets from sweeps, "
@@ -26,7 +28,8 @@ def facts_and_warnings(runs: Runs) -> tuple[list[str], list[str]]:
         "the mean over seeds; it does not cover the choice of examples.",
         f"Scored on: {_list(f'{task} ({count} examples of {split})' for task, split, count in sorted(splits))}.",
         f"Protocol: {_list({g.spec.protocol for g in runs.results})}. Model: {_list({g.model for g in runs.results})}.",
-        f"Machine: {_list({machine(source) for source in sources})}. Commit: {_list({_commit(s) for s in sources})}.",
+        f"Machine: {_list({name for source in sources for name in source.machines})}. "
+        f"Commit: {_list({commit for source in sources for commit in source.commits})}.",
     ]
     return facts, _warnings(runs)
 
@@ -34,23 +37,16 @@ def facts_and_warnings(runs: Runs) -> tuple[list[str], list[str]]:
 def _warnings(runs: Runs) -> list[str]:
     records = [record for group in runs.results for record in group.records]
     found = []
-    partial = {group.task for group in runs.results if group.partial}
-    if partial:
-        found.append(f"partial data for {_list(partial)}: not comparable with results on the whole dataset.")
-    dirty = sum(record.facts["provenance"]["dirty"] is True for record in records)
-    if dirty:
-        found.append(f"{dirty} of {len(records)} results come from a working tree with changes that are in no commit.")
-    unknown = sum(record.facts["provenance"]["dirty"] is None for record in records)
-    if unknown:
-        found.append(
-            f"{unknown} of {len(records)} results come from code outside a git checkout: its state is not known."
-        )
-    if len({machine(record.facts["provenance"]) for record in records}) > 1:
+    for flag, meaning in FLAGS.items():
+        rows = [g for g in runs.results if flag in g.origin.flags]
+        if rows:
+            found.append(f"{flag} ({meaning}): {_rows(rows, len(runs.results))}.")
+    if len({name for group in runs.results for name in group.origin.machines}) > 1:
         found.append("several machines: seconds are not comparable between them.")
     most = {section: max(len(group.records) for group in runs.of(section)) for section in runs.sections}
     short = [g for g in runs.results if len(g.records) < most[g.section]]
     if short:
-        found.append(f"seeds are missing for {_list(f'{g.name} on {g.task} ({g.section.title})' for g in short)}.")
+        found.append(f"seeds are missing for {_rows(short, len(runs.results))}.")
     warned: dict[str, dict[str, list[str]]] = {}
     for record in records:
         fit = record.spec.fit
@@ -64,8 +60,12 @@ def _warnings(runs: Runs) -> list[str]:
     return [*found, *(f"left out: {sentence}" for sentence in runs.excluded)]
 
 
-def _commit(provenance: dict[str, object]) -> str:
-    return str(provenance["commit"] or "unknown")[:12]
+def _rows(groups: Sequence[Group], of: int) -> str:
+    """Which rows: by name where they are few."""
+    names = [f"{g.name} on {g.task} ({g.section.title})" for g in groups]
+    if len(names) == of:
+        return f"all {of} rows" if of > 1 else names[0]
+    return _list(names[:SHOWN]) + (f" and {len(names) - SHOWN} more of {of} rows" if len(names) > SHOWN else "")
 
 
 def _list(items: Iterable[str]) -> str:

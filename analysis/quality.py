@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.predictions import Predictions
-from bench.metrics import ece, nll
+from bench.metrics import bin_of, ece, nll
 
 BINS = 15
 
@@ -37,14 +37,9 @@ def _sure_right(given: Predictions) -> tuple[Array, Array]:
     return probs.max(axis=1), (probs.argmax(axis=1) == given.labels).astype(np.float64)
 
 
-def _places(values: Array) -> NDArray[np.intp]:
-    """The equal-width bin of each value in [0, 1]; 0 falls in the first, 1 in the last."""
-    return np.clip(np.ceil(values * BINS).astype(np.intp) - 1, 0, BINS - 1)
-
-
 def _gaps(values: Array, hits: Array) -> Array:
     """(BINS,) of sums over a bin's examples of hit less value."""
-    gaps: Array = np.bincount(_places(values), weights=hits - values, minlength=BINS).astype(np.float64)
+    gaps: Array = np.bincount(bin_of(values, BINS), weights=hits - values, minlength=BINS).astype(np.float64)
     return gaps
 
 
@@ -82,7 +77,7 @@ def ece_debiased(given: Predictions) -> float:
 def mce(given: Predictions) -> float:
     """The largest gap of a bin of equal width that is not empty."""
     sure, right = _sure_right(given)
-    counts = np.bincount(_places(sure), minlength=BINS)
+    counts = np.bincount(bin_of(sure, BINS), minlength=BINS)
     return float((np.abs(_gaps(sure, right)) / np.maximum(counts, 1)).max())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.predictions import Predictions
-from bench.metrics import BINS
+from bench.metrics import BINS, bin_of
 
 
 class Reliability(NamedTuple):
@@ -29,7 +29,7 @@ def reliability(runs: Sequence[Predictions]) -> Reliability:
     for run in runs:
         probs = np.exp(run.log_probs)
         confidence = probs.max(axis=1)
-        place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+        place = bin_of(confidence)
         counts += np.bincount(place, minlength=BINS)
         sure += np.bincount(place, weights=confidence, minlength=BINS)
         right += np.bincount(place, weights=probs.argmax(axis=1) == run.labels, minlength=BINS)

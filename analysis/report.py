@@ -33,7 +33,8 @@ from analysis.preamble import preamble
 from analysis.ranks import rankings, ranks, ranks_csv
 from analysis.recomputed import recompute, rows_csv, rows_table
 from analysis.settings import settings
-from analysis.tables import results, results_csv
+from analysis.tables import results, table1_csv
+from analysis.tuning import tuning
 
 FIGURES: Mapping[str, Draw] = {
     "Results by task": figure_results.draw,
@@ -63,18 +64,32 @@ OOD_TEXT = (
     "95 % of its own. Scores: entropy of the mixture, its largest probability, and mutual information (MI), which "
     "needs more than one draw.\n"
 )
+TUNING_TEXT = (
+    "What `bench tune` tried: each candidate trained on the training split less a hold-out, and scored on that; means "
+    "over seeds. **Bold** is the lowest mean of a method's candidates; the grid's criterion (NLL unless it says "
+    "otherwise) decides. No reported split is in it.\n"
+)
 
 
-def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
+def write_report(runs: Path, out: Path, baseline: str | None = None) -> list[Path]:
     """Write ``report.html``, ``tables.md``, ``results.csv``, ``differences.csv``, ``tau.csv`` and the figures.
+
+    Args:
+        runs: the store.
+        out: where to.
+        baseline: what differences and relative costs are taken to; ``BASELINE`` unless given.
 
     Returns:
         The files, all in ``out``.
 
     Raises:
-        ValueError: there is no result under ``runs``.
+        ValueError: there is no result under ``runs``, or none of the method that was asked for as baseline.
     """
     loaded = load(runs)
+    methods = sorted({group.spec.method for group in loaded.results})
+    if baseline is not None and baseline not in methods:
+        raise ValueError(f"There is no result of the baseline '{baseline}' in {runs}. It has {', '.join(methods)}.")
+    baseline = baseline or BASELINE
     found, notes = compare(loaded, baseline)
     (further, more), (away, lost), (ranked, left_out) = (
         recompute(loaded),
@@ -85,7 +100,7 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
     written = [
         write_text(out / "results.csv", csv_text(COLUMNS, leaderboard_rows(loaded.results))),
         write_text(out / "differences.csv", differences_csv(found)),
-        write_text(out / "table1.csv", results_csv(loaded, baseline)),
+        write_text(out / "table1.csv", table1_csv(loaded, baseline)),
         write_text(out / "table1.tex", results_latex(loaded, baseline)),
         write_text(out / "costs.csv", costs_csv(loaded, baseline)),
         write_text(out / "metrics.csv", rows_csv(loaded, further, baseline)),
@@ -124,6 +139,7 @@ def write_report(runs: Path, out: Path, baseline: str = BASELINE) -> list[Path]:
         costs(loaded, baseline),
         "## Settings\n",
         settings(loaded, baseline),
+        *(["## Tuning\n", TUNING_TEXT, tuning(loaded, baseline)] if loaded.tunes else []),
         "## Not shown\n" if notes else "",
         *(f"- {note}" for note in notes),
     ]

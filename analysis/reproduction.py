@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.files import csv_text, number, write_text
-from analysis.labels import BASELINE, show
+from analysis.labels import show
 from analysis.load import Group, Runs, Section, load
 from analysis.markdown import GAP, table
 from analysis.metric import metric_of
@@ -67,27 +67,6 @@ class Comparison:
         if self.z is None:
             return "within" if abs(self.ours.mean - self.theirs.mean) <= self.theirs.step / 2 else "outside"
         return "within" if abs(self.z) <= BAND else "outside"
-
-
-def published_blocks() -> list[Block]:
-    """Table 1 as the paper prints it, its averages included, as blocks of our own tables."""
-    found = []
-    for metric in METRICS.values():
-        cells = {
-            (method, task): Cell(figure.mean, figure.sem)
-            for (name, method, task), figure in published().items()
-            if name == metric
-        }
-        shown = dataclasses.replace(metric_of(metric), digits=digits(metric))
-        found.append(Block(shown, methods(), (*tasks(), AVERAGE), cells, BASELINE))
-    return found
-
-
-def recomputed_average(metric: str, method: str) -> float | None:
-    """The mean of a published row's tasks; None where one is illegible."""
-    figures = [published().get((metric, method, task)) for task in tasks()]
-    cell = average([None if figure is None else Cell(figure.mean) for figure in figures])
-    return None if cell is None else cell.mean
 
 
 def comparisons(runs: Runs) -> list[Comparison]:

@@ -146,7 +146,7 @@ def _text(block: Block, row: str, column: str) -> str:
     return f"{text} [{amiss}]" if amiss else text
 
 
-def results_csv(runs: Runs, baseline: str = BASELINE) -> str:
+def table1_csv(runs: Runs, baseline: str = BASELINE) -> str:
     """The same as CSV, in fractions and nats: a row for every method and task of a block, blank where it is missing."""
     rows: list[tuple[str, ...]] = []
     for section, inner in sections(runs, baseline):

@@ -113,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", _report, "write tables, figures and report.html from the stored records")
     report.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
     report.add_argument("--out", type=Path, default=Path("report"), help="default: %(default)s")
+    report.add_argument(
+        "--baseline", metavar="METHOD", help="what differences and costs are relative to; adamw unless given"
+    )
 
     beside = _command(commands, "compare", _compare, "set the stored results beside the published ones")
     beside.add_argument("what", choices=["published"], help="the paper's Table 1")
@@ -448,7 +451,7 @@ def _merge_into(runs: Path, sources: Sequence[Path], dry_run: bool) -> int:
 def _report(options: argparse.Namespace) -> int:
     from analysis.report import write_report
 
-    for file in write_report(options.runs, options.out):
+    for file in write_report(options.runs, options.out, options.baseline):
         print(f"wrote {file}")
     return 0
 

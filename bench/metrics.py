@@ -42,6 +42,11 @@ def brier(log_probs: Floats, labels: Labels) -> float:
     return float(((probs - np.eye(probs.shape[1])[labels]) ** 2).sum(axis=1).mean())
 
 
+def bin_of(values: Floats, bins: int = BINS) -> NDArray[np.intp]:
+    """The number of each value's bin, of equally wide ones (lo, hi] from 0 to 1; 0 falls in the first."""
+    return np.clip(np.ceil(values * bins).astype(np.intp) - 1, 0, bins - 1)
+
+
 def ece(log_probs: Floats, labels: Labels, bins: int = BINS) -> float:
     """Expected calibration error: sum_b (n_b / N) |accuracy_b - confidence_b| over equal-width bins (lo, hi].
 
@@ -51,8 +56,7 @@ def ece(log_probs: Floats, labels: Labels, bins: int = BINS) -> float:
     probs = np.exp(np.asarray(log_probs, np.float64))
     confidence = probs.max(axis=1)
     correct = (probs.argmax(axis=1) == labels).astype(np.float64)
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, weights=correct - confidence, minlength=bins)
+    gaps = np.bincount(bin_of(confidence, bins), weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 

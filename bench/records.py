@@ -34,15 +34,14 @@ class RunRecord:
     @property
     def settings(self) -> str:
         """Canonical JSON of all that defines the run except its seed: the runs that may be averaged share it."""
-        return canonical(_without_seed(json.loads(canonical(self.spec))))
+        run = json.loads(canonical(self.spec))
+        return canonical({**run, "fit": _without_seed(run["fit"])})
 
 
-def _without_seed(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {name: _without_seed(value) for name, value in data.items() if name != "seed"}
-    if isinstance(data, list):
-        return [_without_seed(value) for value in data]
-    return data
+def _without_seed(fit: dict[str, Any]) -> dict[str, Any]:
+    """A fit's JSON data less its seed and its bases'; an option or setting that is called so too stays."""
+    rest = {name: value for name, value in fit.items() if name != "seed"}
+    return {**rest, "bases": [_without_seed(base) for base in fit["bases"]]}
 
 
 def read_record(folder: Path) -> RunRecord:

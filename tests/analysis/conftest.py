@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from analysis.labels import BASELINE
+from analysis.metric import metric_of
+from analysis.published import AVERAGE, METRICS, digits, methods, published, tasks
+from analysis.tables import Block, Cell
 from bench.metrics import score
 from bench.specs import DataSpec, FitSpec, ModelSpec, RunSpec, TrainSpec, canonical, key, to_json
 
@@ -152,3 +156,18 @@ def store_at() -> type[SyntheticStore]:
 def store(tmp_path: Path) -> SyntheticStore:
     """An empty store in a temporary folder."""
     return SyntheticStore(tmp_path / "runs")
+
+
+@pytest.fixture
+def published_blocks() -> list[Block]:
+    """Table 1 as the paper prints it, its averages included, as blocks of our own tables."""
+    found = []
+    for metric in METRICS.values():
+        cells = {
+            (method, task): Cell(figure.mean, figure.sem)
+            for (name, method, task), figure in published().items()
+            if name == metric
+        }
+        shown = dataclasses.replace(metric_of(metric), digits=digits(metric))
+        found.append(Block(shown, methods(), (*tasks(), AVERAGE), cells, BASELINE))
+    return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
-from analysis import figure_cost, figure_draws, figure_overhead, figure_rank_map, figure_tradeoff, style
+from analysis import figure_clock, figure_cost, figure_draws, figure_overhead, figure_rank_map, figure_tradeoff, style
 from analysis.load import load
 from analysis.metric import metric_of
 from analysis.predictions import Predictions
@@ -86,9 +87,51 @@ def test_costs_add_up_and_steps_are_relative_to_the_baseline(store):
     seconds = {g.name: figure_cost.seconds_of(loaded, g, machines).mean for g in loaded.results}
     assert seconds == pytest.approx({"adamw": 11.5, "slow": 16.5, "laplace": 13.5})
     assert machines == {"Abacus (1 thread)"}
-    costs, _ = figure_overhead.step_costs(loaded, loaded.sections[0])
+    costs, bases, _ = figure_overhead.step_costs(loaded, loaded.sections[0], "adamw")
     assert costs == {"adamw": {"notes": pytest.approx(100)}, "slow": {"notes": pytest.approx(150)}}
-    assert figure_overhead.relative(costs, "adamw") == {"adamw": {"notes": 1}, "slow": {"notes": pytest.approx(1.5)}}
+    assert bases == {"notes": {"adamw"}}
+    ratios = figure_overhead.relative(costs, {"notes": "adamw"})
+    assert ratios == {"adamw": {"notes": 1}, "slow": {"notes": pytest.approx(1.5)}}
+
+
+def test_a_base_that_leaves_examples_for_tuning_is_another_training(store):
+    """As for `temperature` under the protocol `paper`: its own fit of the baseline's method, with a hold-out."""
+    trace = tuple({"step": s, "seconds": s / 9, "accuracy": s / 99, "nll": 1.0 - s / 200} for s in (0, 50))
+    base = store.spec("adamw")
+    for task in ("notes", "plain"):
+        store.add(store.spec("adamw", task), trace=trace)
+    held = dataclasses.replace(base.fit, holdout=0.1)
+    for spec in (base, dataclasses.replace(base, fit=held)):  # the latter writes the fit, its run is not a result
+        store.add(
+            dataclasses.replace(spec, purpose="tune"), trace=trace, train_seconds=9.0 if spec.fit is held else 10.0
+        )
+    store.add(store.spec("scaled", bases=(held,)), trained=False)
+    loaded = load(store.root)
+    ((drawn,), notes) = figure_overhead.draw(loaded, "adamw")
+    assert notes == []
+    labels = [text.get_text() for text in drawn.figure.axes[0].get_yticklabels()]
+    assert labels == ["adamw (holdout=0)", "adamw (holdout=0.1)"]
+    assert {text.get_text() for text in drawn.figure.axes[0].texts} == {"1.00×  (100 ms)", "0.90×  (90 ms)"}
+    ((drawn,), notes) = figure_clock.draw(loaded, "adamw")
+    assert len(notes) == 1 and "adamw on notes with a hold-out of 0.1" in notes[0]
+    assert [line.get_label() for line in drawn.figure.axes[0].lines] == ["adamw"]
+    assert "on validation data, against" in drawn.caption
+
+
+def test_the_clock_names_what_each_task_was_evaluated_on(store):
+    trace = tuple({"step": s, "seconds": s / 9, "accuracy": s / 99, "nll": 1.0 - s / 200} for s in (0, 50))
+    for task, share in (("one", 0.0), ("two", 0.1)):
+        spec = store.spec("adamw", task)
+        store.add(dataclasses.replace(spec, fit=dataclasses.replace(spec.fit, holdout=share)), trace=trace)
+    ((drawn,), notes) = figure_clock.draw(load(store.root), "adamw")
+    assert notes == [] and "on validation data (one) and held-out training data (two), against" in drawn.caption
+
+
+def test_several_trainings_of_the_baseline_are_no_yardstick(store):
+    for lr in (1e-4, 1e-3):
+        store.add(store.spec("adamw", fit_options={"lr": lr}))
+    drawn, notes = figure_overhead.draw(load(store.root), "adamw")
+    assert drawn == [] and "several trainings on notes" in notes[0]
 
 
 def test_seconds_of_unlike_machines_are_not_drawn(store):

@@ -11,7 +11,6 @@ import pytest
 from analysis.latex import escape, latex
 from analysis.load import load
 from analysis.report import write_report
-from analysis.reproduction import published_blocks
 from analysis.tables import blocks
 
 
@@ -44,19 +43,19 @@ def test_cells_gaps_seeds_and_flags(store):
     assert r"\textbf{63.0}$^{2/3}_{1.0}$" in text and "Superscripts: the seeds that are there" in text
 
 
-def test_long_tables_are_parted(store):
-    many = published_blocks() * 3
+def test_long_tables_are_parted(published_blocks):
+    many = published_blocks * 3
     assert latex("T", many).count(r"\begin{table}") == 3
 
 
-def test_it_compiles(store, tmp_path):
+def test_it_compiles(store, tmp_path, published_blocks):
     if shutil.which("pdflatex") is None:
         if os.environ.get("BENCH_REQUIRE_TEX"):
             pytest.fail("BENCH_REQUIRE_TEX is set and there is no pdflatex")
         pytest.skip("no pdflatex: apt-get install texlive-latex-base texlive-latex-recommended")
     fill(store)
     write_report(store.root, tmp_path / "report")
-    published = latex("Published & more", published_blocks())
+    published = latex("Published & more", published_blocks)
     (tmp_path / "published.tex").write_text(published)
     (tmp_path / "main.tex").write_text(
         "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n"

@@ -13,6 +13,7 @@ from analysis.metric import metric_of
 from analysis.predictions import Predictions, read_predictions
 from analysis.quality import BINS, QUALITY
 from analysis.recomputed import recompute, rows_csv, rows_table
+from bench.metrics import bin_of
 
 
 def binary(confidence: list[float], right: list[int]) -> Predictions:
@@ -60,7 +61,7 @@ def test_certainty_falls_in_the_last_bin_and_edges_below():
         np.log(np.array([[1.0, 1e-300], [exact, 1 - exact], [0.99, 0.01]])), np.array([0, 1, 0]), ("",) * 3
     )
     assert quality.mce(given) == pytest.approx((1 + exact + 0.99 - 2) / 3)
-    assert quality._places(np.array([0.0, 1 / 15, 2 / 15, 2 / 15 + 1e-9, 1.0])).tolist() == [0, 0, 1, 2, 14]
+    assert bin_of(np.array([0.0, 1 / 15, 2 / 15, 2 / 15 + 1e-9, 1.0]), BINS).tolist() == [0, 0, 1, 2, 14]
     share, confidence = calibration_curve([1, 0, 1], [1.0, exact, 0.99], n_bins=BINS)  # scikit-learn agrees
     assert (share.tolist(), confidence.tolist()) == ([pytest.approx(2 / 3)], [pytest.approx((1 + exact + 0.99) / 3)])
 
@@ -75,7 +76,7 @@ def test_equal_widths_agree_with_scikit_learn(seed):
     per_answer = []
     for answer in range(4):
         share, confidence = calibration_curve(given.labels == answer, probs[:, answer], n_bins=BINS)
-        counts = np.bincount(quality._places(probs[:, answer]), minlength=BINS)
+        counts = np.bincount(bin_of(probs[:, answer], BINS), minlength=BINS)
         per_answer.append((np.abs(share - confidence) * counts[counts > 0]).sum() / len(probs))
     assert quality.ece_classwise(given) == pytest.approx(np.mean(per_answer))
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import curves, figure_clock, figure_results, figure_tau, style
+from analysis import curves, figure_clock, figure_results, figure_tau, report, style
 from analysis.load import load
 from analysis.report import write_report
+from bench.cli import main
 
 ROOT = Path(__file__).parents[2]
 LABELS = np.array([0, 1] * 10)
@@ -66,6 +67,21 @@ def test_report_of_one_run(store, tmp_path):
     write_report(store.root, tmp_path / "report")
     text = (tmp_path / "report" / "tables.md").read_text()
     assert "## Not shown" in text and "No tau curves" in text and "no training was evaluated on its way" in text
+
+
+def test_another_baseline_and_one_without_results(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "FIGURES", {})
+    for method in ("adamw", "ivon"):
+        store.add(store.spec(method))
+    run = ["report", "--runs", str(store.root), "--out", str(tmp_path / "report"), "--baseline"]
+    assert main([*run, "ivon"]) == 0
+    rows = (tmp_path / "report" / "differences.csv").read_text().splitlines()[1:]
+    assert rows and all(",notes,adamw,ivon," in row for row in rows)
+    text = (tmp_path / "report" / "tables.md").read_text()
+    assert "(change against ivon)" in text and "differences to ivon" in text
+    assert main([*run, "ivom"]) == 2
+    said = capsys.readouterr().err
+    assert "no result of the baseline 'ivom'" in said and "It has adamw, ivon." in said
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

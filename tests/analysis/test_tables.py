@@ -7,13 +7,16 @@ import shutil
 
 import pytest
 
+from analysis import leaderboard, report
 from analysis.costs import costs
 from analysis.labels import distinguish
 from analysis.load import load
+from analysis.page import page_data
 from analysis.preamble import preamble
 from analysis.settings import settings
 from analysis.summary import Summary, summarize
 from analysis.tables import results
+from analysis.tuning import tuning
 from bench.specs import key
 
 
@@ -117,10 +120,85 @@ def test_preamble_states_facts_and_flaws(store):
     for sentence in (
         "notes (4 examples of test)",
         "Protocol: clean. Model: embedded.",
-        "partial data for notes",
-        "1 of 2 results come from a working tree with changes",
-        "1 of 2 results come from code outside a git checkout",
+        "dirty (code of a run or fit was in no commit): adamw on notes (Protocol",
+        "partial (a dataset lacked rows: not comparable with results on the whole of it): adamw on notes",
+        "no-commit (code of a run or fit was outside a git checkout, so its state is not known): b on notes",
+        "Machine: Abacus (1 thread), Sliderule (1 thread)",
         "several machines",
         "1 of 1 fits of adamw (variant tuned) warned, for example: too wide.",
     ):
         assert sentence in text
+
+
+def test_a_warning_names_few_rows_and_counts_many(store):
+    for number in range(20):
+        store.add(store.spec(f"m{number:02}"), {"nll": 1.0}, partial=number > 0)
+    text = preamble(load(store.root))
+    assert "m12 on notes (Protocol clean, model embedded, variant tuned) and 7 more of 20 rows." in text
+
+
+def test_page_preamble_and_leaderboard_have_the_same_flags(store, tmp_path):
+    """A dirty fit behind a clean evaluation, and one that is not in the store."""
+    for method in ("adamw", "gone"):
+        store.add(store.spec(method), {"nll": 1.0})
+    facts = store.root / "fits" / key(store.spec().fit) / "facts.json"
+    facts.write_text(facts.read_text().replace('"dirty": false', '"dirty": true'))
+    shutil.rmtree(store.root / "fits" / key(store.spec("gone").fit))
+    loaded = load(store.root)
+    page = page_data(loaded, tmp_path)
+    shown = {row["method"]: page["points"][row["point"]]["flags"] for row in page["rows"]}
+    at = leaderboard.COLUMNS.index("flags")
+    assert shown == {row[0]: row[at].split() for row in leaderboard.leaderboard_rows(loaded.results)}
+    assert shown == {"adamw": ["dirty"], "gone": ["fit-missing"]}
+    text = preamble(loaded)
+    assert "dirty (code of a run or fit was in no commit): adamw on notes (" in text
+    assert "fit-missing (a fit behind it is not in the store" in text
+
+
+def test_only_the_seeds_of_fits_are_averaged_over(store):
+    """Seeds of a run and its bases; a method's own option called `seed` tells rows apart."""
+    for seed in (1, 2):
+        base = store.spec("adamw", seed=seed).fit
+        for option in (7, 8):
+            spec = store.spec("odd", seed=seed, fit_options={"seed": option}, options={"seed": 0}, bases=(base,))
+            store.add(spec, {"nll": float(option)})
+    found = load(store.root).results
+    assert [(g.name, g.seeds, g.values("nll")) for g in found] == [
+        ("odd (seed=7)", (1, 2), [7.0, 7.0]), ("odd (seed=8)", (1, 2), [8.0, 8.0]),
+    ]  # fmt: skip
+    assert all('"options":{"seed":0}' in g.settings for g in found)
+
+
+def test_tuning_shows_every_candidate_and_the_best_of_a_method(store):
+    def add(method, task, seed, nll, **options):
+        spec = store.spec(method, task, seed, fit_options=options, variant="tune", purpose="tune")
+        store.add(spec, {"nll": nll, "brier": nll / 2, "ece": 0.1})
+
+    store.add(store.spec(), {"nll": 9.0})  # a result is in no such table
+    for task, shift in (("one", 0.0), ("two", 0.2)):
+        for seed in (1, 2):
+            add("adamw", task, seed, 1.0 + shift + seed / 10, lr=0.1)
+            add("adamw", task, seed, 2.0 + shift + seed / 10, lr=0.2)
+            add("ivon", task, seed, 3.0 + shift, lr=0.1)
+    add("ivon", "one", 1, 0.5, lr=0.9)  # the other task is missing: no mean
+    loaded = load(store.root)
+    assert [g.name for g in loaded.results] == ["adamw"]
+    lines = squeezed(tuning(loaded)).splitlines()
+    assert lines[0] == "### Protocol clean, model embedded, variant tune"
+    assert lines[2].startswith("| candidate | seeds | NLL (nats), one | NLL (nats), two | mean NLL (nats) ↓ |")
+    assert lines[4:] == [
+        "| adamw (lr=0.1) | 2 | 1.150 | 1.350 | **1.250** | **0.625** | **10.0** |",
+        "| adamw (lr=0.2) | 2 | 2.150 | 2.350 | 2.250 | 1.125 | **10.0** |",
+        "| ivon (lr=0.1) | 2 | 3.000 | 3.200 | **3.100** | **1.550** | **10.0** |",
+        "| ivon (lr=0.9) | 1 | 0.500 | - | - | - | - |",
+    ]
+
+
+def test_a_store_without_tuning_has_no_such_section(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "FIGURES", {})
+    store.add(store.spec())
+    report.write_report(store.root, tmp_path / "report")
+    assert "## Tuning" not in (tmp_path / "report" / "tables.md").read_text()
+    store.add(store.spec(variant="tune", purpose="tune"))
+    report.write_report(store.root, tmp_path / "report")
+    assert "## Tuning\n\nWhat `bench tune` tried" in (tmp_path / "report" / "tables.md").read_text()
