@@ -148,18 +148,20 @@ class Runner:
             watch=self._watched(spec, method, held, load),
             eval_every=self.eval_every,
         )
+        if method.uses_model:  # loading and tokenising are no method's cost
+            job.make_ready()
         memory = PeakMemory(self.device)
         forwards = self._forwards(spec.model)
         began = time.perf_counter()
         posterior = checked(method.fit(job), spec.method)
-        whole = time.perf_counter() - began
+        posterior_seconds = time.perf_counter() - (job.train_ended if job.trained else began)
         for sentence in job.warnings:
             self.log(f"warning: {spec.method} on {spec.data.task}, seed {spec.seed}: {sentence}")
         train_seconds = job.train_seconds
         facts = {
             "status": "done",
             "steps": spec.train.steps if job.trained else 0,
-            "seconds": {"train": train_seconds, "posterior": 0.0 if job.trained else whole},
+            "seconds": {"train": train_seconds, "posterior": posterior_seconds},
             "seconds_per_step": train_seconds / spec.train.steps if job.trained else None,
             "peak_memory_mib": memory.read(),
             "forward_passes": job.forwards if job.trained else self._forwards(spec.model) - forwards,
@@ -221,6 +223,8 @@ class Runner:
             max_length=run.fit.train.max_length,
             progress=progress.advance,
         )
+        if method.uses_model:
+            job.make_ready()
         seed_global(seed_for(run, "predict"), self.device)
         memory = PeakMemory(self.device)
         forwards = self._forwards(run.fit.model)
