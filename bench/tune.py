@@ -23,11 +23,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.grid import Grid, laid_over, seed_list
+from bench.grid import Grid, seed_list
 from bench.options import make_method
 from bench.plan import Family, families, plan_run
 from bench.registry import get_method, near_miss
-from bench.settings import merge
+from bench.settings import laid_over, merge
 from bench.specs import RunSpec, cast, key
 from bench.store import Store
 
@@ -105,13 +105,13 @@ def plan_tuning(
     if len(set(budgets.values())) > 1:
         raise ValueError(f"[tune] gives the methods unequal budgets ({budgets}): list equally many combinations.")
     candidates = []
-    bases = [laid_over(method, values) for method, values in (chosen or {}).items()]
+    bases = [laid_over({method: values}) for method, values in (chosen or {}).items()]
     for method, found in combinations.items():
         if methods is not None and method not in methods:
             continue
         for values in found:
             make_method(get_method(method), values)
-            settings = merge(grid.settings, *bases, laid_over(method, values))
+            settings = merge(grid.settings, *bases, laid_over({method: values}))
             runs = tuple(
                 plan_run(
                     method,
