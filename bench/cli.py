@@ -370,8 +370,9 @@ def _tune(options: argparse.Namespace) -> int:
         chosen = {item.candidate.method: item.candidate.values for item in scored if item.chosen}
         tuning = plan_tuning(grid, methods, chosen)
         print(tuning.summary(), flush=True)
-        status = _launch(options, grid, tuning.families())
-        if status or missing(tuning.families(), Store(options.runs), sys.maxsize)[0]:
+        store = Store(options.runs)
+        status = _launch(options, grid, tuning.families(None if options.retry_failed else store))
+        if missing(tuning.families(store), store, sys.maxsize)[0]:  # what failed, but for what diverged
             return status
         scored += choose(tuning, options.runs)
     for file in write_choice(whole, scored, options.grid):

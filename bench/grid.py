@@ -36,7 +36,7 @@ from bench.model import resolve_model
 from bench.options import option_fields
 from bench.plan import Family, families, plan_run
 from bench.protocol import PROTOCOLS
-from bench.registry import get_method, get_task, load_plugin, method_names, near_miss, task_names
+from bench.registry import get_method, get_task, load_plugin, method_names, near_miss
 from bench.settings import Settings, check_settings, laid_over, merge, read_toml, table_of
 from bench.specs import ModelSpec, RunSpec, build, cast
 

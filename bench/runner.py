@@ -88,9 +88,10 @@ class Runner:
             return self._run(family, _Reporter(progress or Progress(), held, family, self.stop))
 
     def _run(self, family: Family, progress: _Reporter) -> list[RunRecord]:
-        records, errors, failed = [], [], set[str]()
+        records, errors, failed = [], [], dict[str, Exception]()
         for run in family.runs:
             if key(run.fit) in failed:
+                self._record(run, failed[key(run.fit)])
                 continue
             try:
                 if not self.store.has(run):
@@ -99,15 +100,18 @@ class Runner:
                 records.append(self.store.record(run))
             except Exception as error:
                 errors.append(error)
-                try:
-                    self.store.fail(run, error, self._attempt())
-                except OSError as full:  # a full or read-only disk, most likely what went wrong in the first place
-                    self.log(f"warning: the failure of {run.method} could not be recorded ({full})")
+                self._record(run, error)
                 if not self.store.folder(run.fit).exists():
-                    failed.add(key(run.fit))
+                    failed[key(run.fit)] = error
         if errors:
             raise errors[0]
         return records
+
+    def _record(self, run: RunSpec, error: Exception) -> None:
+        try:
+            self.store.fail(run, error, self._attempt())
+        except OSError as full:  # a full or read-only disk, most likely what went wrong in the first place
+            self.log(f"warning: the failure of {run.method} could not be recorded ({full})")
 
     def fit(self, spec: FitSpec, progress: Progress) -> Posterior:
         """The posterior of a fit: the stored one, or trained now."""

@@ -227,3 +227,21 @@ def test_tune_writes_its_choice_and_the_grid_uses_it(tmp_path: Path) -> None:
     bench("leaderboard", cwd=tmp_path)
     board = list(csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines()))
     assert {row["variant"] for row in board} == {"tuned"} and {row["split"] for row in board} == {"validation"}
+
+
+def test_a_candidate_that_diverges_is_scored_as_such_and_not_tried_again(tmp_path: Path) -> None:
+    text = (
+        'methods = ["adamw", "softened"]\ntasks = ["notes_two"]\nseeds = [1]\nplugins = ["softened"]\n'
+        "[set]\nsteps = 6\n[tune]\nseeds = [5]\n[tune.adamw]\nlr = [1e30, 1e-3]\n"
+    )
+    (tmp_path / "t.toml").write_text(text)
+    said = bench("tune", "t.toml", cwd=tmp_path).stderr
+    assert "FloatingPointError: The training loss is" in said
+    bad, good = csv.DictReader((tmp_path / "t.tune.csv").read_text().splitlines())
+    assert (bad["notes_two"], bad["mean_nll"], bad["chosen"]) == ("diverged", "diverged", "")
+    assert float(good["mean_nll"]) > 0 and good["chosen"] == "yes"
+    assert bench("tune", "t.toml", cwd=tmp_path).stderr == ""
+    assert len(list((tmp_path / "runs" / "failures").iterdir())) == 1
+
+    (tmp_path / "all.toml").write_text(text.replace("1e-3]", "1e31]"))
+    assert "Every candidate of adamw diverged" in bench("tune", "all.toml", cwd=tmp_path, check=2).stderr

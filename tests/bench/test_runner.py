@@ -82,6 +82,8 @@ def test_a_failing_fit_is_not_tried_again_for_each_sibling(tmp_path: Path, monke
     with pytest.raises(RuntimeError, match="no luck"):
         quiet(tmp_path).run(family("adamw", "softened"))
     assert len(calls) == 1
+    store = Store(tmp_path)
+    assert [len(store.failures(run)) for run in family("adamw", "softened").runs] == [1, 1]
 
 
 def test_mid_run_evaluation_changes_no_byte_but_leaves_a_curve(tmp_path: Path) -> None:
