@@ -39,7 +39,7 @@ def test_a_member_is_new_down_to_its_root() -> None:
     assert again.seed == again.bases[0].seed != fit.seed and member(fit, 0) == fit
 
 
-@pytest.mark.parametrize("seed", [-3, 0, 7])
+@pytest.mark.parametrize("seed", [0, 7])
 def test_every_member_has_the_hold_out_of_its_run(seed: int) -> None:
     fit = plan("adamw", seed=seed).fit
     assert len({seed_for(member(fit, m), "holdout") for m in range(5)}) == 1
