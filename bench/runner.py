@@ -253,7 +253,7 @@ class Runner:
             "forward_passes": self._forwards(run.fit.model) - forwards,
             "fit": {
                 "key": key(run.fit),
-                "forward_passes": fit.get("forward_passes"),  # None: a fit of a store from before they were counted
+                "forward_passes": fit.get("forward_passes"),  # None: not counted
                 **{
                     name: fit[name]
                     for name in (
