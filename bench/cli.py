@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         status: int = options.run(options)
+        sys.stdout.flush()  # here, where a reader that has gone away, such as `| head`, can still be met
         return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 141  # what a shell shows of a program that SIGPIPE ends
     except (*USER_ERRORS, BrokenPlugin) as error:
         if options.debug:
             raise
@@ -373,8 +378,9 @@ def _tune(options: argparse.Namespace) -> int:
         chosen = {item.candidate.method: item.candidate.values for item in scored if item.chosen}
         tuning = plan_tuning(grid, methods, chosen)
         print(tuning.summary(), flush=True)
-        status = _launch(options, grid, tuning.families())
-        if status or missing(tuning.families(), Store(options.runs), sys.maxsize)[0]:
+        store = Store(options.runs)
+        status = _launch(options, grid, tuning.families(None if options.retry_failed else store))
+        if missing(tuning.families(store), store, sys.maxsize)[0]:  # what failed, but for what diverged
             return status
         scored += choose(tuning, options.runs)
     for file in write_choice(whole, scored, options.grid):
@@ -467,11 +473,10 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from bench.store import Store
+    from bench.store import Store, read_whole
 
     folder = Store(options.runs).find(options.key)
-    spec = json.loads((folder / "spec.json").read_text())
-    facts = json.loads((folder / "facts.json").read_text())
+    spec, facts = read_whole(folder / "spec.json"), read_whole(folder / "facts.json")
     print(json.dumps({"folder": str(folder), "spec": spec, "facts": facts}, indent=2))
     return 0
 

@@ -9,7 +9,8 @@ eval_every = 500                   # optional: steps between mid-run evaluations
 
 [model]                            # optional: id (hub name, folder or embedded), revision, quantization, dtype
 [set]                              # settings, see bench.settings
-[variants.tuned]                   # optional: labelled settings laid over [set]; `include` names a file of them
+[variants.tuned]                   # optional: labelled settings that win over [set], its per-task ones too;
+include = "chosen.toml"            # optional: a file of more of them, as `bench tune` writes it
 methods = ["ivon"]                 # optional: the methods this variant has, where not all
 [eval]                             # optional: training task -> tasks to evaluate on besides, out of distribution
 notes_two = ["my_task"]
@@ -35,8 +36,8 @@ from bench.model import resolve_model
 from bench.options import option_fields
 from bench.plan import Family, families, plan_run
 from bench.protocol import PROTOCOLS
-from bench.registry import get_method, get_task, load_plugin, method_names, near_miss, task_names
-from bench.settings import Settings, check_settings, merge, read_toml, table_of
+from bench.registry import get_method, get_task, load_plugin, method_names, near_miss
+from bench.settings import Settings, check_settings, laid_over, merge, read_toml, table_of
 from bench.specs import ModelSpec, RunSpec, build, cast
 
 KEYS = (
@@ -86,9 +87,8 @@ class Grid:
                 planned.append(self._plan(method, task, seed, settings, variant, "result", other))
             for name, values in self.sweep.get(method, {}).items():
                 for value in values:
-                    point = self._plan(
-                        method, task, seed, merge(settings, laid_over(method, {name: value})), variant, "sweep"
-                    )
+                    swept = merge(settings, laid_over({method: {name: value}}))
+                    point = self._plan(method, task, seed, swept, variant, "sweep")
                     if point.options != run.options:
                         planned.append(point)
         return planned
@@ -119,12 +119,6 @@ class Grid:
             purpose=purpose,
             eval_task=eval_task,
         )
-
-
-def laid_over(method: str, values: Mapping[str, Any]) -> Settings:
-    """Settings that win over a method's per-task ones too."""
-    everywhere = {task: dict(values) for task in task_names()}
-    return {method: {**values, "per_task": everywhere}}
 
 
 def read_grid(
@@ -168,6 +162,7 @@ def read_grid(
     variants, variant_methods = _variants(content.get("variants", {}) if with_variants else {}, file, methods)
     for variant in variants.values():
         check_settings(merge(settings, variant))
+    variants = {name: laid_over(variant) for name, variant in variants.items()}
     evals = {task: _strings(others, f"eval.{task}") for task, others in content.get("eval", {}).items()}
     for task in evals:
         if task not in tasks:

@@ -101,6 +101,10 @@ class PredictJob:
             self.truncated = self._encoded.truncated
         return self._encoded
 
+    def make_ready(self) -> None:
+        """Load the model and tokenise the examples now, rather than at first use."""
+        _ = self.encoded
+
     def over_batches(self, function: Callable[[Batch], Tensor]) -> Tensor:
         """(N, C) on the CPU: ``function(batch) -> (B, C)`` over all examples, put back in their order."""
         parts, places = [], []

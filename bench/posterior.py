@@ -42,6 +42,11 @@ class Posterior:
         """The posterior mean, one tensor per adapter parameter."""
         raise TypeError(f"A posterior of kind '{self.kind}' has no mean.")
 
+    @property
+    def uncertain(self) -> list[str]:
+        """The parameters that :meth:`covariance` needs Jacobians of."""
+        return list(self.mean)
+
     def draws(self, count: int, generator: torch.Generator, tau: float = 1.0) -> Iterator[Params]:
         """``count`` joint draws of all parameters; at tau = 0 they coincide, so it is one draw.
 
@@ -148,6 +153,10 @@ class DiagGaussian(Posterior):
     @property
     def mean(self) -> Params:
         return self.location
+
+    @property
+    def uncertain(self) -> list[str]:
+        return [name for name, variance in self.variance.items() if variance.any()]
 
     def _draw(self, generator: torch.Generator, tau: float) -> Params:
         noise = flat_noise(self.location, generator)

@@ -18,13 +18,13 @@ import torch
 from bench.data import DataSource
 
 PACKAGES = ("bayes-lora-bench", "torch", "transformers", "peft", "bitsandbytes", "datasets", "numpy", "safetensors")
-CODE = ("bench", "methods", "tasks")  # the folders whose state a result depends on
+CODE = ("bench", "methods", "tasks", ":(exclude)bench/grids")  # what a result depends on; of a grid, its spec does
 
 
 def provenance(device: torch.device, source: DataSource) -> dict[str, Any]:
     """Commit and dirty flag, package versions, device, host, threads, time and kind of data source."""
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _commit(),
         "dirty": _dirty(),
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -49,7 +49,7 @@ def utc_now() -> str:
 
 @functools.lru_cache
 def _git(*arguments: str) -> str | None:
-    """What git says of the suite's own checkout; None when it was installed without one."""
+    """What git says in the folder above this package; None where it says nothing."""
     try:
         done = subprocess.run(
             ["git", *arguments],
@@ -64,9 +64,19 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+def _ours() -> bool:
+    """Whether git tracks this very file, and not just some project that the suite was installed into."""
+    return _git("ls-files", "--error-unmatch", "bench/provenance.py") is not None
+
+
+def _commit() -> str | None:
+    """The commit of the suite's checkout; None without one."""
+    return _git("rev-parse", "HEAD") if _ours() else None
+
+
 def _dirty() -> bool | None:
     """Whether the code differs from the commit; None without a checkout."""
-    changes = _git("status", "--porcelain", "--", *CODE)
+    changes = _git("status", "--porcelain", "--", *CODE) if _ours() else None
     return None if changes is None else bool(changes)
 
 

@@ -88,9 +88,10 @@ class Runner:
             return self._run(family, _Reporter(progress or Progress(), held, family, self.stop))
 
     def _run(self, family: Family, progress: _Reporter) -> list[RunRecord]:
-        records, errors, failed = [], [], set[str]()
+        records, errors, failed = [], [], dict[str, Exception]()
         for run in family.runs:
             if key(run.fit) in failed:
+                self._record(run, failed[key(run.fit)])
                 continue
             try:
                 if not self.store.has(run):
@@ -99,15 +100,18 @@ class Runner:
                 records.append(self.store.record(run))
             except Exception as error:
                 errors.append(error)
-                try:
-                    self.store.fail(run, error, self._attempt())
-                except OSError as full:  # a full or read-only disk, most likely what went wrong in the first place
-                    self.log(f"warning: the failure of {run.method} could not be recorded ({full})")
+                self._record(run, error)
                 if not self.store.folder(run.fit).exists():
-                    failed.add(key(run.fit))
+                    failed[key(run.fit)] = error
         if errors:
             raise errors[0]
         return records
+
+    def _record(self, run: RunSpec, error: Exception) -> None:
+        try:
+            self.store.fail(run, error, self._attempt())
+        except OSError as full:  # a full or read-only disk, most likely what went wrong in the first place
+            self.log(f"warning: the failure of {run.method} could not be recorded ({full})")
 
     def fit(self, spec: FitSpec, progress: Progress) -> Posterior:
         """The posterior of a fit: the stored one, or trained now."""
@@ -148,18 +152,20 @@ class Runner:
             watch=self._watched(spec, method, held, load),
             eval_every=self.eval_every,
         )
+        if method.uses_model:  # loading and tokenising are no method's cost
+            job.make_ready()
         memory = PeakMemory(self.device)
         forwards = self._forwards(spec.model)
         began = time.perf_counter()
         posterior = checked(method.fit(job), spec.method)
-        whole = time.perf_counter() - began
+        posterior_seconds = time.perf_counter() - (job.train_ended if job.trained else began)
         for sentence in job.warnings:
             self.log(f"warning: {spec.method} on {spec.data.task}, seed {spec.seed}: {sentence}")
         train_seconds = job.train_seconds
         facts = {
             "status": "done",
             "steps": spec.train.steps if job.trained else 0,
-            "seconds": {"train": train_seconds, "posterior": 0.0 if job.trained else whole},
+            "seconds": {"train": train_seconds, "posterior": posterior_seconds},
             "seconds_per_step": train_seconds / spec.train.steps if job.trained else None,
             "peak_memory_mib": memory.read(),
             "forward_passes": job.forwards if job.trained else self._forwards(spec.model) - forwards,
@@ -221,6 +227,8 @@ class Runner:
             max_length=run.fit.train.max_length,
             progress=progress.advance,
         )
+        if method.uses_model:
+            job.make_ready()
         seed_global(seed_for(run, "predict"), self.device)
         memory = PeakMemory(self.device)
         forwards = self._forwards(run.fit.model)
@@ -245,7 +253,7 @@ class Runner:
             "forward_passes": self._forwards(run.fit.model) - forwards,
             "fit": {
                 "key": key(run.fit),
-                "forward_passes": fit.get("forward_passes"),  # None: a fit of a store from before they were counted
+                "forward_passes": fit.get("forward_passes"),  # None: not counted
                 **{
                     name: fit[name]
                     for name in (

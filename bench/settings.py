@@ -57,6 +57,22 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     return result
 
 
+def laid_over(settings: Mapping[str, Any]) -> Settings:
+    """Checked settings that also win over the per-task ones of what they are merged into; their own win over them."""
+    names = (*(field.name for field in dataclasses.fields(TrainSpec)), "per_task")
+    train = {name: value for name, value in settings.items() if name in names}
+    methods = {name: _on_every_task(value) for name, value in settings.items() if name in method_names()}
+    return {**settings, **_on_every_task(train), **methods}
+
+
+def _on_every_task(table: Mapping[str, Any]) -> Settings:
+    plain = {name: value for name, value in table.items() if name != "per_task"}
+    own = table.get("per_task", {})
+    if not plain:
+        return dict(table)
+    return {**plain, "per_task": {task: {**plain, **own.get(task, {})} for task in task_names()}}
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Every name known and every value of its type.
 

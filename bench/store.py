@@ -120,12 +120,7 @@ class Store:
 
     def fit_facts(self, spec: FitSpec) -> dict[str, Any]:
         """The facts of a fit."""
-        file = self.folder(spec) / "facts.json"
-        try:
-            facts: dict[str, Any] = json.loads(file.read_text())
-            return facts
-        except (OSError, ValueError) as error:
-            raise _damaged(file, str(error)) from error
+        return read_whole(self.folder(spec) / "facts.json")
 
     def record(self, spec: RunSpec) -> RunRecord:
         """The record of an evaluation."""
@@ -216,6 +211,19 @@ class Store:
             what = f"{len(found)} results start" if found else "No result starts"
             raise LookupError(f"{what} with '{prefix}' in {self.root}. Give more digits, or another --runs folder.")
         return found[0]
+
+
+def read_whole(file: Path) -> dict[str, Any]:
+    """The content of a ``facts.json`` or ``spec.json``.
+
+    Raises:
+        DamagedRecord: it is missing, or not all there; the message names it.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        return content
+    except (OSError, ValueError) as error:
+        raise _damaged(file, str(error)) from error
 
 
 def write_predictions(file: Path, log_probs: Any, labels: Any, ids: tuple[str, ...], truth: Any | None) -> None:

@@ -170,6 +170,7 @@ class FitJob:
     warnings: list[str] = dataclasses.field(default_factory=list)
     train_seconds: float = 0.0
     trained: bool = False
+    train_ended: float = 0.0  # time.perf_counter() when the training was done: what follows is the posterior's cost
     forwards: int = 0  # examples passed forward by the steps of the training, mid-run evaluation not counted
 
     @property
@@ -188,6 +189,13 @@ class FitJob:
         if self.encode_tuning is None:
             raise RuntimeError(f"Method '{self.spec.method}' reads job.tuning: set `tunes = True` on its class.")
         return self.encode_tuning()
+
+    def make_ready(self) -> None:
+        """Load the model and tokenise all examples now, rather than at first use."""
+        self.load()
+        self.encode()
+        if self.encode_tuning is not None:
+            self.encode_tuning()
 
     def loss(self, batch: Batch, params: Params | None = None) -> Tensor:
         """Mean cross-entropy of the answers over the batch, at the adapters or at ``params``."""
@@ -219,7 +227,7 @@ class FitJob:
             diagnose: numbers to put beside the loss in the trace.
 
         Raises:
-                FloatingPointError: the loss became NaN or infinite.
+            FloatingPointError: the loss became NaN or infinite.
             Stopped: it was asked to stop, and left a checkpoint.
         """
         settings = self.spec.train
@@ -286,6 +294,7 @@ class FitJob:
                     clock.start()
         self.train_seconds += clock.stop()
         self.progress.finish()
+        self.train_ended = time.perf_counter()
 
     def _due(self, done: int) -> bool:
         return self.eval_every > 0 and (done % self.eval_every == 0 or done == self.spec.train.steps)

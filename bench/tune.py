@@ -3,7 +3,8 @@
 For each method of the grid's ``[tune]`` table every combination of the listed values is trained on the training split
 less ``holdout`` of it, and scored on what was held out: the mean over tasks and seeds of ``criterion``. The lowest
 wins, one choice per method for all tasks. The reported split is never touched. A method whose base is tuned too comes
-after it, and starts from the choice made for it.
+after it, and starts from the choice made for it. A candidate that diverges anywhere (FloatingPointError) scores
+infinity and is not tried again; any other failure stops the search.
 
     [tune]
     holdout = 0.25
@@ -19,15 +20,17 @@ import csv
 import dataclasses
 import io
 import itertools
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.grid import Grid, laid_over, seed_list
+from bench.grid import Grid, seed_list
 from bench.options import make_method
 from bench.plan import Family, families, plan_run
 from bench.registry import get_method, near_miss
-from bench.settings import merge
+from bench.settings import laid_over, merge
 from bench.specs import RunSpec, cast, key
 from bench.store import Store
 
@@ -51,9 +54,10 @@ class Tuning:
     criterion: str
     holdout: float
 
-    def families(self) -> list[Family]:
-        """The trainings the search needs."""
-        return families(run for candidate in self.candidates for run in candidate.runs)
+    def families(self, store: Store | None = None) -> list[Family]:
+        """The trainings the search needs, without what has diverged according to ``store``."""
+        runs = (run for candidate in self.candidates for run in candidate.runs)
+        return families(run for run in runs if store is None or not diverged(run, store))
 
     def summary(self) -> str:
         """How many candidates each method has."""
@@ -105,13 +109,13 @@ def plan_tuning(
     if len(set(budgets.values())) > 1:
         raise ValueError(f"[tune] gives the methods unequal budgets ({budgets}): list equally many combinations.")
     candidates = []
-    bases = [laid_over(method, values) for method, values in (chosen or {}).items()]
+    bases = [laid_over({method: values}) for method, values in (chosen or {}).items()]
     for method, found in combinations.items():
         if methods is not None and method not in methods:
             continue
         for values in found:
             make_method(get_method(method), values)
-            settings = merge(grid.settings, *bases, laid_over(method, values))
+            settings = merge(grid.settings, *bases, laid_over({method: values}))
             runs = tuple(
                 plan_run(
                     method,
@@ -142,18 +146,35 @@ class Scored:
     chosen: bool
 
 
+def diverged(run: RunSpec, store: Store) -> bool:
+    """Whether a run has no result because its numbers overflowed, as they would again."""
+    failures = [] if store.complete([run]) else store.failures(run)
+    return bool(failures) and json.loads(failures[-1].read_text())["error"].startswith("FloatingPointError:")
+
+
 def choose(tuning: Tuning, runs: Path) -> list[Scored]:
-    """Every candidate with its score, read from the store; ties go to the one listed first."""
+    """Every candidate with its score, read from the store; ties go to the one listed first.
+
+    Raises:
+        ValueError: every candidate of a method has diverged.
+    """
     store = Store(runs)
     scored = []
     for candidate in tuning.candidates:
         scores: dict[str, list[float]] = {}
         for run in candidate.runs:
-            scores.setdefault(run.data.task, []).append(store.record(run).metrics[tuning.criterion])
+            score = math.inf if diverged(run, store) else store.record(run).metrics[tuning.criterion]
+            scores.setdefault(run.data.task, []).append(score)
         by_task = {task: sum(values) / len(values) for task, values in scores.items()}
         scored.append(Scored(candidate, sum(by_task.values()) / len(by_task), by_task, False))
     best = {id(min((s for s in scored if s.candidate.method == m), key=lambda s: s.score))
             for m in {s.candidate.method for s in scored}}  # fmt: skip
+    for item in scored:
+        if id(item) in best and math.isinf(item.score):
+            raise ValueError(
+                f"Every candidate of {item.candidate.method} diverged: list gentler values in "
+                f"[tune.{item.candidate.method}], such as a lower lr."
+            )
     return [dataclasses.replace(s, chosen=id(s) in best) for s in scored]
 
 
@@ -173,11 +194,9 @@ def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[
     writer.writerow(["method", "settings", *tasks, f"mean_{tuning.criterion}", "chosen", "keys"])
     for item in scored:
         settings = " ".join(f"{name}={_toml(value)}" for name, value in item.candidate.values.items())
-        numbers = [f"{item.by_task[task]:.6f}" for task in tasks]
+        numbers = [_number(value) for value in (*(item.by_task[task] for task in tasks), item.score)]
         keys = " ".join(key(run) for run in item.candidate.runs)
-        writer.writerow(
-            [item.candidate.method, settings, *numbers, f"{item.score:.6f}", "yes" if item.chosen else "", keys]
-        )
+        writer.writerow([item.candidate.method, settings, *numbers, "yes" if item.chosen else "", keys])
     written = []
     for suffix, text in ((".tuned.toml", "\n".join(lines) + "\n"), (".tune.csv", table.getvalue())):
         file = grid_file.with_suffix(suffix)
@@ -186,6 +205,10 @@ def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[
         new.replace(file)
         written.append(file)
     return written
+
+
+def _number(value: float) -> str:
+    return "diverged" if math.isinf(value) else f"{value:.6f}"
 
 
 def _toml(value: Any) -> str:

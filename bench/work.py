@@ -52,6 +52,13 @@ def make_runner(
     device = job.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device != "cpu":
+        number, count = torch.device(device).index or 0, torch.cuda.device_count()
+        if number >= count:
+            raise ValueError(
+                f"--device {device}: torch sees {count} GPU(s) here. Give --device cpu or auto, or a lower number, or "
+                "see to the driver and to a CUDA build of torch."
+            )
     return Runner(
         store=Store(job.runs),
         source=job.source,

@@ -78,6 +78,7 @@ class MultiSwag(Independent):
 
     name: ClassVar[str] = "multi_swag"
     title: ClassVar[str] = "MultiSWAG"
+    version: ClassVar[int] = 2
     base: ClassVar[str | None] = "swa"
 
     draws: int = predict_option(4, "posterior draws from each member")
@@ -95,5 +96,6 @@ class MultiSwag(Independent):
 
     def draw(self, job: PredictJob) -> Iterable[Params]:
         assert isinstance(job.posterior, LowRankMixture)
-        for gaussian in job.posterior:
-            yield from gaussian.draws(self.draws, job.generator, self.tau)
+        rounds = zip(*(gaussian.draws(self.draws, job.generator, self.tau) for gaussian in job.posterior), strict=True)
+        for each in rounds:  # one of every member in turn, so that the first k draws are of all members too
+            yield from each

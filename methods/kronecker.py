@@ -28,7 +28,11 @@ CONVENTIONS = ("expand", "reduce")
 
 
 class Factor:
-    """A symmetric sum of x x^T, (d, d): dense, or, for d above ``rank`` > 0, its best approximation of that rank."""
+    """A symmetric sum of x x^T, (d, d): dense, or, for d above ``rank`` > 0, near its best approximation of that rank.
+
+    The sum is cut to that rank whenever rows are added, so what is cut early is lost even where later rows add to it:
+    the result is the best approximation for sure only where the whole sum has no higher rank.
+    """
 
     def __init__(self, size: int, rank: int) -> None:
         self.size = size
@@ -189,6 +193,10 @@ class KroneckerGaussian(Posterior):
     @property
     def mean(self) -> Params:
         return self.location
+
+    @property
+    def uncertain(self) -> list[str]:
+        return [name for name in self.location if name in self.sides]
 
     def _draw(self, generator: torch.Generator, tau: float) -> Params:
         noise = flat_noise(self.location, generator)

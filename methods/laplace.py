@@ -87,7 +87,7 @@ class Laplace(Method):
         model, posterior = job.model, job.posterior.to(job.model.device)
         answers = len(job.answers)
         noise = torch.randn(self.link_draws, answers, dtype=torch.float64, generator=job.generator).to(model.device)
-        names = list(model.params)
+        names = posterior.uncertain
 
         def gaussian(batch: Batch) -> Tensor:
             parts = []

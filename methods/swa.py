@@ -23,7 +23,7 @@ from bench.task import Task
 from bench.train import FitJob
 from methods.adamw import AdamW
 
-AUTO_SNAPSHOTS = 20  # snapshots when `every` is 0
+AUTO_SNAPSHOTS = 20  # least number of snapshots when `every` is 0, if there are as many steps
 
 
 @register_method
@@ -50,7 +50,7 @@ class Swa(AdamW):
     swa_ratio: float = fit_option(0.5, "learning rate while collecting over lr (published: 1/2 to 1/10)")
     start: float = fit_option(0.5, "share of the steps after which snapshots are collected")
     anneal: float = fit_option(1.0, "share of the steps before start over which the learning rate falls")
-    every: int = fit_option(0, f"steps between snapshots; 0: what gives {AUTO_SNAPSHOTS} of them or a few more")
+    every: int = fit_option(0, f"steps between snapshots; 0: the most that give {AUTO_SNAPSHOTS} or more of them")
     rank: int = fit_option(5, "largest number of deviations to hold, K")
 
     def __post_init__(self) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import registry
 from bench.cli import main
@@ -227,3 +229,44 @@ def test_tune_writes_its_choice_and_the_grid_uses_it(tmp_path: Path) -> None:
     bench("leaderboard", cwd=tmp_path)
     board = list(csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines()))
     assert {row["variant"] for row in board} == {"tuned"} and {row["split"] for row in board} == {"validation"}
+
+
+def test_a_candidate_that_diverges_is_scored_as_such_and_not_tried_again(tmp_path: Path) -> None:
+    text = (
+        'methods = ["adamw", "softened"]\ntasks = ["notes_two"]\nseeds = [1]\nplugins = ["softened"]\n'
+        "[set]\nsteps = 6\n[tune]\nseeds = [5]\n[tune.adamw]\nlr = [1e30, 1e-3]\n"
+    )
+    (tmp_path / "t.toml").write_text(text)
+    said = bench("tune", "t.toml", cwd=tmp_path).stderr
+    assert "FloatingPointError: The training loss is" in said
+    bad, good = csv.DictReader((tmp_path / "t.tune.csv").read_text().splitlines())
+    assert (bad["notes_two"], bad["mean_nll"], bad["chosen"]) == ("diverged", "diverged", "")
+    assert float(good["mean_nll"]) > 0 and good["chosen"] == "yes"
+    assert bench("tune", "t.toml", cwd=tmp_path).stderr == ""
+    assert len(list((tmp_path / "runs" / "failures").iterdir())) == 1
+
+    (tmp_path / "all.toml").write_text(text.replace("1e-3]", "1e31]"))
+    assert "Every candidate of adamw diverged" in bench("tune", "all.toml", cwd=tmp_path, check=2).stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "list", "methods", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes) as listing:  # type: ignore[call-overload]
+        listing.stdout.close()
+        assert listing.stderr.read() == "" and listing.wait() == 141
+
+
+def test_show_names_a_file_that_is_not_all_there(grid_store: Path, tmp_path: Path) -> None:
+    shutil.copytree(grid_store / "runs", tmp_path / "runs")
+    folder = next((tmp_path / "runs" / "evals").glob("[0-9a-f]*"))
+    (folder / "facts.json").write_text((folder / "facts.json").read_text()[:-40])
+    said = bench("show", folder.name, cwd=tmp_path, check=2).stderr
+    assert f"{folder.relative_to(tmp_path)}/facts.json is damaged" in said and "Traceback" not in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_a_gpu_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
+    asked = ["run", "--method", "adamw", "--task", "notes_two", "--set", "steps=1", "--device", "cuda:1"]
+    assert "--device cuda:1: torch sees 0 GPU(s) here." in bench(*asked, cwd=tmp_path, check=2).stderr

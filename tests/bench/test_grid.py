@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bench.grid import Grid, read_grid
 from bench.plan import count_fits, families
 from bench.registry import get_method, get_task, method_names
 from bench.specs import RunSpec, key
-from bench.tune import plan_tuning, stages
+from bench.tune import Scored, plan_tuning, stages, write_choice
 
 GRIDS = Path(bench.grids.__file__).parent
 PLUGINS = {name for name in method_names() if not get_method(name).__module__.startswith("methods.")}
@@ -153,6 +154,36 @@ def test_a_variant_includes_a_file_beside_the_grid_and_wins_over_it(grid: Any, t
     text = SMALL + '[variants.tuned]\ninclude = "chosen.toml"\nivon.h0 = 3\n'
     (options,) = {tuple(sorted(r.fit.options.items())) for r in grid(text).runs() if r.fit.method == "ivon"}
     assert (dict(options)["ess"], dict(options)["h0"]) == (5.0, 3.0)
+
+
+def test_a_variant_wins_over_per_task_settings_and_its_own_win_over_it(grid: Any, tmp_path: Path) -> None:
+    (tmp_path / "chosen.toml").write_text("[ivon]\ness = 5\n")
+    text = SMALL + "[set.ivon.per_task]\nnotes_two = { ess = 1, h0 = 7 }\nnotes_four = { ess = 2 }\n"
+    text += '[set.per_task]\nnotes_two = { steps = 3 }\n[variants.tuned]\ninclude = "chosen.toml"\nsteps = 30\n'
+    text += "[variants.tuned.ivon.per_task]\nnotes_four = { ess = 6 }\n"
+    found = {
+        (run.data.task, run.fit.options["ess"], run.fit.options["h0"], run.fit.train.steps)
+        for run in grid(text).runs()
+        if run.method == "ivon"
+    }
+    assert found == {("notes_two", 5.0, 7.0, 30), ("notes_four", 6.0, 1e-3, 30)}
+
+
+def test_what_bench_tune_writes_plans_the_fits_it_chose(grid: Any, tmp_path: Path) -> None:
+    """Per-task settings of the grid must not undo the choice."""
+    text = SMALL + "[set.ivon.per_task]\nnotes_two = { ess = 5, h0 = 7 }\n[tune.ivon]\ness = [10, 20]\n"
+    tuning = plan_tuning(grid(text))
+    scored = [
+        Scored(c, float(c.values["ess"] != 20), {"notes_two": 0.0}, c.values["ess"] == 20) for c in tuning.candidates
+    ]
+    write_choice(tuning, scored, tmp_path / "g.toml")
+    runs = grid(text + '[variants.tuned]\ninclude = "g.tuned.toml"\n').runs()
+    chosen = {
+        (run.data.task, key(dataclasses.replace(run.fit, holdout=0, seed=1))) for run in tuning.candidates[1].runs
+    }
+    assert chosen == {
+        (run.data.task, key(dataclasses.replace(run.fit, holdout=0, seed=1))) for run in runs if run.method == "ivon"
+    }
 
 
 def test_a_variant_whose_file_is_missing_is_refused_unless_variants_are_left_out(grid: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from support import STEPS, compute, plan, result_bytes
 
 from bench.method import PredictJob
+from bench.model import ChoiceModel, load_model
 from bench.plan import Family, count_fits, families, missing
 from bench.posterior import DiagGaussian, Point
+from bench.provenance import PeakMemory
 from bench.records import DamagedRecord
 from bench.registry import get_method
 from bench.runner import Runner
@@ -79,6 +82,8 @@ def test_a_failing_fit_is_not_tried_again_for_each_sibling(tmp_path: Path, monke
     with pytest.raises(RuntimeError, match="no luck"):
         quiet(tmp_path).run(family("adamw", "softened"))
     assert len(calls) == 1
+    store = Store(tmp_path)
+    assert [len(store.failures(run)) for run in family("adamw", "softened").runs] == [1, 1]
 
 
 def test_mid_run_evaluation_changes_no_byte_but_leaves_a_curve(tmp_path: Path) -> None:
@@ -238,3 +243,41 @@ def test_a_full_disk_is_the_error_that_is_told_and_costs_nothing_else(
     quiet(tmp_path).run(families(runs)[0])
     assert all(Store(tmp_path).has(run) for run in runs)
     assert (Store(tmp_path).folder(runs[0].fit) / "posterior.safetensors").stat().st_mtime_ns == posterior
+
+
+@pytest.mark.parametrize("method", ["adamw", "temperature", "la_diag", "ivon"])
+def test_loading_and_tokenising_are_in_no_figure(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the order of events, not by a clock: nothing is loaded or tokenised after memory and time begin."""
+    events: list[str] = []
+
+    def noted(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            events.append(name)
+            return inner(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr("bench.runner.load_model", noted("load", load_model))
+    monkeypatch.setattr(ChoiceModel, "encode", noted("encode", ChoiceModel.encode))
+    monkeypatch.setattr("bench.runner.PeakMemory", noted("clock", PeakMemory))
+    monkeypatch.setattr(Store, "publish", noted("end", Store.publish))
+    quiet(tmp_path).run(family(method))
+    assert events[:2] == ["load", "encode"] and {"clock", "end"} <= set(events)
+    for place, event in enumerate(events):
+        if event == "clock":
+            assert events[place + 1] == "end"
+
+
+def test_what_follows_the_training_is_the_posteriors_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = compute(plan("adamw"), tmp_path / "plain").fit_facts(plan("adamw").fit)["seconds"]
+    assert 0 <= plain["posterior"] < plain["train"]
+    fit = get_method("adamw").fit
+
+    def slow(self: Any, job: FitJob) -> Any:
+        found = fit(self, job)
+        time.sleep(0.4)
+        return found
+
+    monkeypatch.setattr(get_method("adamw"), "fit", slow)
+    seconds = compute(plan("adamw"), tmp_path / "slow").fit_facts(plan("adamw").fit)["seconds"]
+    assert seconds["posterior"] >= 0.4

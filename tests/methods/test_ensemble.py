@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support import compute, plan
 
 from analysis.fits import chain_facts
 from bench.metrics import score
 from bench.plan import count_fits, families
-from bench.posterior import Members
+from bench.posterior import LowRankGaussian, Members
 from bench.runner import Runner
 from bench.specs import FitSpec, member, seed_for
 from bench.store import Store
@@ -106,6 +107,18 @@ def test_multi_swag_draws_equally_from_each_member(tmp_path: Path) -> None:
     assert count_fits([run, plan("swag")]) == {"swa": 2, "multi_swag": 1}
     log_probs = compute(run, tmp_path).predictions(run)["log_probs"]
     assert log_probs.shape[0] == 6 and len({row.tobytes() for row in log_probs}) == 6
+
+
+def test_the_first_draws_of_multi_swag_are_of_all_members() -> None:
+    def around(mean: float) -> LowRankGaussian:
+        return LowRankGaussian({"a": torch.full((3,), mean)}, {"a": torch.ones(3)}, {"a": torch.ones(2, 3)})
+
+    job = SimpleNamespace(
+        posterior=LowRankMixture.of([around(0), around(1e4), around(2e4)]), generator=torch.Generator().manual_seed(1)
+    )
+    draws = [params["a"] for params in MultiSwag(draws=2).draw(job)]  # type: ignore[arg-type]
+    assert [round(float(draw.mean()) / 1e4) for draw in draws] == [0, 1, 2, 0, 1, 2]
+    assert len({draw.sub(1e4 * (k % 3)).numpy().tobytes() for k, draw in enumerate(draws)}) == 6
 
 
 @pytest.mark.parametrize(

@@ -403,12 +403,20 @@ def test_tau_zero_is_adamw_and_ways_to_predict_agree_where_the_posterior_is_narr
 
 
 @pytest.mark.parametrize("name", ["la_kfac", "la_diag"])
-def test_only_the_last_block_is_uncertain_when_asked(name: str, tmp_path: Any) -> None:
+def test_only_the_last_block_is_uncertain_when_asked(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[tuple[str, ...]] = set()
+
+    def noted(model: Any, batch: Any, names: Any) -> Any:
+        asked.add(tuple(names))
+        return jacobians(model, batch, names)
+
+    monkeypatch.setattr("methods.laplace.jacobians", noted)
     run = plan(name, **{name: {"subset": "last"}})
     posterior = compute(run, tmp_path).posterior(run.fit)
     (draw,) = posterior.draws(1, torch.Generator().manual_seed(0))
     moved = {n for n, value in draw.items() if not torch.equal(value, posterior.mean[n])}
     assert moved == set(last_block(list(draw))) and all(".1." in n for n in moved)
+    assert asked == {tuple(last_block(list(draw)))}, "Jacobians of what is known are not taken"
 
 
 def test_a_low_rank_posterior_is_small_and_wider(tmp_path: Any) -> None:
