@@ -276,7 +276,7 @@ def _launch(options: argparse.Namespace, grid: Any, families: Any) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from bench.data import DataSource
-    from bench.grid import Grid, choose_model
+    from bench.grid import Grid, Variant, choose_model
     from bench.plan import families
     from bench.registry import get_method, get_task, load_plugin
     from bench.settings import check_settings, merge, parse_assignment
@@ -303,7 +303,7 @@ def _run(options: argparse.Namespace) -> int:
         model=model,
         model_path=path,
         settings=settings,
-        variants={options.variant: {}},
+        variants={options.variant: Variant()},
         evals={options.task: tuple(dict.fromkeys(options.eval_task))},
     )
     specs = grid.runs()

@@ -12,6 +12,7 @@ eval_every = 500                   # optional: steps between mid-run evaluations
 [variants.tuned]                   # optional: labelled settings that win over [set], its per-task ones too;
 include = "chosen.toml"            # optional: a file of more of them, as `bench tune` writes it
 methods = ["ivon"]                 # optional: the methods this variant has, where not all
+sweep = false                      # optional: leave the sweeps out
 [eval]                             # optional: training task -> tasks to evaluate on besides, out of distribution
 notes_two = ["my_task"]
 [sweep.ivon]                       # optional: prediction-time hyperparameters to vary
@@ -44,8 +45,18 @@ KEYS = (
     "protocol", "methods", "tasks", "seeds", "plugins", "eval_every", "data_dir", "allow_partial_data",
     "model", "set", "variants", "eval", "sweep", "tune",
 )  # fmt: skip
+VARIANT_KEYS = ("include", "methods", "sweep")
 MODEL_KEYS = ("id", "revision", "quantization", "dtype")
 TUNE_KEYS = ("holdout", "seeds", "criterion")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Settings under a label; for all methods of the grid unless some are named, with the grid's sweeps unless not."""
+
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    methods: tuple[str, ...] | None = None
+    sweep: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +74,7 @@ class Grid:
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
     model_path: Path | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    variants: Mapping[str, Settings] = dataclasses.field(default_factory=lambda: {"": {}})
-    variant_methods: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    variants: Mapping[str, Variant] = dataclasses.field(default_factory=lambda: {"": Variant()})
     evals: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     sweep: Mapping[str, Mapping[str, list[Any]]] = dataclasses.field(default_factory=dict)
     tune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -77,18 +87,19 @@ class Grid:
             LookupError, ValueError: something is misspelt or does not fit, before anything is loaded.
         """
         planned = []
-        for variant, task, seed, method in itertools.product(self.variants, self.tasks, self.seeds, self.methods):
-            if method not in self.variant_methods.get(variant, self.methods):
+        for label, task, seed, method in itertools.product(self.variants, self.tasks, self.seeds, self.methods):
+            variant = self.variants[label]
+            if variant.methods is not None and method not in variant.methods:
                 continue
-            settings = merge(self.settings, self.variants[variant])
-            run = self._plan(method, task, seed, settings, variant, "result")
+            settings = merge(self.settings, variant.settings)
+            run = self._plan(method, task, seed, settings, label, "result")
             planned.append(run)
             for other in self.evals.get(task, ()):
-                planned.append(self._plan(method, task, seed, settings, variant, "result", other))
-            for name, values in self.sweep.get(method, {}).items():
+                planned.append(self._plan(method, task, seed, settings, label, "result", other))
+            for name, values in self.sweep.get(method, {}).items() if variant.sweep else ():
                 for value in values:
                     swept = merge(settings, laid_over({method: {name: value}}))
-                    point = self._plan(method, task, seed, swept, variant, "sweep")
+                    point = self._plan(method, task, seed, swept, label, "sweep")
                     if point.options != run.options:
                         planned.append(point)
         return planned
@@ -159,10 +170,12 @@ def read_grid(
     if protocol not in PROTOCOLS:
         raise LookupError(f"There is no protocol '{protocol}'.{near_miss(protocol, PROTOCOLS)}")
     settings = merge(content.get("set", {}), overrides or {})
-    variants, variant_methods = _variants(content.get("variants", {}) if with_variants else {}, file, methods)
+    variants = _variants(content.get("variants", {}) if with_variants else {}, file, methods)
     for variant in variants.values():
-        check_settings(merge(settings, variant))
-    variants = {name: laid_over(variant) for name, variant in variants.items()}
+        check_settings(merge(settings, variant.settings))
+    variants = {
+        name: dataclasses.replace(variant, settings=laid_over(variant.settings)) for name, variant in variants.items()
+    }
     evals = {task: _strings(others, f"eval.{task}") for task, others in content.get("eval", {}).items()}
     for task in evals:
         if task not in tasks:
@@ -191,7 +204,6 @@ def read_grid(
         model_path=chosen[1],
         settings=settings,
         variants=variants,
-        variant_methods=variant_methods,
         evals=evals,
         sweep=sweep,
         tune=tune,
@@ -231,31 +243,26 @@ def _path(value: Any, name: str) -> str:
     return value
 
 
-def _variants(
-    table: Mapping[str, Any], file: Path, methods: tuple[str, ...]
-) -> tuple[dict[str, Settings], dict[str, tuple[str, ...]]]:
-    """(settings of each variant, the methods of those that do not have all)."""
+def _variants(table: Mapping[str, Any], file: Path, methods: tuple[str, ...]) -> dict[str, Variant]:
     if not table:
-        return {"": {}}, {}
-    variants, restricted = {}, {}
+        return {"": Variant()}
+    variants = {}
     for name, inner in table.items():
-        table_of(inner, f"variants.{name}")
-        rest = {key: value for key, value in inner.items() if key not in ("include", "methods")}
-        included = (
-            read_toml(file.parent / _path(inner["include"], f"variants.{name}.include")) if "include" in inner else {}
-        )
-        variants[name] = merge(included, rest)
-        if "methods" in inner:
-            restricted[name] = _strings(inner["methods"], f"variants.{name}.methods")
-            if not restricted[name]:
-                raise ValueError(f"variants.{name}.methods is empty: name a method, or take the variant out.")
-            for method in restricted[name]:
-                if method not in methods:
-                    raise LookupError(
-                        f"variants.{name}.methods names '{method}', which the grid does not have."
-                        + near_miss(method, methods)
-                    )
-    return variants, restricted
+        where = f"variants.{name}"
+        table_of(inner, where)
+        rest = {key: value for key, value in inner.items() if key not in VARIANT_KEYS}
+        included = read_toml(file.parent / _path(inner["include"], f"{where}.include")) if "include" in inner else {}
+        chosen = _strings(inner["methods"], f"{where}.methods") if "methods" in inner else None
+        if chosen == ():
+            raise ValueError(f"{where}.methods is empty: name a method, or take the variant out.")
+        for method in chosen or ():
+            if method not in methods:
+                raise LookupError(
+                    f"{where}.methods names '{method}', which the grid does not have.{near_miss(method, methods)}"
+                )
+        sweep = cast(inner.get("sweep", True), bool, f"{where}.sweep")
+        variants[name] = Variant(merge(included, rest), chosen, sweep)
+    return variants
 
 
 def check_options(table: Mapping[str, Any], where: str, reader: str, methods: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bench.task import Task
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_RESERVED = {"lora", "per_task", "set", "include", "methods"}  # words that settings files use for themselves
+_RESERVED = {"lora", "per_task", "set", "include", "methods", "sweep"}  # words that settings files use for themselves
 
 M = TypeVar("M", bound="type[Method]")
 K = TypeVar("K", bound="type[Task]")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import bench.grids
-from bench.grid import Grid, read_grid
+from bench.grid import Grid, Variant, read_grid
 from bench.plan import count_fits, families
 from bench.registry import get_method, get_task, method_names
 from bench.specs import RunSpec, key
@@ -190,7 +190,7 @@ def test_a_variant_whose_file_is_missing_is_refused_unless_variants_are_left_out
     text = SMALL + '[variants.tuned]\ninclude = "missing.toml"\n'
     with pytest.raises(FileNotFoundError, match=r"There is no file .*/missing\.toml"):
         grid(text)
-    assert grid(text, with_variants=False).variants == {"": {}}
+    assert grid(text, with_variants=False).variants == {"": Variant()}
 
 
 def test_a_misspelt_setting_in_an_included_file_is_refused(grid: Any, tmp_path: Path) -> None:
@@ -388,6 +388,8 @@ def test_a_variant_may_have_some_of_the_methods_only(grid: Any) -> None:
     text = SMALL + "[variants.all]\n[variants.few]\nmethods = ['ivon']\nivon.lr = 1\n"
     found = Counter((run.variant, run.method) for run in grid(text).runs())
     assert found == {("all", "adamw"): 4, ("all", "ivon_mean"): 4, ("all", "ivon"): 4, ("few", "ivon"): 4}
+    swept = SMALL + "[sweep.ivon]\ntau = [0.5]\n[variants.all]\n[variants.plain]\nsweep = false\n"
+    assert Counter(run.variant for run in grid(swept).runs() if run.purpose == "sweep") == {"all": 4}
     with pytest.raises(LookupError, match=r"variants\.few\.methods names 'ivno', which the grid .* Did you mean 'ivon"):
         grid(SMALL + "[variants.few]\nmethods = ['ivno']\n")
 
@@ -441,7 +443,7 @@ def test_the_paper_grid_is_table_1(paper: Grid) -> None:
     assert set(paper.methods) == table | {"zero_shot", "temperature", "ensemble"}
     assert paper.seeds == (21, 42, 87)
     assert paper.eval_every == 1000
-    assert paper.variants == {"": {}}
+    assert paper.variants == {"": Variant()}
 
 
 def test_the_paper_grid_has_a_family_for_each_task_seed_and_training(paper: Grid, paper_runs: list[RunSpec]) -> None:
@@ -554,7 +556,7 @@ def test_the_demo_grid_trains_each_root_once_and_the_ensembles_other_members(dem
 
 
 def test_the_demo_grid_shows_the_paper_settings_as_a_variant(demo: Grid) -> None:
-    if demo.variants == {"": {}}:
+    if demo.variants == {"": Variant()}:
         pytest.skip("bench tune has yet to write demo.tuned.toml")
     assert set(demo.variants) == {"tuned", "paper", "evidence", "sampled"}
     (lr,) = {run.fit.options["lr"] for run in demo.runs() if run.variant == "paper" and run.fit.method == "adamw"}
