@@ -13,17 +13,20 @@ if TYPE_CHECKING:
     from bench.method import Method
 
 
-def fit_option(default: Option, doc: str, choices: tuple[str, ...] = ()) -> Any:
+def fit_option(default: Option, doc: str, choices: tuple[str, ...] = (), *, least: float | None = None) -> Any:
     """A hyperparameter that training reads: part of the fit's key. ``doc`` gives meaning, unit and source.
 
-    ``choices`` are the only values it takes, where there are a few.
+    ``choices`` are the only values it takes, where there are a few; ``least`` is the smallest of a number. A range of
+    another kind is for ``__post_init__`` to check.
     """
-    return dataclasses.field(default=default, metadata={"doc": doc, "reader": "fit", "choices": choices})
+    metadata = {"doc": doc, "reader": "fit", "choices": choices, "least": least}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def predict_option(default: Option, doc: str, choices: tuple[str, ...] = ()) -> Any:
+def predict_option(default: Option, doc: str, choices: tuple[str, ...] = (), *, least: float | None = None) -> Any:
     """A hyperparameter that only prediction reads: changing it cannot cause retraining."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "reader": "predict", "choices": choices})
+    metadata = {"doc": doc, "reader": "predict", "choices": choices, "least": least}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def option_fields(cls: type[Method]) -> list[dataclasses.Field[Any]]:
@@ -63,10 +66,11 @@ def make_method(cls: type[Method], values: Mapping[str, Any]) -> Method:
     given = {**{field.name: field.default for field in option_fields(cls)}, **values}
     made = {name: cast(value, types[name], f"{cls.name}.{name}") for name, value in given.items()}
     for field in option_fields(cls):
-        choices = field.metadata["choices"]
-        if choices and made[field.name] not in choices:
-            value = made[field.name]
+        value, choices, least = made[field.name], field.metadata["choices"], field.metadata["least"]
+        if choices and value not in choices:
             raise ValueError(f"{cls.name}.{field.name} is '{value}'.{near_miss(value, choices)}")
+        if least is not None and value < least:
+            raise ValueError(f"{cls.name}.{field.name} is {value}: give at least {least}.")
     return cls(**made)
 
 

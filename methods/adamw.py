@@ -20,15 +20,12 @@ from bench.train import FitJob
 class AdamOptions(Method):
     """The optimizer that several methods share, and its options. Defaults: Cong et al. 2024 (PROTOCOL 1)."""
 
-    lr: float = fit_option(5e-5, "peak learning rate, linear to 0 without warm-up")
+    lr: float = fit_option(5e-5, "peak learning rate, linear to 0 without warm-up", least=0)
     beta1: float = fit_option(0.9, "decay of the gradient average")
     beta2: float = fit_option(0.999, "decay of the squared-gradient average")
-    eps: float = fit_option(1e-8, "added to the root of the squared-gradient average")
+    eps: float = fit_option(1e-8, "added to the root of the squared-gradient average", least=0)
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{self.name}.{name} is {getattr(self, name)}: give 0 or more.")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{self.name}.{name} is {getattr(self, name)}: it is a decay, so give one in [0, 1).")
@@ -53,12 +50,7 @@ class AdamW(AdamOptions):
     name: ClassVar[str] = "adamw"
     title: ClassVar[str] = "AdamW"
 
-    weight_decay: float = fit_option(0.0, "decoupled weight decay")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weight_decay < 0:
-            raise ValueError(f"{self.name}.weight_decay is {self.weight_decay}: give 0 or more.")
+    weight_decay: float = fit_option(0.0, "decoupled weight decay", least=0)
 
     def fit(self, job: FitJob) -> Posterior:
         job.train(self.optimizer(job, self.weight_decay))

@@ -23,11 +23,7 @@ from bench.train import FitJob
 class Independent(Method):
     """Starts from ``members`` fits of its base: the family's own, and ordinary stored ones at derived seeds."""
 
-    members: int = fit_option(3, "independent trainings, M")
-
-    def __post_init__(self) -> None:
-        if self.members < 1:
-            raise ValueError(f"{self.name}.members is {self.members}: give at least 1.")
+    members: int = fit_option(3, "independent trainings, M", least=1)
 
     def bases(self, base: FitSpec) -> tuple[FitSpec, ...]:
         return tuple(member(base, number) for number in range(self.members))
@@ -81,15 +77,8 @@ class MultiSwag(Independent):
     version: ClassVar[int] = 2
     base: ClassVar[str | None] = "swa"
 
-    draws: int = predict_option(4, "posterior draws from each member")
-    tau: float = predict_option(1.0, "scale of each member's covariance: 0 is an ensemble of SWA means")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.draws < 1:
-            raise ValueError(f"multi_swag.draws is {self.draws}: give at least 1.")
-        if self.tau < 0:
-            raise ValueError(f"multi_swag.tau is {self.tau}: it scales a covariance, so give 0 or more.")
+    draws: int = predict_option(4, "posterior draws from each member", least=1)
+    tau: float = predict_option(1.0, "scale of each member's covariance: 0 is an ensemble of SWA means", least=0)
 
     def fit(self, job: FitJob) -> Posterior:
         return LowRankMixture.of(job.starts)

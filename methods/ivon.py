@@ -35,17 +35,12 @@ class Ivon(Method):
     beta2: float = fit_option(1 - 1e-5, "decay of the Hessian estimate")
     clip_radius: float = fit_option(1e-3, "each coordinate's update is clipped to this before lr is applied, xi")
     rescale_lr: bool = fit_option(False, "multiply lr by h0 + weight_decay")
-    train_draws: int = fit_option(1, "posterior draws per training step")
-    draws: int = predict_option(10, "posterior draws whose probabilities are averaged")
-    tau: float = predict_option(1.0, "scale of the variance: 0 is the mean, 1 the posterior")
+    train_draws: int = fit_option(1, "posterior draws per training step", least=1)
+    draws: int = predict_option(10, "posterior draws whose probabilities are averaged", least=1)
+    tau: float = predict_option(1.0, "scale of the variance: 0 is the mean, 1 the posterior", least=0)
 
     def __post_init__(self) -> None:
         check_hyper({name: getattr(self, name) for name in HYPER})
-        for name in ("train_draws", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ivon.{name} is {getattr(self, name)}: give at least 1.")
-        if self.tau < 0:
-            raise ValueError(f"ivon.tau is {self.tau}: it scales a variance, so give 0 or more.")
 
     def fit(self, job: FitJob) -> Posterior:
         optimizer = Optimizer(

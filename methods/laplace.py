@@ -39,27 +39,19 @@ class Laplace(Method):
     base: ClassVar[str | None] = "adamw"
 
     subset: str = fit_option("all", "which adapters are uncertain: all, or those of the last block", ("all", "last"))
-    prior_precision: float = fit_option(0.0, "precision of the Gaussian prior; 0 maximises the evidence")
-    evidence_steps: int = fit_option(100, "steps of Adam on the log prior precision")
-    evidence_lr: float = fit_option(0.1, "learning rate of those steps")
+    prior_precision: float = fit_option(0.0, "precision of the Gaussian prior; 0 maximises the evidence", least=0)
+    evidence_steps: int = fit_option(100, "steps of Adam on the log prior precision", least=1)
+    evidence_lr: float = fit_option(0.1, "learning rate of those steps", least=0)
     predictive: str = predict_option(
         "linearised", "Gaussian logits, or draws of the adapters", ("linearised", "sampled")
     )
     link: str = predict_option(
         "draws", "linearised: softmax averaged over logit draws, or its probit approximation", ("draws", "probit")
     )
-    link_draws: int = predict_option(2000, "logit draws, the same standard normals for every example")
-    draws: int = predict_option(10, "sampled: draws of the adapters whose probabilities are averaged")
-    tau: float = predict_option(1.0, "scale of the covariance: 0 is the mean, 1 the posterior")
-    jacobian_batch: int = predict_option(8, "linearised: examples per forward and backward pass")
-
-    def __post_init__(self) -> None:
-        for name in ("evidence_steps", "link_draws", "draws", "jacobian_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{self.name}.{name} is {getattr(self, name)}: give at least 1.")
-        for name, what in (("prior_precision", "a precision"), ("evidence_lr", "a rate"), ("tau", "a scale")):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{self.name}.{name} is {getattr(self, name)}: it is {what}, so give 0 or more.")
+    link_draws: int = predict_option(2000, "logit draws, the same standard normals for every example", least=1)
+    draws: int = predict_option(10, "sampled: draws of the adapters whose probabilities are averaged", least=1)
+    tau: float = predict_option(1.0, "scale of the covariance: 0 is the mean, 1 the posterior", least=0)
+    jacobian_batch: int = predict_option(8, "linearised: examples per forward and backward pass", least=1)
 
     def check(self, task: Task, train: TrainSpec) -> None:
         if importlib.util.find_spec("laplace") is None:
@@ -138,12 +130,7 @@ class LaplaceKfac(Laplace):
     title: ClassVar[str] = "LA (KFAC)"
 
     convention: str = fit_option("expand", "how tokens that share a weight are summed", CONVENTIONS)
-    factor_rank: int = fit_option(0, "rank kept of factors wider than it; 0 keeps them whole")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.factor_rank < 0:
-            raise ValueError(f"la_kfac.factor_rank is {self.factor_rank}: give a rank, or 0 for whole factors.")
+    factor_rank: int = fit_option(0, "rank kept of factors wider than it; 0 keeps them whole", least=0)
 
     def approximate(self, job: FitJob, names: Sequence[str]) -> Posterior:
         from methods.laplace_torch import Passes, ReadOut, fit_kron

@@ -34,11 +34,7 @@ class McDropout(Method):
     title: ClassVar[str] = "MC dropout"
     base: ClassVar[str | None] = "adamw"
 
-    masks: int = predict_option(10, "dropout masks whose probabilities are averaged")
-
-    def __post_init__(self) -> None:
-        if self.masks < 1:
-            raise ValueError(f"mc_dropout.masks is {self.masks}: give at least 1.")
+    masks: int = predict_option(10, "dropout masks whose probabilities are averaged", least=1)
 
     def check_fit(self, fit: FitSpec) -> None:
         if fit.model.lora.dropout == 0:

@@ -46,12 +46,12 @@ class Swa(AdamW):
     name: ClassVar[str] = "swa"
     title: ClassVar[str] = "SWA"
 
-    lr: float = fit_option(5e-5, "learning rate before the snapshots")
+    lr: float = fit_option(5e-5, "learning rate before the snapshots", least=0)
     swa_ratio: float = fit_option(0.5, "learning rate while collecting over lr (published: 1/2 to 1/10)")
     start: float = fit_option(0.5, "share of the steps after which snapshots are collected")
     anneal: float = fit_option(1.0, "share of the steps before start over which the learning rate falls")
-    every: int = fit_option(0, f"steps between snapshots; 0: the most that give {AUTO_SNAPSHOTS} or more of them")
-    rank: int = fit_option(5, "largest number of deviations to hold, K")
+    every: int = fit_option(0, f"steps between snapshots; 0: the most for {AUTO_SNAPSHOTS} or more of them", least=0)
+    rank: int = fit_option(5, "largest number of deviations to hold, K", least=2)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,10 +61,6 @@ class Swa(AdamW):
             raise ValueError(f"{self.name}.start is {self.start}: it is a share of the steps, so give one in [0, 1).")
         if not 0 <= self.anneal <= 1:
             raise ValueError(f"{self.name}.anneal is {self.anneal}: it is a share, so give one in [0, 1].")
-        if self.every < 0:
-            raise ValueError(f"{self.name}.every is {self.every}: give a number of steps, or 0 to have it chosen.")
-        if self.rank < 2:
-            raise ValueError(f"{self.name}.rank is {self.rank}: a covariance needs at least 2 deviations.")
 
     def check(self, task: Task, train: TrainSpec) -> None:
         count = len(self.snapshot_steps(train.steps))
@@ -164,14 +160,8 @@ class Swag(Method):
     title: ClassVar[str] = "SWAG"
     base: ClassVar[str | None] = "swa"
 
-    draws: int = predict_option(10, "posterior draws whose probabilities are averaged")
-    tau: float = predict_option(1.0, "scale of the covariance: 0 is SWA, 1 the posterior")
-
-    def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"swag.draws is {self.draws}: give at least 1.")
-        if self.tau < 0:
-            raise ValueError(f"swag.tau is {self.tau}: it scales a covariance, so give 0 or more.")
+    draws: int = predict_option(10, "posterior draws whose probabilities are averaged", least=1)
+    tau: float = predict_option(1.0, "scale of the covariance: 0 is SWA, 1 the posterior", least=0)
 
     def draw(self, job: PredictJob) -> Iterable[Params]:
         return job.posterior.draws(self.draws, job.generator, self.tau)
