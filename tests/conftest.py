@@ -11,6 +11,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+LONG = ("test_slurm.py", "test_launch.py", "test_kill.py", "test_cli.py", "test_quantised.py")
+
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 PLUGINS = ("softened", "bayes_by_backprop", "sgld", "colours")  # tests/plugins: one of each kind
@@ -32,6 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     for plugin in (*PLUGINS, *config.getoption("--bench-plugin")):
         load_plugin(plugin)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first: with two workers, none is left for the end."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")
