@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -14,6 +16,8 @@ from typing import Any
 
 import pytest
 from slurm_cluster import INSTALL, Cluster, missing_programs
+
+from bench.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
@@ -49,7 +53,7 @@ methods = ["adamw"]
 tasks = ["notes_two"]
 seeds = [1, 2, 3, 4]
 [set]
-steps = 700
+steps = 1200
 """
 QUICK = ("--checkpoint-seconds", "0.3", "--claim-seconds", "4")
 
@@ -100,6 +104,16 @@ class Bench:
         """What `bench status` says of each family, by its label."""
         process = self.start("status", grid, "--json")
         return {row["label"]: row for row in json.loads(process.communicate(timeout=180)[0])["families"]}
+
+    def states_here(self, grid: str) -> dict[str, dict[str, Any]]:
+        """The same from this process, which need not load anything first: a look at a moment."""
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+            patch.chdir(self.folder)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            main(["status", grid, "--json"])
+        return {row["label"]: row for row in json.loads(said.getvalue())["families"]}
 
 
 def results(runs: Path) -> dict[str, bytes]:
@@ -180,6 +194,9 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
 ) -> None:
     bench = Bench(tmp_path, cluster)
     (tmp_path / "g.toml").write_text(LONG + SLURM)
+    assert {row["state"] for row in bench.states_here("g.toml").values()} == {
+        "missing"
+    }  # loads what the next one needs
     bench("grid", "g.toml", "--launcher", "slurm", *QUICK)
 
     def training(seed: int) -> dict[str, Any]:
@@ -206,9 +223,12 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
     training(3)
     cluster.run("scancel", "--batch", "--signal=USR2", task(3))
     node = training(4)["node"]
-    row = bench.states("g.toml")["adamw notes_two seed 4"]
-    assert (row["state"], row["node"], row["stage"], row["steps"]) == ("running", node, "train", 700)
-    assert 0 < row["step"] < 700 and row["elapsed"] > 0
+    row = bench.states_here("g.toml")["adamw notes_two seed 4"]
+    while row["state"] == "running" and not row["step"]:  # shown with the next heartbeat
+        time.sleep(0.1)
+        row = bench.states_here("g.toml")["adamw notes_two seed 4"]
+    assert (row["state"], row["node"], row["stage"], row["steps"]) == ("running", node, "train", 1200)
+    assert 0 < row["step"] < 1200 and row["elapsed"] > 0
     cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     until(lambda: (tmp_path / "runs/claims").is_dir() and not cluster.run("squeue", "-h"))
     cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
@@ -220,7 +240,7 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
     found = attempts(tmp_path / "runs")
     for seed in (1, 2, 3, 4):
         first, *_, last = found[seed]
-        assert first["from_step"] == 0 and 0 < last["from_step"] < 700, found[seed]
+        assert first["from_step"] == 0 and 0 < last["from_step"] < 1200, found[seed]
         assert (last["restart"] > first["restart"]) == (seed != 1)
         assert (last["job"] == first["job"]) == (seed != 1)
     assert found[4][-1]["node"] != node  # it moved to the other one
