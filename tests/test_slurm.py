@@ -252,7 +252,8 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
 @pytest.mark.parametrize("cluster", [{"nodes": 1, "slots": 1}], indirect=True)
 def test_what_slurm_refuses_is_told_and_what_waits_can_be_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     bench = Bench(tmp_path, cluster)
-    (tmp_path / "g.toml").write_text(LONG + SLURM)
+    endless = LONG.replace("steps = 1200", "steps = 1_000_000")  # cancelled before any can end
+    (tmp_path / "g.toml").write_text(endless + SLURM)
     said = bench("grid", "g.toml", "--launcher", "slurm", "--with", "partition=gpu", check=2)
     assert "sbatch refused" in said and "invalid partition" in said
     bench("grid", "g.toml", "--launcher", "slurm", "--max-parallel", "1")
