@@ -68,7 +68,8 @@ class FamilyProgress(Progress):
 class Bar:
     """The display: how many of ``total`` families are done, how long it took and how long it may still take."""
 
-    def __init__(self, title: str, total: int, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, title: str, total: int, stream: TextIO | None = None) -> None:
+        stream = stream or sys.stderr
         self._title, self._total, self._stream = title, total, stream
         self._fractions: dict[str, float] = {}
         self._done = 0

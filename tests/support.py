@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from bench.cli import main
 from bench.data import DataSource
 from bench.grid import choose_model
 from bench.plan import families, plan_run
@@ -13,6 +16,23 @@ from bench.specs import RunSpec, key
 from bench.store import Store
 
 STEPS = 8
+
+
+class Said(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def bench(*arguments: str, cwd: Path, check: int | None = 0) -> Said:
+    """The command in this process, which has loaded torch and transformers already; it must exit with ``check``."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    said = Said(out.getvalue(), err.getvalue())
+    assert check in (status, None), said.stdout + said.stderr
+    return said
 
 
 def plan(method: str, task: str = "notes_two", seed: int = 1, **settings: Any) -> RunSpec:

@@ -186,14 +186,14 @@ def test_a_grid_told_to_stop_stops_its_workers_and_continues_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "g.toml").write_text(GRID.format(steps=300))
-    quick = ("grid", "g.toml", "--workers", "2", "--checkpoint-seconds", "0.05")
-    process = start(tmp_path, *quick, CUDA_VISIBLE_DEVICES="5,7")
+    both = ("grid", "g.toml", "--workers", "2")
+    process = start(tmp_path, *both, "--checkpoint-seconds", "0.05", CUDA_VISIBLE_DEVICES="5,7")
     until(lambda: len(list(tmp_path.glob("runs/work/*/checkpoint.safetensors"))) == 2)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=30)[0]
     assert process.returncode == 75 and "The same command continues from here" in said
     assert list(tmp_path.glob("runs/claims/*")) == []
-    process = start(tmp_path, *quick, CUDA_VISIBLE_DEVICES="5,7")
+    process = start(tmp_path, *both, CUDA_VISIBLE_DEVICES="5,7")
     assert process.wait(timeout=60) == 0
     history = attempts(tmp_path / "runs")
     assert [len(each) for each in history] == [2, 2] and all(each[1]["from_step"] > 0 for each in history)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -16,8 +14,7 @@ from typing import Any
 
 import pytest
 from slurm_cluster import INSTALL, Cluster, missing_programs
-
-from bench.cli import main
+from support import Said, bench
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
@@ -53,7 +50,7 @@ methods = ["adamw"]
 tasks = ["notes_two"]
 seeds = [1, 2, 3, 4]
 [set]
-steps = 1200
+steps = 800
 """
 QUICK = ("--checkpoint-seconds", "0.3", "--claim-seconds", "4")
 
@@ -77,12 +74,18 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     made.stop()
 
 
-class Bench:
-    """The command line, in a folder, with a cluster."""
+class There:
+    """The command line in a folder, with a cluster: in this process, which has nothing left to load, or in its own."""
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self.folder = folder
         self.environment = {**cluster.environment, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+    def __call__(self, *arguments: str, check: int | None = 0) -> Said:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            return bench(*arguments, cwd=self.folder, check=check)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -94,26 +97,14 @@ class Bench:
             text=True,
         )
 
-    def __call__(self, *arguments: str, check: int = 0) -> str:
-        process = self.start(*arguments)
-        said = process.communicate(timeout=240)[0]
-        assert process.returncode == check, said
-        return said
-
     def states(self, grid: str) -> dict[str, dict[str, Any]]:
-        """What `bench status` says of each family, by its label."""
-        process = self.start("status", grid, "--json")
-        return {row["label"]: row for row in json.loads(process.communicate(timeout=180)[0])["families"]}
+        """What `bench status` says of each family at this moment, by its label."""
+        return by_label(self("status", grid, "--json", check=None).stdout)
 
-    def states_here(self, grid: str) -> dict[str, dict[str, Any]]:
-        """The same from this process, which need not load anything first: a look at a moment."""
-        said = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-            patch.chdir(self.folder)
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
-            main(["status", grid, "--json"])
-        return {row["label"]: row for row in json.loads(said.getvalue())["families"]}
+
+def by_label(shown: str) -> dict[str, dict[str, Any]]:
+    """The families that `bench status --json` shows."""
+    return {row["label"]: row for row in json.loads(shown)["families"]}
 
 
 def results(runs: Path) -> dict[str, bytes]:
@@ -147,13 +138,13 @@ def test_a_grid_submitted_twice_at_once_runs_once_and_gives_the_bytes_of_the_loc
 ) -> None:
     tmp_path /= "a 100% ready grid"  # a name that SLURM reads in its own way
     tmp_path.mkdir()
-    bench = Bench(tmp_path, cluster)
+    there = There(tmp_path, cluster)
     (tmp_path / "g.toml").write_text(GRID + SLURM)
     (tmp_path / "broken.py").write_text(BROKEN)
     bad = 'methods = ["broken"]\ntasks = ["notes_two"]\nseeds = [1]\nplugins = ["broken"]\n'
     (tmp_path / "bad.toml").write_text(bad + SLURM)
-    both = [bench.start("grid", "g.toml", "--launcher", "slurm", "--wait", *QUICK) for _ in range(2)]
-    failing = bench.start("grid", "bad.toml", "--launcher", "slurm", "--wait", *QUICK)
+    both = [there.start("grid", "g.toml", "--launcher", "slurm", "--wait", *QUICK) for _ in range(2)]
+    failing = there.start("grid", "bad.toml", "--launcher", "slurm", "--wait", *QUICK)
     scripts = until(lambda: sorted(tmp_path.glob("runs/submissions/*/array-5.sh")))  # MaxArraySize is 5
     for script in scripts:  # `bench grid` may have seen the other's jobs; these come twice for certain
         for array in ("array-0.sh", script.name):
@@ -164,9 +155,10 @@ def test_a_grid_submitted_twice_at_once_runs_once_and_gives_the_bytes_of_the_loc
 
     said = failing.communicate(timeout=180)[0]  # a family with an error is reported, and leaves the others alone
     assert failing.returncode == 1 and "RuntimeError: no luck" in said
-    row = bench.states("bad.toml")["broken notes_two seed 1"]
+    shown = there.start("status", "bad.toml", "--json").communicate(timeout=120)[0]  # not here: it loads the plug-in
+    row = by_label(shown)["broken notes_two seed 1"]
     assert (row["state"], row["failures"], row["reason"]) == ("failed", 1, "RuntimeError: no luck")
-    assert "raise RuntimeError" in bench("logs", row["key"])
+    assert "raise RuntimeError" in there("logs", row["key"]).stdout
 
     until(lambda: not cluster.run("squeue", "-h"))
     fits = [json.loads(file.read_text()) for file in tmp_path.glob("runs/fits/*/facts.json")]
@@ -180,11 +172,11 @@ def test_a_grid_submitted_twice_at_once_runs_once_and_gives_the_bytes_of_the_loc
 
     logs = "".join(file.read_text() for file in tmp_path.glob("runs/submissions/*/logs/*.log"))
     assert logs.count("] done: ") == 6 and logs.count("this family is done") + logs.count("is being computed on") >= 6
-    assert "0 families submitted" in bench("grid", "g.toml", "--launcher", "slurm")
-    bench("grid", "g.toml", "--workers", "2", "--runs", "local")
+    assert "0 families submitted" in there("grid", "g.toml", "--launcher", "slurm").stderr
+    there("grid", "g.toml", "--runs", "local")
     assert results(tmp_path / "local") == results(tmp_path / "runs") and len(results(tmp_path / "local")) == 30
     for runs in ("local", "runs"):
-        bench("leaderboard", "--runs", runs, "--out", f"{runs}.csv")
+        there("leaderboard", "--runs", runs, "--out", f"{runs}.csv")
     assert (tmp_path / "local.csv").read_bytes() == (tmp_path / "runs.csv").read_bytes()
 
 
@@ -192,12 +184,9 @@ def test_a_grid_submitted_twice_at_once_runs_once_and_gives_the_bytes_of_the_loc
 def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_same_bytes(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    bench = Bench(tmp_path, cluster)
+    there = There(tmp_path, cluster)
     (tmp_path / "g.toml").write_text(LONG + SLURM)
-    assert {row["state"] for row in bench.states_here("g.toml").values()} == {
-        "missing"
-    }  # loads what the next one needs
-    bench("grid", "g.toml", "--launcher", "slurm", *QUICK)
+    there("grid", "g.toml", "--launcher", "slurm", *QUICK)
 
     def training(seed: int) -> dict[str, Any]:
         """The claim of a family, once it has a checkpoint."""
@@ -223,44 +212,43 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
     training(3)
     cluster.run("scancel", "--batch", "--signal=USR2", task(3))
     node = training(4)["node"]
-    row = bench.states_here("g.toml")["adamw notes_two seed 4"]
+    row = there.states("g.toml")["adamw notes_two seed 4"]
     while row["state"] == "running" and not row["step"]:  # shown with the next heartbeat
         time.sleep(0.1)
-        row = bench.states_here("g.toml")["adamw notes_two seed 4"]
-    assert (row["state"], row["node"], row["stage"], row["steps"]) == ("running", node, "train", 1200)
-    assert 0 < row["step"] < 1200 and row["elapsed"] > 0
+        row = there.states("g.toml")["adamw notes_two seed 4"]
+    assert (row["state"], row["node"], row["stage"], row["steps"]) == ("running", node, "train", 800)
+    assert 0 < row["step"] < 800 and row["elapsed"] > 0
     cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     until(lambda: (tmp_path / "runs/claims").is_dir() and not cluster.run("squeue", "-h"))
     cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
-    row = bench.states("g.toml")["adamw notes_two seed 1"]
+    row = there.states("g.toml")["adamw notes_two seed 1"]
     assert row["state"] == "missing" and "is gone" in row["reason"]  # SLURM does not start a killed job again
-    assert "1 families submitted" in bench("grid", "g.toml", "--launcher", "slurm", "--wait", *QUICK)
+    assert "1 families submitted" in there("grid", "g.toml", "--launcher", "slurm", "--wait", *QUICK).stderr
 
     found = attempts(tmp_path / "runs")
     for seed in (1, 2, 3, 4):
         first, *_, last = found[seed]
-        assert first["from_step"] == 0 and 0 < last["from_step"] < 1200, found[seed]
+        assert first["from_step"] == 0 and 0 < last["from_step"] < 800, found[seed]
         assert (last["restart"] > first["restart"]) == (seed != 1)
         assert (last["job"] == first["job"]) == (seed != 1)
     assert found[4][-1]["node"] != node  # it moved to the other one
-    bench("grid", "g.toml", "--workers", "2", "--runs", "local")
+    there("grid", "g.toml", "--runs", "local")
     assert results(tmp_path / "local") == results(tmp_path / "runs") and len(results(tmp_path / "local")) == 16
     assert list((tmp_path / "runs/work").iterdir()) == [] and list((tmp_path / "runs/claims").iterdir()) == []
 
 
 @pytest.mark.parametrize("cluster", [{"nodes": 1, "slots": 1}], indirect=True)
 def test_what_slurm_refuses_is_told_and_what_waits_can_be_cancelled(cluster: Cluster, tmp_path: Path) -> None:
-    bench = Bench(tmp_path, cluster)
-    endless = LONG.replace("steps = 1200", "steps = 1_000_000")  # cancelled before any can end
+    there = There(tmp_path, cluster)
+    endless = LONG.replace("steps = 800", "steps = 1_000_000")  # cancelled before any can end
     (tmp_path / "g.toml").write_text(endless + SLURM)
-    said = bench("grid", "g.toml", "--launcher", "slurm", "--with", "partition=gpu", check=2)
+    said = there("grid", "g.toml", "--launcher", "slurm", "--with", "partition=gpu", check=2).stderr
     assert "sbatch refused" in said and "invalid partition" in said
-    bench("grid", "g.toml", "--launcher", "slurm", "--max-parallel", "1")
-    rows = bench.states("g.toml").values()
-    assert {row["state"] for row in rows} <= {"waiting", "running"}
-    assert "JobArrayTaskLimit" in {row["reason"] for row in rows}
-    assert "0 families submitted, 4 already queued" in bench("grid", "g.toml", "--launcher", "slurm")
-    assert "cancelled 4 SLURM tasks" in bench("cancel", "g.toml")
+    there("grid", "g.toml", "--launcher", "slurm", "--max-parallel", "1")
+    until(lambda: "JobArrayTaskLimit" in {row["reason"] for row in there.states("g.toml").values()})
+    assert {row["state"] for row in there.states("g.toml").values()} <= {"waiting", "running"}
+    assert "0 families submitted, 4 already queued" in there("grid", "g.toml", "--launcher", "slurm").stderr
+    assert "cancelled 4 SLURM tasks" in there("cancel", "g.toml").stdout
     until(lambda: not cluster.run("squeue", "-h"))
-    assert {row["state"] for row in bench.states("g.toml").values()} == {"missing"}
+    assert {row["state"] for row in there.states("g.toml").values()} == {"missing"}

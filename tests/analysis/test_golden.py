@@ -66,13 +66,15 @@ def fill(store: Any) -> None:
                     store.add(away, log_probs=log_probs, labels=labels, train_seconds=seconds)
 
 
-@pytest.fixture
-def golden(store, tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def golden(store_at, tmp_path_factory) -> Path:
     """The report of the store, its figures left out."""
-    monkeypatch.setattr(report, "FIGURES", {})
+    store = store_at(tmp_path_factory.mktemp("golden") / "runs")
     fill(store)
-    write_report(store.root, tmp_path / "report")
-    return tmp_path / "report"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "FIGURES", {})
+        write_report(store.root, store.root.parent / "report")
+    return store.root.parent / "report"
 
 
 @pytest.mark.parametrize("name", FILES)
