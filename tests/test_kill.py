@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -10,13 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+from support import bench
+
 ROOT = Path(__file__).resolve().parent.parent
 GRID = """
 methods = ["adamw", "ivon_mean", "ivon"]
 tasks = ["notes_bool"]
 seeds = [1]
 [set]
-steps = 60
+steps = 120
 """
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
 
@@ -37,21 +40,28 @@ def results(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
+def attempts(folder: Path) -> set[Path]:
+    return set(folder.glob("runs/work/*/attempt-*.json"))
+
+
 def test_kills_at_random_moments_change_no_byte(tmp_path: Path) -> None:
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     for folder in (alone, killed):
         folder.mkdir()
         (folder / "g.toml").write_text(GRID)
-    began = time.monotonic()
-    assert start(alone).wait(timeout=120) == 0
-    whole = time.monotonic() - began
+    bench("grid", "g.toml", cwd=alone)
     moments = random.Random(7)
     for _ in range(3):
+        before = attempts(killed)
         process = start(killed)
-        time.sleep(whole * moments.uniform(0.5, 0.9))
+        while process.poll() is None and not attempts(killed) - before:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 1.5))  # of work, not of imports
         os.kill(process.pid, signal.SIGKILL)  # the parent only: its workers must follow by themselves
         process.wait()
     assert start(killed).wait(timeout=120) == 0
     assert results(killed) == results(alone) and len(results(alone)) == 10
+    facts = [json.loads(file.read_text()) for file in killed.glob("runs/fits/*/facts.json")]
+    assert max(len(fit["attempts"]) for fit in facts) > 1  # a training was hit
     leftovers = list((killed / "runs").rglob(".*")) + list((killed / "runs/work").glob("*"))
     assert leftovers == []

@@ -180,7 +180,7 @@ def test_a_grid_submitted_twice_at_once_runs_once_and_gives_the_bytes_of_the_loc
     assert (tmp_path / "local.csv").read_bytes() == (tmp_path / "runs.csv").read_bytes()
 
 
-@pytest.mark.parametrize("cluster", [{"nodes": 2, "slots": 2}], indirect=True)
+@pytest.mark.parametrize("cluster", [{"nodes": 2, "slots": 4}], indirect=True)
 def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_same_bytes(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -219,6 +219,7 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
     assert (row["state"], row["node"], row["stage"], row["steps"]) == ("running", node, "train", 800)
     assert 0 < row["step"] < 800 and row["elapsed"] > 0
     cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    there("grid", "g.toml", "--runs", "local")  # meanwhile
     until(lambda: (tmp_path / "runs/claims").is_dir() and not cluster.run("squeue", "-h"))
     cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
@@ -233,7 +234,6 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
         assert (last["restart"] > first["restart"]) == (seed != 1)
         assert (last["job"] == first["job"]) == (seed != 1)
     assert found[4][-1]["node"] != node  # it moved to the other one
-    there("grid", "g.toml", "--runs", "local")
     assert results(tmp_path / "local") == results(tmp_path / "runs") and len(results(tmp_path / "local")) == 16
     assert list((tmp_path / "runs/work").iterdir()) == [] and list((tmp_path / "runs/claims").iterdir()) == []
 
