@@ -321,9 +321,9 @@ def _quietly(spec: ModelSpec) -> Iterator[None]:
     """Reports of transformers are off inside, and what it raises on loading or trying a model becomes a sentence."""
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()
     try:
         yield
     except torch.OutOfMemoryError:
@@ -367,9 +367,9 @@ def _load_base(spec: ModelSpec, folder: Path | str, device: torch.device) -> Any
         )
     options = {**_safely(spec, folder), "dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True}
     if spec.quantization == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if spec.quantization == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
     if spec.quantization != "none":
@@ -448,7 +448,7 @@ def _add_lora(base: Any, spec: ModelSpec) -> Any:
             )
     config = LoraConfig(
         r=spec.lora.r,
-        lora_alpha=spec.lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=spec.lora.alpha,
         lora_dropout=spec.lora.dropout,
         target_modules=list(spec.lora.targets),
         task_type="CAUSAL_LM",

@@ -115,7 +115,7 @@ def make_model(tokenizer: Tokenizer, seed: int = SEED, steps: int = STEPS) -> to
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     trained: torch.nn.Module = model
     return trained
 
