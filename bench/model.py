@@ -50,6 +50,7 @@ class ChoiceModel:
 
     Attributes:
         params: the adapter parameters by name, in the model's order; P entries in all.
+        adapters: the linear map and the adapted layer of every adapter parameter, by its name in ``params``.
     """
 
     def __init__(self, spec: ModelSpec, folder: Path | str, device: torch.device) -> None:
@@ -78,6 +79,11 @@ class ChoiceModel:
                 short = full.removeprefix("base_model.model.").replace(f".{_ADAPTER}", "")
                 self.params[short] = parameter
                 self._full_names[short] = full
+        find = self._module.get_submodule
+        self.adapters = {
+            name: Adapter(find(full.removesuffix(".weight")), find(full[: full.index(".lora_")]), ".lora_A." in full)
+            for name, full in self._full_names.items()
+        }
         self._dropouts = [
             module
             for name, module in self._module.named_modules()
@@ -140,15 +146,6 @@ class ChoiceModel:
             out = torch.func.functional_call(self._module, named, kwargs=inputs)
         logits: Tensor = out.logits[:, -1, :]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    @property
-    def adapters(self) -> dict[str, Adapter]:
-        """The linear map and the adapted layer of every adapter parameter, by its name in :attr:`params`."""
-        find = self._module.get_submodule
-        return {
-            name: Adapter(find(full.removesuffix(".weight")), find(full[: full.index(".lora_")]), ".lora_A." in full)
-            for name, full in self._full_names.items()
-        }
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """The arguments of the base's forward pass, as far as it takes them."""
