@@ -89,7 +89,7 @@ def attempts(runs: Path) -> list[list[dict[str, Any]]]:
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The commands of a grid of two long families, sent nowhere."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "g.toml").write_text(GRID.format(steps=800))
+    (tmp_path / "g.toml").write_text(GRID.format(steps=500))
     quick = ("--checkpoint-seconds", "0.1", "--claim-seconds", "2")
     assert main(["grid", "g.toml", "--launcher", "print", *quick]) == 0
     return capsys.readouterr().out.splitlines()
