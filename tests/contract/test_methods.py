@@ -29,13 +29,19 @@ METHODS = method_names()
 TASK = "notes_four"
 
 
+def few(name: str) -> RunSpec:
+    """A run of a few steps and, where the method has draws, a few of them."""
+    known = {field.name for field in option_fields(get_method(name))}
+    return plan(name, TASK, **{name: {option: 3 for option in ("draws", "masks") if option in known}})
+
+
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Store, RunSpec]]:
     """Every method's run of a few steps, in one store."""
     runs = tmp_path_factory.mktemp("runs")
     found = {}
     for name in METHODS:
-        run = plan(name, TASK)
+        run = few(name)
         found[name] = (compute(run, runs), run)
     return found
 
