@@ -20,7 +20,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,21 @@ from bench.stop import Stopped
 SECONDS = 240.0  # a claim's life without a heartbeat
 BEATS = 8  # heartbeats in that time
 PAGE = 4096  # a claim is one page, so that a rewrite is one write
+MENTIONED = 200  # of so many evaluations a claim still fits its page
+_BLANK = {"label": "a family", "host": "", "node": "", "job": "", "token": "", "machine": "", "restart": 0,
+          "process": [0, ""], "runs": [], "seconds": SECONDS}  # fmt: skip
 
 
 class Held(Exception):
-    """Another process is at work on it."""
+    """Another process is at work on it. ``holder`` is the content of its claim."""
+
+    def __init__(self, text: str, holder: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self.holder = holder
+
+
+class Lost(BaseException):
+    """This process's claim was taken. Like ``Stopped``, no ``except Exception`` of a method may swallow it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +146,13 @@ def claim(
 
 def read_claims(folder: Path) -> dict[str, dict[str, Any]]:
     """Name to content of all claims in a folder, each with its ``age`` in seconds and whether it is still ``alive``."""
-    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    files = sorted(file for file in folder.glob("*.json") if file.is_file())
     if not files:
         return {}
-    now = _server_time(folder)
+    try:
+        now = _server_time(folder)
+    except OSError:  # a store that may only be read
+        now = time.time()
     found = {}
     for file in files:
         content = _read(file)
@@ -147,6 +161,17 @@ def read_claims(folder: Path) -> dict[str, dict[str, Any]]:
             alive = age <= content["seconds"] and not Worker().outlived(content)
             found[file.stem] = {**content, "age": age, "alive": alive}
     return found
+
+
+def mentioned(keys: Iterable[str]) -> list[str]:
+    """The evaluations that a claim's holder computes, as the claim names them: shortened, none if there are many."""
+    short = [name[:8] for name in keys]
+    return short if len(short) <= MENTIONED else []
+
+
+def covers(holder: Mapping[str, Any], keys: Iterable[str]) -> bool:
+    """Whether a claim's holder is known to compute all these evaluations."""
+    return {name[:8] for name in keys} <= set(holder["runs"])
 
 
 def machine() -> str:
@@ -192,7 +217,7 @@ def _acquire(
             continue
         if not wait and last is not None and seen != last:
             by = f" by {holder['job']}" if holder["job"] else ""
-            raise Held(f"{file.stem} is being computed on {holder['node']}{by}")
+            raise Held(f"{file.stem} is being computed on {holder['node']}{by}", holder)
         if reason := stop():
             raise Stopped(f"{reason}: stopped while another process was at work on {file.stem}")
         last = seen
@@ -253,10 +278,14 @@ def _read(file: Path) -> dict[str, Any] | None:
             return None
         raise
     try:
-        content = json.loads(text)
-        return {"node": "", "job": "", "token": "", "seconds": SECONDS, **content, "touched": touched}
+        content = {**_BLANK, **json.loads(text)}
+        pid, _ = content["process"]
+        content |= {"seconds": float(content["seconds"]), "since": float(content.get("since", touched))}
+        if not isinstance(pid, int) or not all(isinstance(content[name], type(_BLANK[name])) for name in _BLANK):
+            raise ValueError
     except (ValueError, TypeError):  # caught in mid-write, or damaged: nobody's until it is old
-        return {"node": "", "job": "", "token": "", "seconds": SECONDS, "touched": touched}
+        content = {**_BLANK, "since": touched}
+    return {**content, "touched": touched}
 
 
 def _server_time(folder: Path) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 from bench.claim import SECONDS
 from bench.stop import EXIT_STOPPED, Stopped, StopRequest, start_again
 
-USER_ERRORS = (LookupError, ValueError, FileNotFoundError, ImportError)
+USER_ERRORS = (LookupError, ValueError, OSError, ImportError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -213,6 +213,8 @@ def _job(options: argparse.Namespace, grid: Any) -> Any:
         raise ValueError(f"--claim-seconds {options.claim_seconds}: give more than 0.")
     if options.workers < 1:
         raise ValueError(f"--workers {options.workers}: give at least 1.")
+    if options.max_parallel < 0:
+        raise ValueError(f"--max-parallel {options.max_parallel}: give 0 (no limit) or more.")
     if not options.checkpoint_seconds >= 0:  # NaN too
         raise ValueError(f"--checkpoint-seconds {options.checkpoint_seconds}: give 0 or more.")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.device):
@@ -236,7 +238,7 @@ def _job(options: argparse.Namespace, grid: Any) -> Any:
 def _launch(options: argparse.Namespace, grid: Any, families: Any) -> int:
     """Hand what is missing of ``families`` to the launcher; wait where it only submits and the user asked for it."""
     from bench.follow import follow
-    from bench.launchers import Order, get_launcher
+    from bench.launchers import Order, get_launcher, sent
     from bench.plan import missing
     from bench.settings import merge, parse_assignment
     from bench.store import Store
@@ -248,9 +250,10 @@ def _launch(options: argparse.Namespace, grid: Any, families: Any) -> int:
     launcher.check(settings)
     retries = sys.maxsize if options.retry_failed else options.retries
     job = _job(options, grid)
-    undone, given_up = missing(families, Store(options.runs), retries)
+    store = Store(options.runs)
+    undone, given_up = missing(families, store, retries)
     known = launcher.queue(options.runs) if launcher.queue else {}
-    todo = [family for family in undone if family.key not in known]
+    todo = [family for family in undone if not sent(family, known, store)]
     failures: list[str] = []
     if todo:
         with StopRequest().installed() as stop:
@@ -333,23 +336,25 @@ def _grid(options: argparse.Namespace) -> int:
 
 
 def _family(options: argparse.Namespace) -> int:
-    from bench.claim import Held, Worker, claim
+    from bench.claim import Held, Worker, claim, covers
     from bench.store import Store
     from bench.submission import peek, read_item
 
     who = Worker(options.job, options.restart, **({"node": options.node} if options.node else {}))
     with StopRequest().installed() as stop:  # before the imports, which take seconds
-        runs, key, done = peek(options.file, options.item)
-        try:
-            if not done:
-                with claim(Store(runs).claim_file(key), who, wait=False, stop=stop):
-                    pass  # only to see whether somebody is at work, before the imports
-        except Held as holder:
-            print(f"bench: {holder}", file=sys.stderr)
-            return 0
-        if done:
+        runs, key, undone = peek(options.file, options.item)
+        if not undone:
             print("bench: this family is done", file=sys.stderr)
             return 0
+        wait = False
+        try:
+            with claim(Store(runs).claim_file(key), who, wait=False, stop=stop):
+                pass  # only to see whether somebody is at work, before the imports
+        except Held as held:
+            if covers(held.holder, undone):
+                print(f"bench: {held}", file=sys.stderr)
+                return 0
+            wait = True  # it computes less than this submission asks for
 
         from bench.progress import Bar
         from bench.work import FAILED, STOPPED, make_runner, record_failure, work
@@ -358,7 +363,7 @@ def _family(options: argparse.Namespace) -> int:
         bar = Bar(family.label, 1)
         with record_failure(job, family):
             runner = make_runner(job, bar.log, stop, who)
-        kind, text = work(runner, family, lambda fraction, text: bar.update(key, fraction, text), wait=False)
+        kind, text = work(runner, family, lambda fraction, text: bar.update(key, fraction, text), wait)
         bar.log(f"{kind}: {text}")
         if kind == STOPPED and stop.warned and options.on_warning:
             start_again(options.on_warning)
@@ -413,6 +418,8 @@ def _cancel(options: argparse.Namespace) -> int:
 def _logs(options: argparse.Namespace) -> int:
     from bench.logs import logs
 
+    if options.lines < 1:
+        raise ValueError(f"--lines {options.lines}: give at least 1.")
     print(logs(options.runs, options.key, options.lines))
     return 0
 

@@ -34,7 +34,7 @@ from typing import Any
 from bench.data import DataSource
 from bench.launchers import get_launcher, launcher_names
 from bench.model import resolve_model
-from bench.options import option_fields
+from bench.options import make_method, option_fields
 from bench.plan import Family, families, plan_run
 from bench.protocol import PROTOCOLS
 from bench.registry import get_method, get_task, load_plugin, method_names, near_miss
@@ -48,6 +48,7 @@ KEYS = (
 VARIANT_KEYS = ("include", "methods", "sweep")
 MODEL_KEYS = ("id", "revision", "quantization", "dtype")
 TUNE_KEYS = ("holdout", "seeds", "criterion")
+CRITERIA = ("nll", "brier", "ece")  # lower is better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +185,8 @@ def read_grid(
     check_options(sweep, "sweep", "predict", methods)
     tuned = {name: value for name, value in tune.items() if isinstance(value, Mapping)}
     _known({name: value for name, value in tune.items() if name not in tuned}, TUNE_KEYS, "[tune]")
+    seeds = seed_list(content["seeds"], "seeds")
+    judging(tune, seeds)
     check_options(tuned, "tune", "", [*methods, *_bases(methods)])
     eval_every = cast(content.get("eval_every", 0), int, "eval_every")
     if eval_every < 0:
@@ -195,7 +198,7 @@ def read_grid(
         name=file.stem,
         methods=methods,
         tasks=tasks,
-        seeds=seed_list(content["seeds"], "seeds"),
+        seeds=seeds,
         protocol=protocol,
         plugins=(*_strings(content.get("plugins", []), "plugins"), *plugins),
         eval_every=eval_every,
@@ -223,6 +226,21 @@ def seed_list(values: Any, name: str) -> tuple[int, ...]:
     if not whole or not values:
         raise ValueError(f"{name} is {values!r}: give a list of whole numbers.")
     return tuple(dict.fromkeys(values))
+
+
+def judging(tune: Mapping[str, Any], seeds: Sequence[int]) -> tuple[str, float, tuple[int, ...]]:
+    """(criterion, share held out, seeds) of a ``[tune]`` table; ``seeds`` stand in for its own.
+
+    Raises:
+        LookupError, ValueError: one of them is misspelt or out of range.
+    """
+    criterion = tune.get("criterion", "nll")
+    if criterion not in CRITERIA:
+        raise LookupError(f"tune.criterion '{criterion}'.{near_miss(criterion, CRITERIA)}")
+    share = cast(tune.get("holdout", 0.25), float, "tune.holdout")
+    if not 0 < share < 1:
+        raise ValueError(f"tune.holdout is {share}: give a share of the training split between 0 and 1.")
+    return criterion, share, seed_list(tune.get("seeds", list(seeds)), "tune.seeds")
 
 
 def _strings(values: Any, name: str) -> tuple[str, ...]:
@@ -268,7 +286,8 @@ def _variants(table: Mapping[str, Any], file: Path, methods: tuple[str, ...]) ->
 def check_options(table: Mapping[str, Any], where: str, reader: str, methods: Sequence[str]) -> None:
     """``where.<method>.<option>`` must be a list of values of an option that ``reader`` reads ("" for either).
 
-    ``methods`` are those that the grid needs: the table of another one would change nothing.
+    Each must be a value that the method takes. ``methods`` are those that the grid needs: the table of another one
+    would change nothing.
     """
     for method, options in table.items():
         if method not in method_names():
@@ -283,7 +302,9 @@ def check_options(table: Mapping[str, Any], where: str, reader: str, methods: Se
                 raise LookupError(f"{where}.{method}.{option} is no {kind} of {method}.{near_miss(option, fields)}")
             if not isinstance(values, list) or not values:
                 raise ValueError(f"{where}.{method}.{option} is {values!r}: give a list of values.")
-            if any(value in values[:place] for place, value in enumerate(values)):
+            # as the method has them, so that 0 and "0.0" are one
+            taken = [getattr(make_method(get_method(method), {option: value}), option) for value in values]
+            if any(value in taken[:place] for place, value in enumerate(taken)):
                 raise ValueError(f"{where}.{method}.{option} is {values!r}: each value counts once, so list it once.")
 
 

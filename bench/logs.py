@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.submission import Submission, read_submissions
-
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
 
@@ -21,36 +19,68 @@ def logs(runs: Path, prefix: str, lines: int = 200) -> str:
     if not _PREFIX.fullmatch(prefix):
         raise LookupError(f"'{prefix}' is not a key: give at least four hex digits, as `bench status` shows them.")
     parts, keys = [], set[str]()
-    for submission in read_submissions(runs):
-        for item, found in _items(submission, prefix):
+    # not read_submissions: the logs are worth reading where a submission.json is not
+    for folder in sorted((runs.resolve() / "submissions").glob("*-*")):
+        for item, found in _items(folder / "families.jsonl", prefix):
             keys |= found
-            for file in _files(submission, item):
-                tail = file.read_text(errors="replace").splitlines()[-lines:]
-                parts.append("\n".join([f"== {file}", *tail]))
+            parts += [_log(file, lines) for file in _files(folder / "logs", item)]
     for file in sorted((runs / "failures").glob("*.json"), key=lambda file: file.stem.rpartition("-")[2]):
         name = file.stem.rpartition("-")[0]
         if name.startswith(prefix) or name in keys:
-            content = json.loads(file.read_text())
-            where = content.get("attempt", {}).get("node", "")
-            parts.append(f"== {file}" + (f" (on {where})" if where else "") + f"\n{content['trace'].rstrip()}")
+            parts.append(_failure(file))
     if not parts:
         raise LookupError(f"{runs} has neither a failure nor a log of '{prefix}'.")
     return "\n\n".join(parts)
 
 
-def _items(submission: Submission, prefix: str) -> Iterator[tuple[int, set[str]]]:
-    """Number and keys of the families of a submission that have a key with that prefix."""
-    with submission.families.open() as stream:
-        next(stream, None)
-        for item, line in enumerate(stream):
-            if f'"{prefix}' in line:
-                data = json.loads(line)
-                keys = {data["key"], *data["keys"]}
+def _log(file: Path, lines: int) -> str:
+    """The end of a log."""
+    try:
+        tail = file.read_text(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return _unreadable(file)
+    return "\n".join([f"== {file}", *tail])
+
+
+def _failure(file: Path) -> str:
+    """The trace of a failure, and where it happened."""
+    try:
+        content = json.loads(file.read_text())
+        trace = content["trace"].rstrip()
+        where = (content.get("attempt") or {}).get("node")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _unreadable(file)
+    return f"== {file}" + (f" (on {where})" if where else "") + f"\n{trace}"
+
+
+def _unreadable(file: Path) -> str:
+    """What stands in the place of a damaged file, which must not hide the others."""
+    return f"== {file} cannot be read"
+
+
+def _items(file: Path, prefix: str) -> Iterator[tuple[int, set[str]]]:
+    """Number and keys of the families of a submission that have a key with that prefix; damaged lines have none."""
+    try:
+        with file.open(errors="replace") as stream:
+            next(stream, None)
+            for item, line in enumerate(stream):
+                keys = _keys(line) if f'"{prefix}' in line else set()
                 if any(name.startswith(prefix) for name in keys):
                     yield item, keys
+    except OSError:
+        return
 
 
-def _files(submission: Submission, item: int) -> list[Path]:
+def _keys(line: str) -> set[str]:
+    """The keys of a family and of its evaluations."""
+    try:
+        data = json.loads(line)
+        return {str(name) for name in (data["key"], *data["keys"])}
+    except (ValueError, KeyError, TypeError):
+        return set()
+
+
+def _files(folder: Path, item: int) -> list[Path]:
     """The logs of a family by its number: ``<first of its array>-<index>.log``."""
-    found = [(file, re.fullmatch(r"(\d+)-(\d+)", file.stem)) for file in sorted(submission.logs.glob("*.log"))]
+    found = [(file, re.fullmatch(r"(\d+)-(\d+)", file.stem)) for file in sorted(folder.glob("*.log"))]
     return [file for file, name in found if name and int(name[1]) + int(name[2]) == item]

@@ -61,7 +61,10 @@ class Method:
 
         The draws are fixed for the whole evaluation set. A closed-form predictive returns S = 1.
         """
-        return torch.stack([job.log_probs(params) for params in self.draw(job)])
+        drawn = [job.log_probs(params) for params in self.draw(job) or ()]
+        if not drawn:
+            raise ValueError(f"{self.name}.draw gave no adapter values: return at least one.")
+        return torch.stack(drawn)
 
     def draw(self, job: PredictJob) -> Iterable[Params]:
         """The adapter values to predict with; the default is the posterior mean."""

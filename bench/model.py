@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 QUANTIZATIONS = ("none", "int8", "nf4")
 EMBEDDED = Path(__file__).parent / "embedded" / "base"
 _ADAPTER = "default"  # PEFT's name of the one adapter we add
+_PROBE = Example("Which of these words names a colour? A. green B. seven Answer:", 0)
+_PROBE_LENGTH = 64  # tokens at most
 
 
 class Adapter(NamedTuple):
@@ -68,6 +70,9 @@ class ChoiceModel:
         if "attention_mask" not in self._accepts:
             raise ValueError(f"{spec.id} takes no attention mask, so padded batches would change its answers.")
         self._base = base
+        config = base.config.get_text_config(decoder=True)
+        self._steady = _steady_length(config)
+        self._places = _learned_places(base, config)
         self._check_padding()
         self._module = _add_lora(base, spec)
         self._module.eval()
@@ -84,6 +89,7 @@ class ChoiceModel:
             name: Adapter(find(full.removesuffix(".weight")), find(full[: full.index(".lora_")]), ".lora_A." in full)
             for name, full in self._full_names.items()
         }
+        self._check_targets()
         self._dropouts = [
             module
             for name, module in self._module.named_modules()
@@ -98,6 +104,7 @@ class ChoiceModel:
         The draw is made on the CPU, so every device and every method starts from the same adapters (Hu et al. 2021).
         """
         self._set_answers(answer_tokens(self.tokenizer, answers, self.spec.id))
+        self._module.eval()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in self.params.items():
@@ -106,6 +113,7 @@ class ChoiceModel:
                     nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
                 parameter.copy_(fresh)
                 parameter.grad = None
+                parameter.requires_grad_(True)  # a fit before this one may have frozen it
 
     def _set_answers(self, ids: tuple[int, ...]) -> None:
         """Put the answer rows of the output layer in its place, so no (B, T, vocabulary) logits are ever made."""
@@ -118,7 +126,11 @@ class ChoiceModel:
         self._base.set_output_embeddings(rows)
 
     def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
-        """Tokenise prompts, cut on the right at ``max_length`` tokens, with the tokenizer's own BOS and no EOS."""
+        """Tokenise prompts, cut on the right at ``max_length`` tokens, with the tokenizer's own BOS and no EOS.
+
+        Raises:
+            ValueError: the model cannot read such prompts, or would answer them differently from batch to batch.
+        """
         tokens = []
         truncated = 0
         for ids in self.tokenizer([example.prompt for example in examples], verbose=False)["input_ids"]:
@@ -127,7 +139,28 @@ class ChoiceModel:
             tokens.append(tuple(ids[:max_length]))
         special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
         pad = next(token for token in special if token is not None)
+        self._check_readable(tokens, pad)
         return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated)
+
+    def _check_readable(self, tokens: Sequence[tuple[int, ...]], pad: int) -> None:
+        largest = max((max(ids, default=pad) for ids in tokens), default=pad)
+        rows = len(self._base.get_input_embeddings().weight)
+        if max(largest, pad) >= rows:
+            raise ValueError(
+                f"The tokenizer of {self.spec.id} has ids up to {max(largest, pad)}, its embedding only {rows} rows: "
+                "use the model's own tokenizer."
+            )
+        longest = max(map(len, tokens), default=0)
+        if self._places is not None and longest > self._places:
+            raise ValueError(
+                f"{self.spec.id} reads at most {self._places} tokens, and a prompt has {longest}: set "
+                f"max_length={self._places} (--set max_length={self._places})."
+            )
+        if self._steady is not None and longest > self._steady:
+            raise ValueError(
+                f"{self.spec.id} rotates positions by the longest prompt of a batch beyond {self._steady} tokens, so "
+                f"answers would depend on it: set max_length={self._steady} (--set max_length={self._steady})."
+            )
 
     def logits(self, batch: Batch, params: Params | None = None) -> Tensor:
         """(B, C) logits of the answer tokens at the last position, in float32 or wider.
@@ -160,10 +193,9 @@ class ChoiceModel:
 
         Some ignore the mask or count positions from the pads, some look ahead; they do not say so.
         """
-        probe = Example("Which of these words names a colour? A. green B. seven Answer:", 0)
-        tokens = self.encode([probe], 64).tokens[0]
+        tokens = self._probe().tokens[0]
         places = (len(tokens) // 2, len(tokens))
-        batch = Encoded(tuple(tokens[:n] for n in places), (probe, probe), tokens[0], self.device, 0).batch([0, 1])
+        batch = Encoded(tuple(tokens[:n] for n in places), (_PROBE, _PROBE), tokens[0], self.device, 0).batch([0, 1])
         with _quietly(self.spec):
             padded = self._base(**self._inputs(batch)).logits[:, -1].float()
             whole = self._base(input_ids=torch.tensor([tokens], device=self.device)).logits[0].float()
@@ -176,6 +208,35 @@ class ChoiceModel:
                 f"{change:.1g} of their spread): it is not causal, ignores the attention mask or counts positions from "
                 "the pads. Use another model."
             )
+
+    def _probe(self) -> Encoded:
+        """A short prompt, cut to what the model can read."""
+        limits = [limit for limit in (self._places, self._steady) if limit is not None]
+        return self.encode([_PROBE], min([_PROBE_LENGTH, *limits]))
+
+    @torch.no_grad()
+    def _check_targets(self) -> None:
+        """Refuse a LoRA target none of whose layers is called: some models only read the weight of a layer."""
+        ran: dict[str, bool] = {}
+        hooks = []
+        for name, adapter in self.adapters.items():
+            if not adapter.first:
+                continue
+            target = name.split(".lora_")[0].rsplit(".", 1)[-1]
+            ran.setdefault(target, False)
+            hooks.append(adapter.linear.register_forward_hook(lambda *_, target=target: ran.update({target: True})))
+        try:
+            with _quietly(self.spec):
+                self._base(**self._inputs(self._probe().batch([0])))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for target, it_ran in ran.items():
+            if not it_ran:
+                raise ValueError(
+                    f"LoRA on '{target}' would have no effect in {self.spec.id}: its layers never run. Choose other "
+                    "lora.targets."
+                )
 
     @contextlib.contextmanager
     def assign(self, params: Params) -> Iterator[None]:
@@ -245,6 +306,28 @@ def answer_tokens(tokenizer: Any, answers: Sequence[str], model: str) -> tuple[i
         f"The tokenizer of {model} does not give each answer a single token of its own after 'Answer:' "
         f"(with a space: {tried[' ']}; without: {tried['']}). Use another model or a task with other answers."
     )
+
+
+def _steady_length(config: Any) -> int | None:
+    """The longest prompt that is rotated as if it were alone; None where every prompt is."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [kind for kind in rope.values() if isinstance(kind, Mapping)] or [rope]  # one, or one per layer type
+    key, limits = "original_max_position_embeddings", []
+    for kind in kinds:
+        if kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope"):
+            limits.append(kind.get(key) or getattr(config, key, None) or config.max_position_embeddings)
+    return min(limits, default=None)
+
+
+def _learned_places(base: Any, config: Any) -> int | None:
+    """The number of positions the base has a table for; None where it computes them or has none."""
+    known = getattr(config, "max_position_embeddings", None)
+    if not isinstance(known, int):
+        return None
+    words = base.get_input_embeddings()
+    tables = [m.num_embeddings - known for m in base.modules() if isinstance(m, nn.Embedding) and m is not words]
+    fixed = [len(buffer) - known for name, buffer in base.named_buffers() if name.endswith("embed_positions")]
+    return known if {0, 2} & set(tables) or 0 in fixed else None  # OPT's table has 2 rows more
 
 
 def _closing_tokens(tokenizer: Any) -> int:

@@ -67,6 +67,8 @@ def make_method(cls: type[Method], values: Mapping[str, Any]) -> Method:
     made = {name: cast(value, types[name], f"{cls.name}.{name}") for name, value in given.items()}
     for field in option_fields(cls):
         value, choices, least = made[field.name], field.metadata["choices"], field.metadata["least"]
+        if value is None:
+            continue
         if choices and value not in choices:
             raise ValueError(f"{cls.name}.{field.name} is '{value}'.{near_miss(value, choices)}")
         if least is not None and value < least:

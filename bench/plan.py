@@ -131,6 +131,11 @@ def _fit_spec(method: Method, blank: FitSpec, settings: dict[str, Any], *, score
         named = method_for(settings, method.base, blank.data.task)
         base = _fit_spec(named, beneath, settings, scored=unseen, tuning=tuning)
         if not method.own_fit():
+            for name in options_of(method, "fit"):
+                raise BrokenPlugin(
+                    f"{type(method).__qualname__}.{name}: nothing reads it, as '{method.name}' borrows the fit of "
+                    f"'{method.base}'. Declare it with predict_option(...)."
+                )
             method.check_fit(base)
             return base
         bases = method.bases(base)

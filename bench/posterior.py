@@ -144,7 +144,10 @@ class Point(Posterior):
 
 @dataclasses.dataclass(frozen=True)
 class DiagGaussian(Posterior):
-    """N(m, diag v): ``location`` m and ``variance`` v, one entry per parameter. A draw is m + sqrt(tau v) eps."""
+    """N(m, diag v): ``location`` m and ``variance`` v per parameter. A draw is m + sqrt(tau v) eps.
+
+    A parameter without a variance is known: every draw has its m.
+    """
 
     kind: ClassVar[str] = "diag_gaussian"
     location: Params
@@ -160,7 +163,10 @@ class DiagGaussian(Posterior):
 
     def _draw(self, generator: torch.Generator, tau: float) -> Params:
         noise = flat_noise(self.location, generator)
-        return {name: m + (tau * self.variance[name]).sqrt() * noise[name] for name, m in self.location.items()}
+        return {
+            name: m + (tau * self.variance[name]).sqrt() * noise[name] if name in self.variance else m
+            for name, m in self.location.items()
+        }
 
     def covariance(self, jacobians: Params) -> Tensor:
         return sum_of_squares(jacobians, lambda name, jacobian: jacobian * self.variance[name].sqrt())
@@ -198,12 +204,13 @@ class LowRankGaussian(Posterior):
     def _draw(self, generator: torch.Generator, tau: float) -> Params:
         z1 = flat_noise(self.location, generator)
         z2 = torch.randn(self.rank, generator=generator) * (tau / (2 * (self.rank - 1))) ** 0.5
-        return {
-            name: m
-            + (tau / 2 * self.variance[name]).sqrt() * z1[name]
-            + torch.tensordot(z2.to(m), self.deviations[name], dims=1)
-            for name, m in self.location.items()
-        }
+        drawn = dict(self.location)
+        for name, m in self.location.items():
+            if name in self.variance:
+                drawn[name] = drawn[name] + (tau / 2 * self.variance[name]).sqrt() * z1[name]
+            if name in self.deviations:
+                drawn[name] = drawn[name] + torch.tensordot(z2.to(m), self.deviations[name], dims=1)
+        return drawn
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,7 +126,21 @@ def _add(table: dict[str, Any], cls: type, kind: str) -> None:
     if name in table:
         other = f"{table[name].__module__}.{table[name].__qualname__}"
         raise ValueError(f"Two {kind}s are named '{name}': {other} and {where}. Rename one of them.")
+    if kind == "task":
+        setattr(cls, "answers", _answers(cls, where))  # noqa: B010  (the attribute is Task's)
     table[name] = cls
+
+
+def _answers(cls: type, where: str) -> tuple[str, ...]:
+    answers = getattr(cls, "answers", None)
+    if (
+        not isinstance(answers, tuple | list)  # a set has no order, and a string is not a list of words
+        or len(answers) < 2
+        or not all(isinstance(answer, str) and answer.strip() for answer in answers)
+        or len(set(answers)) < len(answers)
+    ):
+        raise ValueError(f"{where}: set `answers` to a tuple of two or more different words; it is {answers!r}.")
+    return tuple(answers)
 
 
 def _train_settings() -> set[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.claim import SECONDS, Claim, Worker, claim
+from bench.claim import SECONDS, Claim, Lost, Worker, claim, mentioned
 from bench.data import DataSource, Encoded, Split, load_split, split_holdout
 from bench.method import Method, PredictJob
 from bench.metrics import nll, score
@@ -73,7 +73,8 @@ class Runner:
         Raises:
             Exception: the first thing that went wrong, after each was recorded under ``failures/``.
             Held: another process is at work on it.
-            Stopped: this one was asked to stop, or lost its claim.
+            Lost: another process took the claim.
+            Stopped: this one was asked to stop.
         """
         if len(self.store.complete(family.runs)) == len(family.runs):
             return [self.store.record(run) for run in family.runs]
@@ -82,32 +83,34 @@ class Runner:
             self.worker,
             seconds=self.claim_seconds,
             wait=wait,
-            about={"label": family.label},
+            about={"label": family.label, "runs": mentioned(map(key, family.runs))},
             stop=self.stop,
         ) as held:
             return self._run(family, _Reporter(progress or Progress(), held, family, self.stop))
 
     def _run(self, family: Family, progress: _Reporter) -> list[RunRecord]:
-        records, errors, failed = [], [], dict[str, Exception]()
+        records, errors, failed = [], list[BaseException](), dict[str, BaseException]()
         for run in family.runs:
             if key(run.fit) in failed:
                 self._record(run, failed[key(run.fit)])
                 continue
+            readable = None
             try:
                 if not self.store.has(run):
                     progress.check()
-                    self._evaluate(run, progress)
+                    readable = self._readable(run)
+                    self._evaluate(run, *readable, progress)
                 records.append(self.store.record(run))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 errors.append(error)
                 self._record(run, error)
-                if not self.store.folder(run.fit).exists():
+                if readable and not self.store.folder(run.fit).exists():
                     failed[key(run.fit)] = error
         if errors:
             raise errors[0]
         return records
 
-    def _record(self, run: RunSpec, error: Exception) -> None:
+    def _record(self, run: RunSpec, error: BaseException) -> None:
         try:
             self.store.fail(run, error, self._attempt())
         except OSError as full:  # a full or read-only disk, most likely what went wrong in the first place
@@ -210,11 +213,18 @@ class Runner:
             examples = load_split(spec.data.task, "validation", self.source).examples
         return load().encode(examples, spec.train.max_length) if examples else None
 
-    def _evaluate(self, run: RunSpec, progress: Progress) -> None:
+    def _readable(self, run: RunSpec) -> tuple[Split, Encoded | None]:
+        """What a run is scored on, tokenised if its fit is missing: no training is worth a prompt that does not fit."""
+        examples, split = self._examples(run)
+        if not get_method(run.method).uses_model or self.store.has(run.fit):
+            return split, None
+        return split, self._prepared(run.fit)().encode(examples, run.fit.train.max_length)
+
+    def _evaluate(self, run: RunSpec, split: Split, encoded: Encoded | None, progress: Progress) -> None:
         fit_options = run.fit.options if run.fit.method == run.method else {}
         method = make_method(get_method(run.method), {**fit_options, **run.options})
         posterior = self.fit(run.fit, progress)
-        examples, split = self._examples(run)
+        examples = self._examples(run)[0]
         task = get_task(run.data.task)
         progress.start(f"predict {run.method}", 0)
         job = PredictJob(
@@ -226,6 +236,8 @@ class Runner:
             load=self._prepared(run.fit, task.answers),
             max_length=run.fit.train.max_length,
             progress=progress.advance,
+            truncated=encoded.truncated if encoded else 0,
+            _encoded=encoded,
         )
         if method.uses_model:
             job.make_ready()
@@ -342,7 +354,7 @@ class _Reporter(Progress):
     def check(self) -> None:
         """Stop here if there is a reason to."""
         if self._held.lost:
-            raise Stopped("another process took the claim, because this one had shown no sign of life")
+            raise Lost("another process took the claim, because this one had shown no sign of life")
         reason = "" if self._stage == "train" else self._stop()
         if reason:
             raise Stopped(f"{reason}: stopped before the end of {self._stage or 'the family'}")

@@ -103,9 +103,9 @@ def family_states(families: Iterable[Family], runs: Path, queue: Mapping[str, Qu
         else:
             state = "missing"
             about["reason"] = f"its process on {held['node']} is gone" if held else ""
-        rest = state if state in ("running", "waiting") else "missing"
+        coming = set(keys) if held.get("alive") else job.runs if job is not None else set()
         each = {
-            name: "done" if name in done else "failed" if rest == "missing" and name in failures else rest
+            name: "done" if name in done else state if name in coming else "failed" if name in failures else "missing"
             for name in keys
         }
         found.append(FamilyStatus(family, state, each, **about))

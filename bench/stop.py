@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterator
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: nothing is wrong, start it again
+AGAIN_SECONDS = 60  # for the command that starts a job again
 
 
 class Stopped(BaseException):
@@ -52,7 +53,14 @@ class StopRequest:
 def start_again(command: str) -> None:
     """Run the command that starts a job again. It makes some schedulers send SIGTERM to us at once: not any more."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
+    try:
+        words = shlex.split(command) or [command]
+        done = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=AGAIN_SECONDS, check=False
+        )
+        failed = bool(done.returncode)
         said = (done.stderr or done.stdout).strip()
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # the checkpoint is safe all the same
+        failed, said = True, str(error)
+    if failed:
         print(f"bench: `{command}` failed ({said}): submit the grid again to continue.", file=sys.stderr, flush=True)

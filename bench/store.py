@@ -13,6 +13,7 @@ first and its result stands. Deterministic work makes the two equal.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
     from bench.posterior import Posterior
 
-_KEY = re.compile(r"[0-9a-f]{4,64}")
+_KEY = re.compile(r"[0-9a-f]{16}")
+_PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
 
 class Store:
@@ -52,29 +54,11 @@ class Store:
         Raises:
             DamagedRecord: its folder is there without whole facts, which no job of ours leaves behind.
         """
-        file = self.folder(spec) / "facts.json"
-        try:
-            with file.open("rb") as stream:
-                size = stream.seek(0, os.SEEK_END)
-                stream.seek(max(0, size - 2))
-                if stream.read() != b"}\n":
-                    raise _damaged(file, "its end is missing")
-        except FileNotFoundError:
-            if file.parent.exists():
-                raise _damaged(file, "it is missing") from None
-            return False
-        return True
+        return is_there(self.folder(spec))
 
     def complete(self, runs: Iterable[RunSpec]) -> list[RunSpec]:
-        """Those of ``runs`` whose results are there; a damaged one is not."""
-
-        def sound(run: RunSpec) -> bool:
-            try:
-                return self.has(run)
-            except DamagedRecord:  # found again, and said, by whoever computes what is missing
-                return False
-
-        return [run for run in runs if sound(run)]
+        """Those of ``runs`` whose results are there and whole."""
+        return [run for run in runs if is_whole(self.folder(run))]
 
     def publish(self, spec: FitSpec | RunSpec, facts: Mapping[str, Any], write: Callable[[Path], None]) -> bool:
         """Write a result in one step: ``write(folder)`` makes its files, their hashes go into ``facts.json``.
@@ -156,11 +140,17 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / f".{name}"
         draft.write_text(json.dumps(content) + "\n")
+        _sync(draft)
         draft.rename(folder / f"attempt-{name}.json")
 
     def attempts(self, spec: FitSpec) -> list[dict[str, Any]]:
         """The attempts at a fit that is under way, oldest first."""
-        return [json.loads(file.read_text()) for file in sorted(self.work(spec).glob("attempt-*.json"))]
+        found = []
+        for file in sorted(self.work(spec).glob("attempt-*.json")):
+            with contextlib.suppress(ValueError):  # cut off by a crash of the machine: the fit is worth more
+                if isinstance(content := json.loads(file.read_text()), dict):
+                    found.append(content)
+        return found
 
     def clear(self, spec: FitSpec) -> None:
         """Remove what only a fit under way needs."""
@@ -187,9 +177,8 @@ class Store:
         return sorted((self.root / "failures").glob(f"{key(spec)}-*.json"))
 
     def evaluations(self) -> set[str]:
-        """The keys of all evaluations that are there, from one look at their folder."""
-        folder = self.root / "evals"
-        return {entry.name for entry in folder.glob("[0-9a-f]*")}
+        """The keys of all evaluations that are there and whole."""
+        return {entry.name for entry in (self.root / "evals").glob("[0-9a-f]*") if is_whole(entry)}
 
     def failure_files(self) -> dict[str, list[Path]]:
         """The recorded failures of every spec by key, oldest first, from one look at their folder."""
@@ -204,13 +193,42 @@ class Store:
         Raises:
             LookupError: none, or more than one.
         """
-        if not _KEY.fullmatch(prefix):
+        if not _PREFIX.fullmatch(prefix):
             raise LookupError(f"'{prefix}' is not a key: give at least four hex digits, as `bench status` shows them.")
-        found = [path for kind in ("evals", "fits") for path in sorted((self.root / kind).glob(f"{prefix}*"))]
+        paths = [path for kind in ("evals", "fits") for path in sorted((self.root / kind).glob(f"{prefix}*"))]
+        found = [path for path in paths if _KEY.fullmatch(path.name)]  # not a copy that somebody put beside it
         if len(found) != 1:
             what = f"{len(found)} results start" if found else "No result starts"
             raise LookupError(f"{what} with '{prefix}' in {self.root}. Give more digits, or another --runs folder.")
         return found[0]
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a result lies in ``folder``; only the end of its facts is looked at.
+
+    Raises:
+        DamagedRecord: the folder is there without whole facts, which no job of ours leaves behind.
+    """
+    file = folder / "facts.json"
+    try:
+        with file.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 2))
+            if stream.read() != b"}\n":
+                raise _damaged(file, "its end is missing")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        if folder.exists():
+            raise _damaged(file, "it is missing") from None
+        return False
+    return True
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a result lies in ``folder``; a damaged one does not. It is found again by whoever computes it."""
+    try:
+        return is_there(folder)
+    except DamagedRecord:
+        return False
 
 
 def read_whole(file: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Submissions: families written to files, so that any process on any machine can compute one of them by its number.
 
-    runs/submissions/<id>/submission.json   launcher, grid, time, the families' keys in order
+    runs/submissions/<id>/submission.json   launcher, grid, time, the keys of the families and of their runs, in order
     runs/submissions/<id>/families.jsonl    the job's settings, then one planned family a line
     runs/submissions/<id>/logs/             what the scheduler's jobs said
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.specs import FitSpec, RunSpec, build, key, to_json
+from bench.store import is_whole
 
 if TYPE_CHECKING:
     from bench.plan import Family
@@ -39,6 +40,7 @@ class Submission:
     grid: str
     time: str
     keys: tuple[str, ...]
+    runs: tuple[tuple[str, ...], ...]  # of each family
 
     @property
     def id(self) -> str:
@@ -64,7 +66,9 @@ def new_submission(runs: Path, launcher: str, grid: str, families: Sequence[Fami
     """A submission that is not written yet."""
     now = datetime.now(UTC)
     folder = runs.resolve() / "submissions" / f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
-    return Submission(folder, launcher, grid, now.isoformat(timespec="seconds"), tuple(f.key for f in families))
+    sent = tuple(tuple(map(key, family.runs)) for family in families)
+    time = now.isoformat(timespec="seconds")
+    return Submission(folder, launcher, grid, time, tuple(f.key for f in families), sent)
 
 
 def write_submission(submission: Submission, job: Job, families: Iterable[Family]) -> None:
@@ -74,17 +78,21 @@ def write_submission(submission: Submission, job: Job, families: Iterable[Family
         stream.write(json.dumps(_pack_job(job)) + "\n")
         for family in families:
             stream.write(json.dumps(_pack(family)) + "\n")
-    about = {name: getattr(submission, name) for name in ("launcher", "grid", "time", "keys")}
+    about = {name: getattr(submission, name) for name in ("launcher", "grid", "time", "keys", "runs")}
     (submission.folder / "submission.json").write_text(json.dumps(about) + "\n")
 
 
 def read_submission(runs: Path, name: str) -> Submission | None:
-    """The submission of that id; None if there is none."""
+    """The submission of that id; None if there is none, or none that can be read."""
     file = runs.resolve() / "submissions" / name / "submission.json"
     if not _ID.fullmatch(name) or not file.is_file():
         return None
-    about = json.loads(file.read_text())
-    return Submission(file.parent, about["launcher"], about["grid"], about["time"], tuple(about["keys"]))
+    try:
+        about = json.loads(file.read_text())
+        keys, sent = tuple(about["keys"]), tuple(map(tuple, about.get("runs", [()] * len(about["keys"]))))
+        return Submission(file.parent, about["launcher"], about["grid"], about["time"], keys, sent)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_submissions(runs: Path) -> list[Submission]:
@@ -106,19 +114,22 @@ def read_item(file: Path, item: int) -> tuple[Job, Family]:
         raise _no_families(file, error) from error
 
 
-def peek(file: Path, item: int) -> tuple[Path, str, bool]:
-    """(store, key of a family of a submission, whether all its evaluations are there). Quick: torch is not loaded."""
+def peek(file: Path, item: int) -> tuple[Path, str, list[str]]:
+    """(store, key of a family of a submission, its evaluations that are not there). Quick: torch is not loaded."""
     runs = _store(file)
     try:
         family = _read_lines(file, item)[1]
-        done = all((runs / "evals" / name / "facts.json").is_file() for name in family["keys"])
-        return runs, str(family["key"]), done
+        return runs, str(family["key"]), [name for name in family["keys"] if not is_whole(runs / "evals" / name)]
     except (KeyError, TypeError) as error:
         raise _no_families(file, error) from error
 
 
 def _store(file: Path) -> Path:
-    return file.resolve().parents[2]
+    """The store that a submission's file lies in."""
+    folders = file.resolve().parents
+    if len(folders) < 3 or folders[1].name != "submissions":
+        raise FileNotFoundError(f"{file} is in no store: give the families.jsonl of runs/submissions/<id>/.")
+    return folders[2]
 
 
 def _read_lines(file: Path, item: int) -> tuple[Any, Any]:

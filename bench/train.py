@@ -25,7 +25,7 @@ from bench.metrics import score
 from bench.model import ChoiceModel
 from bench.posterior import Params, Posterior
 from bench.progress import Progress
-from bench.specs import FitSpec, digest, seed_for
+from bench.specs import FitSpec, digest, key, seed_for
 from bench.stop import Stopped
 from bench.tree import load_tree, save_tree
 
@@ -342,6 +342,7 @@ class FitJob:
     ) -> None:
         self.checkpointing.save(
             {
+                "fit": key(self.spec),
                 "step": done,
                 "seconds": clock.seconds,
                 "trace": json.dumps(self.trace),
@@ -362,6 +363,9 @@ class FitJob:
     ) -> tuple[int, Tensor]:
         """(first step to take, loss summed since the last trace point)."""
         tree = self.checkpointing.load(self.model.device)
+        if tree is not None and (not isinstance(tree, dict) or tree.get("fit") != key(self.spec)):
+            self.checkpointing.warn(f"{self.checkpointing.file} is of another fit; training starts from step 0.")
+            tree = None
         if tree is None:
             self.checkpointing.began(0)
             return 0, torch.zeros((), device=self.model.device)

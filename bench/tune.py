@@ -26,15 +26,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.grid import Grid, seed_list
+from bench.grid import Grid, judging
 from bench.options import make_method
 from bench.plan import Family, families, plan_run
-from bench.registry import get_method, near_miss
+from bench.registry import get_method
 from bench.settings import laid_over, merge
-from bench.specs import RunSpec, cast, key
+from bench.specs import RunSpec, key
 from bench.store import Store
-
-CRITERIA = ("nll", "brier", "ece")  # lower is better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +92,7 @@ def plan_tuning(
     for method, lists in options.items():
         if not lists:
             raise ValueError(f"[tune.{method}] is empty: list the values to try there.")
-    criterion = table.get("criterion", "nll")
-    if criterion not in CRITERIA:
-        raise LookupError(f"tune.criterion '{criterion}'.{near_miss(str(criterion), CRITERIA)}")
-    share = cast(table.get("holdout", 0.25), float, "tune.holdout")
-    seeds = seed_list(table.get("seeds", list(grid.seeds)), "tune.seeds")
-    if not 0 < share < 1:
-        raise ValueError(f"tune.holdout is {share}: give a share of the training split between 0 and 1.")
+    criterion, share, seeds = judging(table, grid.seeds)
     combinations = {
         method: [dict(zip(lists, chosen, strict=True)) for chosen in itertools.product(*lists.values())]
         for method, lists in options.items()

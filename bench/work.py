@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.claim import SECONDS, Held, Worker
+from bench.claim import SECONDS, Held, Lost, Worker
 from bench.data import DataSource
 from bench.plan import Family
 from bench.progress import FamilyProgress
@@ -80,8 +80,12 @@ def record_failure(job: Job, family: Family) -> Iterator[None]:
 
     try:
         yield
-    except Exception as error:
-        Store(job.runs).fail(family.runs[0], error, Worker().describe())
+    except (Exception, SystemExit) as error:
+        store = Store(job.runs)
+        done = store.complete(family.runs)
+        for run in family.runs:
+            if run not in done:
+                store.fail(run, error, Worker().describe())
         raise
 
 
@@ -89,10 +93,10 @@ def work(runner: Runner, family: Family, sink: Callable[[float, str], None], wai
     """Compute what is missing of a family: (how it ended, one sentence for the user)."""
     try:
         runner.run(family, FamilyProgress(family.label, len(family.runs), sink), wait)
-    except Held as holder:
+    except (Held, Lost) as holder:
         return HELD, f"{family.label}: {holder}"
     except Stopped as reason:
         return STOPPED, f"{family.label}: {reason}"
-    except Exception as error:  # its trace is in the store; the other families go on
+    except (Exception, SystemExit) as error:  # its trace is in the store; the other families go on
         return FAILED, f"{family.label}: {type(error).__name__}: {error}"
     return DONE, family.label

@@ -173,7 +173,7 @@ def test_a_family_stops_between_steps_when_warned_starts_again_and_a_stalled_one
     published = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.rglob("runs/*s/*/*.*")}
     os.kill(stalled.pid, signal.SIGCONT)
     said = stalled.communicate(timeout=60)[0]
-    assert stalled.returncode == 75 and "another process took the claim" in said
+    assert stalled.returncode == 0 and "held: adamw notes_two seed 1: another process took the claim" in said
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.rglob("runs/*s/*/*.*")} == published
 
     (history,) = attempts(tmp_path / "runs")
@@ -254,7 +254,7 @@ def test_the_script_says_what_the_settings_ask_for_and_runs_the_command(tmp_path
         "gres": "gpu:a100:1", "constraint": "a100|h100", "sbatch": ["--exclude=n3"],
         "setup": ["module load cuda", "export HF_HUB_OFFLINE=1"], "warn_seconds": 60,
     }  # fmt: skip
-    sent = Submission(tmp_path / "a b%c", "slurm", "g", "now", ("k",) * 2500)
+    sent = Submission(tmp_path / "a b%c", "slurm", "g", "now", ("k",) * 2500, (("r",),) * 2500)
     text = script(sent, settings_of(table), 1000, 500, 8)
     for option in (
         "--array=0-499%8", "--partition=gpu", "--account=lab", "--qos=long", "--time=4:00:00", "--mem=32G",
@@ -333,13 +333,33 @@ def test_a_silent_scheduler_is_told_and_nothing_is_submitted(
     assert "Unable to contact slurm controller" in capsys.readouterr().err and not (tmp_path / "sent").exists()
     assert main(["status", "g.toml"]) == 1
     assert "What waits there is shown as missing" in capsys.readouterr().out
-    waits = "bench-{}-0|0|PENDING||Resources|1|1|1_0".format(read_submissions(tmp_path / "runs")[0].id)
-    fake(tmp_path, "squeue", f"echo '{waits}'; echo 'bench-20200101T000000Z-abcdef-0|0|RUNNING|n|None|2|2|2_0'")
+    ours = f"bench-{read_submissions(tmp_path / 'runs')[0].id}-0"
+    others = ("0|RUNNING|n|None|2_0|bench-20200101T000000Z-abcdef-0", "N/A|RUNNING|n|None|3|my|job|1",
+              f"N/A|RUNNING|n|None|4|{ours}", f"7|PENDING||None|5_7|{ours}")  # fmt: skip
+    fake(tmp_path, "squeue", "\n".join(f"echo '{line}'" for line in (f"0|PENDING||Resources|1_0|{ours}", *others)))
     main(["status", "g.toml", "--json"])
     rows = json.loads(capsys.readouterr().out)["families"]
     assert [(row["state"], row["reason"]) for row in rows] == [("waiting", "Resources"), ("missing", "")]
     assert main(["grid", "g.toml", "--launcher", "slurm"]) == 0
     assert "1 families submitted, 1 already queued" in capsys.readouterr().err
+    # the grid has grown: what waits does not compute all of it, so the rest is sent
+    (tmp_path / "g.toml").write_text(GRID.format(steps=2).replace('["adamw"]', '["adamw", "mc_dropout"]'))
+    main(["status", "g.toml", "--json"])
+    row = json.loads(capsys.readouterr().out)["families"][0]
+    assert row["state"] == "waiting" and [run["state"] for run in row["runs"]] == ["waiting", "missing"]
+    assert main(["grid", "g.toml", "--launcher", "slurm"]) == 0
+    assert "2 families submitted, 0 already queued" in capsys.readouterr().err
+
+
+def test_a_folder_that_slurm_does_not_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a\\b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "g.toml").write_text(GRID.format(steps=2))
+    assert main(["grid", "g.toml", "--launcher", "slurm"]) == 2
+    assert "use one without backslashes" in capsys.readouterr().err and not (folder / "runs").exists()
 
 
 def test_launchers_are_the_files_of_their_folder_and_a_misspelt_one_is_told(
@@ -400,6 +420,7 @@ def test_ten_thousand_families_are_planned_and_looked_at_in_seconds(tmp_path: Pa
         names = [name for line in stream for name in json.loads(line)["keys"]]
     for name in names[:9000]:
         (evals / name).mkdir(parents=True)
+        (evals / name / "facts.json").write_text("{}\n")
     (tmp_path / "runs/failures").mkdir()
     for name in names[9000:9500]:
         (tmp_path / f"runs/failures/{name}-1.json").write_text('{"error": "ValueError: x"}')

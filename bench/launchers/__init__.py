@@ -17,7 +17,9 @@ from typing import Any
 
 from bench.plan import Family
 from bench.registry import near_miss
+from bench.specs import key
 from bench.stop import StopRequest
+from bench.store import Store
 from bench.work import Job
 
 
@@ -51,12 +53,16 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Queued:
-    """A family that a scheduler knows: its state there ("waiting" or "running"), node, reason, and the job's id."""
+    """A family that a scheduler knows: its state there ("waiting" or "running"), node, reason, and the job's id.
+
+    ``runs`` are the keys of the evaluations that were sent: a grid may have got more since.
+    """
 
     state: str
     node: str
     reason: str
     id: str
+    runs: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +104,12 @@ def get_launcher(name: str) -> Launcher:
 def _no_settings(name: str, table: Mapping[str, Any]) -> None:
     if table:
         raise LookupError(f"The launcher '{name}' has no settings: it was given {', '.join(table)}.")
+
+
+def sent(family: Family, queue: Mapping[str, Queued], store: Store) -> bool:
+    """Whether a scheduler has all of a family that is not done."""
+    job, done = queue.get(family.key), store.complete(family.runs)
+    return job is not None and {key(run) for run in family.runs if run not in done} <= job.runs
 
 
 def queued(runs: Path) -> dict[str, Queued]:

@@ -23,6 +23,7 @@ from bench.plan import Family
 from bench.progress import Bar
 from bench.specs import FitSpec, RunSpec, build, to_json
 from bench.stop import Stopped, StopRequest
+from bench.submission import read_submissions
 from bench.work import DONE, FAILED, HELD, STOPPED, Job, make_runner, work
 
 POLL_SECONDS = 0.5  # between two looks at whether this process was asked to stop
@@ -49,16 +50,25 @@ def launch(order: Order) -> list[str]:
 
 
 def cancel(runs: Path, keys: Collection[str]) -> list[str]:
-    """Ask the processes of this machine that are at work on these families to stop."""
+    """Ask the processes of this machine that are at work on these families to stop; say where the others are.
+
+    SLURM's are left to its launcher. Nobody else can stop those of another scheduler.
+    """
+    claims = [held for family, held in read_claims(runs / "claims").items() if family in keys and held["alive"]]
+    if not claims:
+        return []
+    slurm = {submission.id for submission in read_submissions(runs) if submission.launcher == "slurm"}
     lines = []
-    for family, held in read_claims(runs / "claims").items():
-        if family not in keys or not held["alive"] or held["job"]:
+    for held in claims:
+        job, label = held["job"], held["label"]
+        if job.partition("/")[0] in slurm:
             continue
         if machine() and held["machine"] == machine():
-            os.kill(held["process"][0], signal.SIGTERM)
-            lines.append(f"{held['label']}: asked process {held['process'][0]} to stop")
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(held["process"][0], signal.SIGTERM)
+            lines.append(f"{label}: asked process {held['process'][0]} to stop")
         else:
-            lines.append(f"{held['label']}: runs on {held['host']}; stop it there")
+            lines.append(f"{label}: runs{f' as job {job}' if job else ''} on {held['host']}; stop it there")
     return lines
 
 

@@ -18,7 +18,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from bench.registry import near_miss
 from bench.specs import cast, hints
 from bench.submission import Submission, new_submission, read_submission, write_submission
 
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 TASKS = re.compile(r"bench-(?P<id>[0-9TZ]{16}-[0-9a-f]{6})-(?P<first>\d+)")
 CANCEL_AT_ONCE = 500  # ids in one call of scancel
 
@@ -97,6 +98,11 @@ def launch(order: Order) -> list[str]:
     """
     settings = settings_of(order.settings)
     submission = new_submission(order.job.runs, "slurm", order.title, order.families)
+    for folder in (str(submission.folder), str(Path.cwd())):
+        if not folder.isprintable() or "\\" in folder:
+            raise ValueError(
+                f"SLURM cannot be told the folder {folder!r}: use one without backslashes and line breaks."
+            )
     if order.dry_run:
         print(script(submission, settings, 0, min(len(order.families), 1000), order.max_parallel), end="")
         return []
@@ -121,43 +127,55 @@ def launch(order: Order) -> list[str]:
 def queue(runs: Path) -> dict[str, Queued]:
     """Every family of this store that SLURM knows as waiting or running, by key. Nothing where there is no SLURM.
 
-    Jobs are recognised by their names, which hold the submission's id: SLURM may issue a job's number twice.
-
     Raises:
         Silent: SLURM does not answer.
     """
-    if not any((runs / "submissions").glob("*/array-*.sh")):
-        return {}
-    try:
-        text = _run("squeue", "--noheader", "--array", "--me", "--format=%j|%K|%T|%N|%r|%A|%F|%i")
-    except FileNotFoundError:  # a machine outside the cluster; the store says what is done
-        return {}
-    submissions: dict[str, Submission | None] = {}
     found: dict[str, Queued] = {}
-    for line in text.splitlines():
-        name, index, state, node, reason, _, _, number = line.split("|")
-        job = TASKS.fullmatch(name)
-        if job is None or state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"):
-            continue
-        if job["id"] not in submissions:
-            submissions[job["id"]] = read_submission(runs, job["id"])
-        submission = submissions[job["id"]]
-        if submission is None:
-            continue  # of another store
-        family = submission.keys[int(job["first"]) + int(index)]
-        running = state in ("RUNNING", "COMPLETING")
-        known = Queued("running" if running else "waiting", node, "" if running else reason, number)
-        if running or family not in found:  # it may be there twice
-            found[family] = known
+    for family, task in _tasks(runs):
+        other = found.get(family)  # it may be there twice, once with more to compute
+        if other is not None:
+            shown = task if task.state == "running" else other
+            task = dataclasses.replace(shown, runs=task.runs | other.runs)
+        found[family] = task
     return found
 
 
 def cancel(runs: Path, keys: Collection[str]) -> list[str]:
     """Cancel the tasks of these families. A running one gets SIGTERM, so it leaves a checkpoint."""
-    ids = [item.id for family, item in queue(runs).items() if family in keys]
+    ids = [task.id for family, task in _tasks(runs) if family in keys]
     for first in range(0, len(ids), CANCEL_AT_ONCE):
         _run("scancel", *ids[first : first + CANCEL_AT_ONCE])
     return [f"cancelled {len(ids)} SLURM tasks"] if ids else []
+
+
+def _tasks(runs: Path) -> Iterator[tuple[str, Queued]]:
+    """(key of its family, itself) for every task of this store in SLURM's queue.
+
+    Jobs are recognised by their names, which hold the submission's id: SLURM may issue a job's number twice.
+    """
+    if not any((runs / "submissions").glob("*/array-*.sh")):
+        return
+    try:
+        text = _run("squeue", "--noheader", "--array", "--me", "--format=%K|%T|%N|%r|%i|%j")
+    except FileNotFoundError:  # a machine outside the cluster; the store says what is done
+        return
+    submissions: dict[str, Submission | None] = {}
+    for line in text.splitlines():
+        index, state, node, reason, number, name = line.split("|", 5)  # the names of other jobs may hold anything
+        job = TASKS.fullmatch(name)
+        if job is None or not index.isdigit() or state in ENDED:
+            continue
+        if job["id"] not in submissions:
+            submissions[job["id"]] = read_submission(runs, job["id"])
+        submission, place = submissions[job["id"]], int(job["first"]) + int(index)
+        if submission is None or place >= len(submission.keys):
+            continue  # of another store
+        running = state in ("RUNNING", "COMPLETING")
+        sent = frozenset(submission.runs[place])
+        yield (
+            submission.keys[place],
+            Queued("running" if running else "waiting", node, "" if running else reason, number, sent),
+        )
 
 
 def script(submission: Submission, settings: SlurmSettings, first: int, count: int, max_parallel: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.claim import Held, Worker, _remove, claim, machine, read_claims
+from bench.claim import Held, Worker, _remove, claim, covers, machine, mentioned, read_claims
 from bench.stop import Stopped
 
 LIFE = 0.8  # seconds; a heartbeat every tenth of a second
@@ -218,3 +218,34 @@ def test_four_processes_hold_one_claim_in_turn(tmp_path: Path, repository: Path)
     ]
     assert [job.wait(timeout=60) for job in jobs] == [0] * 4
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"seconds": "x", "since": 1}', '{"process": 5}', '{"machine": 3}', '{"since": "x"}']
+)
+def test_a_damaged_claim_is_shown_and_taken_when_it_is_old(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "abc.json"
+    file.write_text(text)
+    shown = read_claims(tmp_path)["abc"]
+    assert shown["alive"] and shown["since"] > 0 and shown["machine"] == "" and not covers(shown, ["0" * 16])
+    age(file, 1000)
+    with claim(file, Worker(), wait=False):
+        pass
+
+
+def test_claims_of_a_store_that_may_only_be_read_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(30, "Read-only file system")
+
+    write(tmp_path / "abc.json")
+    (tmp_path / "def.json").mkdir()
+    monkeypatch.setattr("bench.claim.os.open", refuse)
+    assert [shown["node"] for shown in read_claims(tmp_path).values()] == ["far"]
+
+
+def test_a_claim_says_which_evaluations_it_covers(tmp_path: Path) -> None:
+    file, keys = tmp_path / "abc.json", [f"{n:016x}" for n in range(1 << 32, 200 << 32, 1 << 32)]
+    with claim(file, Worker(), about={"label": "x" * 200, "runs": mentioned(keys)}):
+        (shown,) = read_claims(tmp_path).values()
+    assert covers(shown, keys[3:5]) and not covers(shown, [*keys, "f" * 16])
+    assert mentioned([*keys, *keys]) == []  # too many for a claim: then it is known to cover none

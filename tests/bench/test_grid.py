@@ -373,6 +373,24 @@ def test_a_search_that_is_misspelt_is_refused(grid: Any, text: str, said: str) -
         plan_tuning(grid(SMALL + text))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tune]\ncriterion = 'nl'\n", r"tune\.criterion 'nl'\. Did you mean 'nll'"),
+        ("[tune]\ncriterion = ['nll']\n", r"tune\.criterion '\['nll'\]'"),
+        ("[tune]\nholdout = 2\n", r"tune\.holdout is 2\.0: give a share"),
+        ("[tune]\nseeds = [0.5]\n", r"tune\.seeds is \[0\.5\]: give a list of whole numbers"),
+        ("[tune.adamw]\nlr = [-1]\n", r"adamw\.lr is -1\.0: give at least 0"),
+        ("[tune.adamw]\nlr = [0, '0.0']\n", r"tune\.adamw\.lr is \[0, '0\.0'\]: each value counts once"),
+        ("[sweep.ivon]\ntau = [0.5, 'x']\n", r"ivon\.tau is 'x': give a float"),
+        ("[sweep.ivon]\ntau = [0.5, '0.5']\n", r"sweep\.ivon\.tau is .*: each value counts once"),
+    ],
+)
+def test_values_that_no_run_could_have_are_refused_when_the_grid_is_read(grid: Any, text: str, said: str) -> None:
+    with pytest.raises((ValueError, LookupError), match=said):
+        grid(SMALL + text)
+
+
 def test_a_method_is_tuned_after_its_base_and_on_what_was_chosen_for_it(grid: Any) -> None:
     text = TUNE + "[tune.la_kfac]\nprior_precision = [0, 10]\n[tune.ivon]\nlr = [1, 2]\n"
     read = grid(text.replace('"ivon_mean"', '"la_kfac"'))

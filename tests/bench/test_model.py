@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bench.data import Batch
-from bench.model import EMBEDDED, ChoiceModel, answer_tokens, load_model, resolve_model
+from bench.model import EMBEDDED, ChoiceModel, _steady_length, answer_tokens, load_model, resolve_model
 from bench.specs import LoraSpec, ModelSpec
 from bench.task import Example
 
@@ -397,6 +398,65 @@ def test_a_prompt_longer_than_the_tokenizer_likes_is_cut_in_silence(
     assert not caplog.records
 
 
+LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 2.0, "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4, "original_max_position_embeddings": 32}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize("rope", [LONG, DYNAMIC], ids=["longrope", "dynamic"])
+def test_a_prompt_that_would_turn_the_others_positions_is_refused(rope: dict[str, Any], tmp_path: Path) -> None:
+    options = LLAMA | {"max_position_embeddings": 32, "rope_parameters": rope}
+    model = load_model(lora(), save(tmp_path / "m", build("llama", options), byte_level("<s>")), CPU)
+    said = r"tiny rotates positions by the longest prompt of a batch beyond 32 tokens.*\(--set max_length=32\)"
+    with pytest.raises(ValueError, match=said):
+        model.encode(examples(["A " * 40]), 33)
+    assert len(model.encode(examples(["A " * 40]), 32).tokens[0]) == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        ({"rope_parameters": LONG}, 32),
+        ({"rope_parameters": DYNAMIC}, 64),
+        ({"rope_parameters": {"full": LONG, "sliding": PLAIN}}, 32),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "original_max_position_embeddings": 48}, 48),
+        ({"rope_parameters": PLAIN}, None),
+        ({"rope_parameters": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_length_up_to_which_rotations_are_steady_is_read_from_any_form(
+    settings: dict[str, Any], length: int | None
+) -> None:
+    assert _steady_length(SimpleNamespace(max_position_embeddings=64, **settings)) == length
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gptj", "codegen"])
+def test_a_prompt_beyond_a_table_of_positions_is_refused(name: str, tmp_path: Path) -> None:
+    options, targets = FAMILIES[name]
+    size = "max_position_embeddings" if name == "opt" else "n_positions"
+    model = load_model(lora(targets), save(tmp_path / name, build(name, options | {size: 40}), byte_level("<s>")), CPU)
+    with pytest.raises(ValueError, match="tiny reads at most 40 tokens, and a prompt has 41: set max_length=40"):
+        model.encode(examples(["A " * 80]), 41)
+    model.prepare(TRUTHS, seed=1)
+    assert model.logits(model.encode(examples(["A " * 80]), 40).batch([0])).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "falcon", "bloom", "mpt"])
+def test_positions_without_a_table_have_no_limit(name: str, tmp_path: Path) -> None:
+    options, targets = FAMILIES[name]
+    model = load_model(lora(targets), save(tmp_path / name, build(name, options), byte_level("<s>")), CPU)
+    assert len(model.encode(examples(["A " * 400]), 320).tokens[0]) == 320
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_the_model_reads_anything(tmp_path: Path) -> None:
+    folder = save(tmp_path / "m", build("llama", LLAMA | {"vocab_size": 20}), byte_level("<s>"))
+    said = r"^The tokenizer of tiny has ids up to \d+, its embedding only 20 rows: use the model's own tokenizer\.$"
+    with pytest.raises(ValueError, match=said):
+        load_model(lora(), folder, CPU)
+
+
 # Quantisation and precision
 
 
@@ -596,6 +656,15 @@ def test_prepare_starts_afresh_from_its_seed_alone(embedded: ChoiceModel) -> Non
     assert torch.equal(state, torch.get_rng_state()), "the global stream is left alone"
 
 
+def test_prepare_thaws_what_a_fit_froze_and_ends_its_training_mode(embedded: ChoiceModel) -> None:
+    embedded.prepare(TRUTHS, seed=1)
+    next(iter(embedded.params.values())).requires_grad_(False)
+    embedded._module.train()
+    embedded.prepare(TRUTHS, seed=1)
+    assert all(parameter.requires_grad for parameter in embedded.params.values())
+    assert not any(module.training for module in embedded._module.modules())
+
+
 def test_one_base_serves_tasks_with_other_answers(embedded: ChoiceModel) -> None:
     batch = one_batch(embedded)
     rows = {}
@@ -711,6 +780,13 @@ def test_a_layer_that_lora_cannot_take_is_named(llama: Path, targets: list[str],
     with pytest.raises(ValueError, match=sentence) as caught:
         load_model(lora(targets), llama, CPU)
     caught.match("--set lora.targets=NAME,NAME")
+
+
+def test_a_layer_whose_weight_is_only_read_takes_no_lora(tmp_path: Path) -> None:
+    options, _ = FAMILIES["mamba"]
+    folder = save(tmp_path / "m", build("mamba", options), byte_level("<s>"))
+    with pytest.raises(ValueError, match=r"LoRA on 'dt_proj' would have no effect in tiny: its layers never run\."):
+        load_model(lora(["in_proj", "dt_proj"]), folder, CPU)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def method_class(name: Any) -> type[Method]:
 
 
 def task_class(name: Any) -> type[Task]:
-    return type("Probe", (Task,), {"name": name, "title": "Probe", "__module__": __name__})
+    contents = {"name": name, "title": "Probe", "answers": ("A", "B"), "__module__": __name__}
+    return type("Probe", (Task,), contents)
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -150,6 +151,27 @@ def test_a_training_setting_is_no_method_name(name: str) -> None:
         register_method(method_class(name))
 
 
+@pytest.mark.parametrize(
+    "answers", [None, "AB", {"A", "B"}, (), ("A",), ("A", ""), ("A", " "), ("A", "B", "A"), (0, 1), {"A": 0, "B": 1}]
+)
+def test_answers_that_are_no_list_of_different_words_are_refused(answers: Any) -> None:
+    cls = task_class("probe")
+    setattr(cls, "answers", answers)  # noqa: B010  (a value of another type than the attribute's)
+    with pytest.raises(ValueError) as error:
+        register_task(cls)
+    assert str(error.value) == (
+        f"{__name__}.Probe: set `answers` to a tuple of two or more different words; it is {answers!r}."
+    )
+    assert "probe" not in task_names()
+
+
+def test_a_list_of_answers_becomes_a_tuple() -> None:
+    cls = task_class("probe")
+    setattr(cls, "answers", ["yes", "no"])  # noqa: B010  (a value of another type than the attribute's)
+    register_task(cls)
+    assert get_task("probe").answers == ("yes", "no")
+
+
 # --- plug-ins ---------------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +202,7 @@ def test_loading_a_plug_in_twice_is_no_duplicate(tmp_path: Path, monkeypatch: py
         "from bench.task import Task\n"
         "@register_task\n"
         "class Mine(Task):\n"
-        "    name = 'plug_twice_task'\n"
+        "    name, answers = 'plug_twice_task', ('A', 'B')\n"
     )
     monkeypatch.chdir(tmp_path)
     load_plugin("plug_twice")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 from support import STEPS, compute, plan, result_bytes
 
+from bench.data import DataSource, load_split
 from bench.method import PredictJob
 from bench.model import ChoiceModel, load_model
 from bench.plan import Family, count_fits, families, missing
@@ -23,6 +26,7 @@ from bench.specs import key
 from bench.store import Store
 from bench.train import FitJob
 from bench.tree import save_tree
+from bench.work import FAILED, HELD, Job, record_failure, work
 
 
 def quiet(runs: Path, **options: object) -> Runner:
@@ -207,18 +211,84 @@ def test_what_is_no_posterior_is_never_stored(
     assert not Store(tmp_path).has(plan("adamw").fit)
 
 
-@pytest.mark.parametrize("tree", [[1, 2], {}, {"adapters": 3}, "row"])
-def test_a_checkpoint_of_another_training_is_named_and_not_used(tree: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tree", [{}, {"adapters": 3}, "row"])
+def test_a_checkpoint_of_other_code_is_named_and_not_used(tree: Any, tmp_path: Path) -> None:
     run = plan("adamw")
     work = Store(tmp_path).work(run.fit)
     work.mkdir(parents=True)
     if tree == "row":
         names = compute(run, tmp_path / "whole").posterior(run.fit).mean
         tree = {"adapters": {name: value[:1] for name, value in names.items()}}
-    save_tree(tree, work / "checkpoint.safetensors")
+    save_tree({"fit": key(run.fit), **tree}, work / "checkpoint.safetensors")
     with pytest.raises(ValueError, match=r"does not fit this training .* Delete that file to start again"):
         compute(run, tmp_path)
     assert not Store(tmp_path).has(run.fit)
+
+
+@pytest.mark.parametrize("tree", [[1, 2], {"fit": "0123456789abcdef", "step": 4}])
+def test_a_checkpoint_of_another_fit_is_left_alone(tree: Any, tmp_path: Path) -> None:
+    run, said = plan("adamw"), list[str]()
+    folder = Store(tmp_path / "runs").work(run.fit)
+    folder.mkdir(parents=True)
+    save_tree(tree, folder / "checkpoint.safetensors")
+    (folder / "attempt-1-cut.json").touch()  # and an attempt that a crash cut off costs nothing
+    Runner(store=Store(tmp_path / "runs"), log=said.append).run(families([run])[0])
+    assert [line for line in said if "is of another fit; training starts from step 0" in line]
+    assert len(Store(tmp_path / "runs").fit_facts(run.fit)["attempts"]) == 1
+    whole = compute(run, tmp_path / "whole")
+    assert result_bytes(Store(tmp_path / "runs"), run) == result_bytes(whole, run)
+
+
+def test_a_prompt_that_does_not_fit_is_found_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = plan("adamw")
+    scored = load_split("notes_two", run.split, DataSource()).examples
+    encode = ChoiceModel.encode
+
+    def narrow(self: ChoiceModel, examples: Any, max_length: int) -> Any:
+        if examples[0].id == scored[0].id:
+            raise ValueError("reads at most 3 tokens")
+        return encode(self, examples, max_length)
+
+    monkeypatch.setattr(ChoiceModel, "encode", narrow)
+    with pytest.raises(ValueError, match="reads at most 3 tokens"):
+        compute(run, tmp_path)
+    assert not Store(tmp_path).has(run.fit) and Store(tmp_path).attempts(run.fit) == []
+    assert len(Store(tmp_path).failures(run)) == 1
+
+
+def test_a_method_that_exits_is_a_failure_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(self: Any, job: Any) -> Any:
+        sys.exit("no licence")
+
+    monkeypatch.setattr(get_method("softened"), "predict", leave)
+    (family,) = families([plan("softened"), plan("adamw")])
+    kind, text = work(Runner(store=Store(tmp_path), log=lambda text: None), family, lambda fraction, text: None)
+    assert kind == FAILED and "SystemExit: no licence" in text
+    assert Store(tmp_path).has(plan("adamw")) and len(Store(tmp_path).failures(plan("softened"))) == 1
+
+
+def test_an_error_before_the_work_is_recorded_where_work_is_left(tmp_path: Path) -> None:
+    compute(plan("adamw"), tmp_path)
+    (both,) = families([plan("adamw"), plan("softened")])
+    with pytest.raises(SystemExit), record_failure(Job(tmp_path), both):
+        sys.exit("no such plug-in")
+    assert Store(tmp_path).failures(plan("adamw")) == []
+    assert len(Store(tmp_path).failures(plan("softened"))) == 1
+
+
+def test_who_loses_the_claim_leaves_the_family_to_the_other(tmp_path: Path) -> None:
+    (one,) = families([plan("adamw", steps=100_000)])
+    claim_file, theirs = Store(tmp_path).claim_file(one.key), tmp_path / "theirs"
+
+    def steal(fraction: float, text: str) -> None:
+        theirs.write_text(json.dumps({"token": "theirs", "seconds": 60}))
+        theirs.replace(claim_file)
+
+    kind, text = work(quiet(tmp_path, claim_seconds=0.4), one, steal)
+    assert kind == HELD and "another process took the claim" in text
+    assert json.loads(claim_file.read_text())["token"] == "theirs" and not Store(tmp_path).failure_files()
 
 
 def test_a_full_disk_is_the_error_that_is_told_and_costs_nothing_else(

@@ -1,0 +1,111 @@
+"""A method's interface: its options, what it borrows, and what its draws are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import registry
+from bench.data import DataSource
+from bench.method import Method, PredictJob
+from bench.options import fit_option, make_method, predict_option
+from bench.plan import plan_run
+from bench.posterior import DiagGaussian, LowRankGaussian, Params, Point, Posterior, load_posterior
+from bench.registry import BrokenPlugin, method_names, register_method
+from bench.specs import ModelSpec
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers is gone after it."""
+    method_names()
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+    yield
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optional(Method):
+    name, title, base = "optional", "Optional", "adamw"
+    share: float | None = predict_option(None, "a share, or none", least=0)
+    kind: str | None = predict_option(None, "a kind, or none", ("x", "y"))
+
+
+def test_an_option_that_is_none_has_no_range() -> None:
+    made: Any = make_method(Optional, {})
+    assert (made.share, made.kind) == (None, None)
+    assert make_method(Optional, {"share": "none", "kind": "x"}) == Optional(kind="x")
+    with pytest.raises(ValueError, match=r"optional\.share is -1\.0: give at least 0"):
+        make_method(Optional, {"share": -1})
+    with pytest.raises(ValueError, match=r"optional\.kind is 'z'"):
+        make_method(Optional, {"kind": "z"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Borrower(Method):
+    name, title, base = "borrower", "Borrower", "adamw"
+    strength: float = fit_option(1.0, "read by nobody")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Above(Method):
+    name, title, base = "above", "On a borrower", "borrower"
+
+
+@pytest.mark.parametrize("name", ["borrower", "above"])
+def test_a_borrowed_fit_reads_no_options(name: str) -> None:
+    register_method(Borrower)
+    register_method(Above)
+    with pytest.raises(BrokenPlugin, match=r"^Borrower\.strength: nothing reads it, .* with predict_option"):
+        plan_run(name, "notes_two", 1, settings={}, model=ModelSpec(), source=DataSource())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawless(Method):
+    name, title, base = "drawless", "Drawless", "adamw"
+
+    def draw(self, job: PredictJob) -> Iterable[Params]:
+        return iter(())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Returnless(Drawless):
+    def draw(self, job: PredictJob) -> Iterable[Params]:
+        return None  # type: ignore[return-value]  # a forgotten return
+
+
+@pytest.mark.parametrize("cls", [Drawless, Returnless])
+def test_a_method_without_a_draw_says_what_to_return(cls: type[Method]) -> None:
+    job = PredictJob(Point({}), (), ("A", "B"), torch.Generator(), 8, lambda: pytest.fail("loaded"), 320)
+    with pytest.raises(ValueError, match=r"^drawless\.draw gave no adapter values: return at least one\.$"):
+        cls().predict(job)
+
+
+LOCATION = {"a": torch.ones(2, 3), "b": torch.full((4,), 2.0), "c": torch.full((2,), 3.0)}
+SOME = {"a": torch.full((2, 3), 4.0), "c": torch.full((2,), 4.0)}
+DEVIATIONS = {name: torch.ones(2, *value.shape) for name, value in SOME.items()}
+NONE = torch.zeros(4)
+
+
+@pytest.mark.parametrize(
+    ("some", "whole"),
+    [
+        (DiagGaussian(LOCATION, SOME), DiagGaussian(LOCATION, SOME | {"b": NONE})),
+        (
+            LowRankGaussian(LOCATION, SOME, DEVIATIONS),
+            LowRankGaussian(LOCATION, SOME | {"b": NONE}, DEVIATIONS | {"b": torch.zeros(2, 4)}),
+        ),
+    ],
+)
+def test_a_parameter_without_a_variance_is_known(some: Posterior, whole: Posterior, tmp_path: Path) -> None:
+    some.save(tmp_path / "p.safetensors")
+    for posterior in (some, load_posterior(tmp_path / "p.safetensors")):
+        drawn = list(posterior.draws(2, torch.Generator().manual_seed(1)))
+        expected = list(whole.draws(2, torch.Generator().manual_seed(1)))
+        for one, other in zip(drawn, expected, strict=True):
+            assert torch.equal(one["b"], LOCATION["b"]) and not torch.equal(one["a"], LOCATION["a"])
+            assert all(torch.equal(one[name], other[name]) for name in LOCATION), "the others' noise is the same"
