@@ -258,6 +258,20 @@ def test_a_prompt_that_does_not_fit_is_found_before_the_training(
     assert len(Store(tmp_path).failures(run)) == 1
 
 
+def test_a_base_that_cannot_be_loaded_is_tried_once_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def refuse(*_: Any) -> Any:
+        tried.append(1)
+        raise ValueError("no such weights")
+
+    monkeypatch.setattr("bench.runner.load_model", refuse)
+    runs = [plan("adamw"), plan("softened")]
+    with pytest.raises(ValueError, match="no such weights"):
+        quiet(tmp_path).run(families(runs)[0])
+    assert len(tried) == 1 and [len(Store(tmp_path).failures(run)) for run in runs] == [1, 1]
+
+
 def test_a_method_that_exits_is_a_failure_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(self: Any, job: Any) -> Any:
         sys.exit("no licence")
