@@ -5,54 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis import (
-    figure_clock,
-    figure_cost,
-    figure_draws,
-    figure_overhead,
-    figure_rank_map,
-    figure_ranks,
-    figure_reliability,
-    figure_results,
-    figure_tau,
-    figure_tradeoff,
-)
-from analysis.compare import compare, differences, differences_csv
-from analysis.costs import costs, costs_csv
-from analysis.curves import curves, tau_csv
-from analysis.figures import Draw
-from analysis.files import csv_text, write_text
-from analysis.gallery import draw_all
-from analysis.labels import BASELINE
-from analysis.latex import results_latex
-from analysis.leaderboard import COLUMNS, leaderboard_rows
-from analysis.load import load
-from analysis.ood import detections
-from analysis.page import write_page
-from analysis.preamble import preamble
-from analysis.ranks import rankings, ranks, ranks_csv
-from analysis.recomputed import recompute, rows_csv, rows_table
-from analysis.settings import settings
-from analysis.tables import results, table1_csv
-from analysis.tuning import tuning
+from analysis.figures import clock, cost, draws, overhead, rank_map, reliability, tau, tradeoff
+from analysis.figures import ranks as ranks_figure
+from analysis.figures import results as results_figure
+from analysis.figures.gallery import draw_all
+from analysis.figures.panels import Draw
+from analysis.page.write import write_page
+from analysis.records.load import load
+from analysis.records.order import BASELINE
+from analysis.statistics.curves import curves, tau_csv
+from analysis.tables.costs import costs, costs_csv
+from analysis.tables.differences import compare, differences, differences_csv
+from analysis.tables.files import csv_text, write_text
+from analysis.tables.latex import results_latex
+from analysis.tables.leaderboard import COLUMNS, leaderboard_rows
+from analysis.tables.ood import detections
+from analysis.tables.preamble import preamble
+from analysis.tables.ranks import rankings, ranks, ranks_csv
+from analysis.tables.recomputed import recompute, rows_csv, rows_table
+from analysis.tables.results import results, table1_csv
+from analysis.tables.settings import settings
+from analysis.tables.tuning import tuning
 
 FIGURES: Mapping[str, Draw] = {
-    "Results by task": figure_results.draw,
-    "Interpolating between the mean and the posterior": figure_tau.draw,
-    "Number of draws": figure_draws.draw,
-    "Accuracy and calibration": figure_tradeoff.draw,
-    "Reliability": figure_reliability.draw,
-    "Ranks by task": figure_rank_map.draw,
-    "Ranks over tasks": figure_ranks.draw,
-    "Against the clock": figure_clock.draw,
-    "Quality and cost": figure_cost.draw,
-    "Cost of a training step": figure_overhead.draw,
+    "Results by task": results_figure.draw,
+    "Interpolating between the mean and the posterior": tau.draw,
+    "Number of draws": draws.draw,
+    "Accuracy and calibration": tradeoff.draw,
+    "Reliability": reliability.draw,
+    "Ranks by task": rank_map.draw,
+    "Ranks over tasks": ranks_figure.draw,
+    "Against the clock": clock.draw,
+    "Quality and cost": cost.draw,
+    "Cost of a training step": overhead.draw,
 }
 
 
 FURTHER_TEXT = (
-    "Recomputed from the stored predictions (mean ± standard error over seeds); `analysis/quality.py` has the "
-    "definitions and sources. Bins are 15 unless a heading says otherwise; the debiased ECE may be negative.\n"
+    "Recomputed from the stored predictions (mean ± standard error over seeds); `analysis/statistics/quality.py` "
+    "has the definitions and sources. Bins are 15 unless a heading says otherwise; the debiased ECE may be negative.\n"
 )
 RANKS_TEXT = (
     "Ranks by displayed means over seeds; 1 is best, ties share their mean rank. Ranked are trained methods that have "

@@ -425,7 +425,7 @@ def _logs(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from analysis.leaderboard import check_leaderboard, write_leaderboard
+    from analysis.tables.leaderboard import check_leaderboard, write_leaderboard
 
     if options.check:
         stale = check_leaderboard(options.runs, options.out)
@@ -470,7 +470,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from analysis.reproduction import compare_published
+    from analysis.tables.reproduction import compare_published
 
     text, written = compare_published(options.runs, options.out)
     print(text)

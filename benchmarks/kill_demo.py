@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from analysis.leaderboard import CLOCK, ORIGIN
+from analysis.tables.leaderboard import CLOCK, ORIGIN
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = [sys.executable, "-m", "bench"]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from analysis.labels import BASELINE
-from analysis.metric import metric_of
-from analysis.published import AVERAGE, METRICS, digits, methods, published, tasks
-from analysis.tables import Block, Cell
+from analysis.records.order import BASELINE
+from analysis.records.published import AVERAGE, METRICS, digits, methods, published, tasks
+from analysis.statistics.metric import metric_of
+from analysis.tables.results import Block, Cell
 from bench.metrics import score
 from bench.specs import DataSpec, FitSpec, ModelSpec, RunSpec, TrainSpec, canonical, key, to_json
 

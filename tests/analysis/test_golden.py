@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from analysis import report
-from analysis.load import load
+from analysis.records.load import load
 from analysis.report import write_report
 from bench.specs import DataSpec, key
 

@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import curves, figure_clock, figure_results, figure_tau, report, style
-from analysis.load import load
+from analysis import report
+from analysis.figures import clock as figure_clock
+from analysis.figures import results as figure_results
+from analysis.figures import style
+from analysis.figures import tau as figure_tau
+from analysis.records.load import load
 from analysis.report import write_report
+from analysis.statistics import curves
 from bench.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +155,7 @@ def test_the_commands_never_load_torch(store, tmp_path, command):
 
 def test_analysis_never_loads_torch():
     code = (
-        "import sys, analysis.report, analysis.leaderboard, analysis.predictions, safetensors.numpy, plotly.offline;"
+        "import sys, analysis.report, analysis.tables.leaderboard, safetensors.numpy, plotly.offline;"
         "loaded = {name.split('.')[0] for name in sys.modules};"
         "sys.exit(', '.join(loaded & {'torch', 'transformers', 'peft', 'methods', 'tasks', 'pandas'}) or 0)"
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support import compute, plan
 
-from analysis.fits import chain_facts
+from analysis.records.fits import chain_facts
 from bench.metrics import score
 from bench.options import make_method
 from bench.plan import count_fits, families

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from support import compute, plan
 
-from analysis.load import load
+from analysis.records.load import load
 from bench.data import DataSource, load_split
 from bench.method import PredictJob
 from bench.model import load_model

@@ -1,0 +1,170 @@
+"""Paired differences between two methods: an interval and p over seeds and examples, honest with few seeds.
+
+Seeds and examples are crossed: every seed predicts the same examples. With d_s the difference of a metric for seed s,
+the mean over S seeds varies for two reasons, which are estimated apart:
+
+    seeds      V = 1/S var_s(d_s), with S - 1 degrees of freedom; holds what a seed adds on each example, too
+    examples   W = mean over s != s' of cov*(d*_s, d*_s'), with N - 1;  for S = 1, var*(d*_1), and V is not known
+
+where d*_s is d_s on a resample of examples with replacement, one draw for both methods and all seeds; this is the
+variance of a mean in a two-way random-effects model (Owen 2007, Annals of Applied Statistics 1(2)), W at least 0. The
+two are joined so that, with normal errors, at least 1 - alpha is covered whatever their shares (Banerjee 1961,
+Sankhya A 23):
+
+    mean +- h(alpha),   h^2 = t^2(S - 1, alpha) V + t^2(N - 1, alpha) W,   p: the alpha at which h = |mean|
+
+Percentiles of a bootstrap over few seeds are too narrow: by sqrt((S - 1) / S), and by the tails of t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.records.predictions import Predictions
+from bench.metrics import BINS, METRICS, bin_of
+
+RESAMPLES = 2000  # standard errors to 1.6 %
+SMALLEST = 1e-6  # the smallest p: no tail of a bootstrap is known beyond
+ROUNDING = 1e-12  # a smaller difference is none
+CHUNK = 4_000_000  # counts that are multiplied at once, to save memory
+SEED = 20_240_601  # of the resampling; any number
+LEVEL = 0.95
+
+Array = NDArray[np.float64]
+
+
+class Scored(NamedTuple):
+    """The metrics of one run: on its examples, and on the resamples of them, (R,) each."""
+
+    whole: Mapping[str, float]
+    resampled: Mapping[str, Array]
+    examples: int
+
+
+class Estimate(NamedTuple):
+    """A mean difference over seeds, its interval, in how many of the seeds the sign is that of the mean, and p.
+
+    With one seed, interval and p are over examples only: they speak of these two fits, not of the methods.
+    """
+
+    mean: float
+    low: float
+    high: float
+    agree: int
+    seeds: int
+    p: float
+
+
+def score_resamples(given: Predictions) -> Scored:
+    """All metrics of a run's predictions. Runs with equally many examples are resampled alike."""
+    columns = {name: terms(given) for name, terms in TERMS.items()}  # (N,) or (N, bins)
+    table = np.column_stack(list(columns.values()))
+    counts = _counts(len(given.labels))
+    parts = np.array_split(counts, -(-counts.size // CHUNK))
+    means = np.concatenate([part.astype(np.float64) @ table for part in parts]) / len(table)  # (R, columns)
+    resampled, start = {}, 0
+    for name, column in columns.items():
+        width = 1 if column.ndim == 1 else column.shape[1]
+        part = means[:, start : start + width]
+        resampled[name] = part[:, 0] if column.ndim == 1 else np.abs(part).sum(axis=1)
+        start += width
+    return Scored(
+        {name: METRICS[name](given.log_probs, given.labels) for name in columns}, resampled, len(given.labels)
+    )
+
+
+def paired_difference(metric: str, ours: Sequence[Scored], theirs: Sequence[Scored]) -> Estimate:
+    """A metric of ``ours`` less that of ``theirs``; the runs are paired by seed, on the same examples.
+
+    Raises:
+        ValueError: there are fewer than two examples.
+    """
+    examples = ours[0].examples
+    if examples < 2:
+        raise ValueError(f"{examples} examples have no spread: a difference needs at least two.")
+    pairs = list(zip(ours, theirs, strict=True))
+    differences = [a.whole[metric] - b.whole[metric] for a, b in pairs]
+    mean = float(np.mean(differences))
+    by_seed = np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs])  # (S, R)
+    parts = _parts(np.array(differences), np.atleast_2d(np.cov(by_seed)), examples)
+    half = _half_width(1 - LEVEL, parts)
+    agree = sum(np.sign(difference) == np.sign(mean) for difference in differences)
+    return Estimate(mean, mean - half, mean + half, int(agree), len(pairs), _p(mean, parts))
+
+
+def _parts(differences: Array, covariance: Array, examples: int) -> list[tuple[float, int]]:
+    """Variances of the mean difference, with their degrees of freedom: of examples, and of seeds if there are two."""
+    seeds = len(differences)
+    if seeds == 1:
+        return [(float(covariance[0, 0]), examples - 1)]
+    shared = float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
+    return [(max(0.0, shared), examples - 1), (float(differences.var(ddof=1)) / seeds, seeds - 1)]
+
+
+def _half_width(alpha: float, parts: Sequence[tuple[float, int]]) -> float:
+    from scipy.special import stdtrit
+
+    return math.sqrt(sum(float(stdtrit(df, alpha / 2)) ** 2 * variance for variance, df in parts))
+
+
+def _p(mean: float, parts: Sequence[tuple[float, int]]) -> float:
+    """The alpha at which the interval's end is 0."""
+    from scipy.optimize import brentq
+
+    if abs(mean) < ROUNDING:
+        return 1.0
+    if _half_width(SMALLEST, parts) <= abs(mean):
+        return SMALLEST
+    log_alpha = brentq(lambda log: _half_width(math.exp(log), parts) - abs(mean), math.log(SMALLEST), 0.0, xtol=1e-10)
+    return min(1.0, math.exp(log_alpha))
+
+
+@lru_cache(maxsize=4)
+def _counts(size: int) -> NDArray[np.uint8]:
+    """(R, size) times that examples are in each resample; rows sum to ``size``."""
+    drawn = np.random.default_rng(SEED).integers(size, size=(RESAMPLES, size))
+    places = drawn + size * np.arange(RESAMPLES)[:, None]
+    counts = np.bincount(places.ravel(), minlength=RESAMPLES * size).reshape(RESAMPLES, size)
+    return counts.astype(np.uint8)  # a count above 255 has a probability below 1e-400
+
+
+def _accuracy(given: Predictions) -> Array:
+    right: Array = (given.log_probs.argmax(axis=1) == given.labels).astype(np.float64)
+    return right
+
+
+def _nll(given: Predictions) -> Array:
+    lost: Array = -given.log_probs[np.arange(len(given.labels)), given.labels]
+    return lost
+
+
+def _brier(given: Predictions) -> Array:
+    probs = np.exp(given.log_probs)
+    squares: Array = ((probs - np.eye(probs.shape[1])[given.labels]) ** 2).sum(axis=1)
+    return squares
+
+
+def _ece(given: Predictions) -> Array:
+    probs = np.exp(given.log_probs)
+    confidence = probs.max(axis=1)
+    gap = (probs.argmax(axis=1) == given.labels) - confidence
+    by_bin: Array = np.eye(BINS)[bin_of(confidence)] * gap[:, None]
+    return by_bin
+
+
+TERMS: Mapping[str, Callable[[Predictions], Array]] = {
+    "accuracy": _accuracy,
+    "ece": _ece,
+    "nll": _nll,
+    "brier": _brier,
+}
+"""What a metric averages over examples: (N,) terms, or (N, bins) terms the sizes of whose means are added up.
+
+``bench.metrics`` gives the metrics themselves; a test holds that plain averages of these terms are equal to them.
+"""

@@ -1,0 +1,129 @@
+"""Metrics beyond the protocol's four, recomputed from stored predictions: no model is needed.
+
+Notation: N examples, C answers, confidence = largest probability, gap of a bin = accuracy - confidence there. Bins are
+15, (lo, hi], confidence 1.0 in the last (scikit-learn's calibration_curve has these edges but returns no counts,
+SciPy's binned_statistic closes bins on the other side, so bins are counted here as in ``bench.metrics``).
+
+    ece_15         sum_b n_b/N |gap_b|, equal widths (Guo et al. 2017)
+    ece_adaptive   the same over bins of equal mass, cut by rank; equal confidences share a bin (Nixon et al. 2019)
+    ece_debiased   ece_adaptive less its bias: E over accuracies ~ N(acc_b, acc_b (1 - acc_b) / n_b) of the ECE, less
+                   the ECE, in closed form (folded normal); may be negative (Kumar et al. 2019, section 4)
+    mce            max_b |gap_b|, equal widths (Guo et al. 2017)
+    ece_classwise  mean over answers c of sum_b n_bc/N |share of c - mean p_c|, equal widths (Kull et al. 2019)
+    aurc           mean over k of the error rate among the k most confident examples (Geifman and El-Yaniv 2017); within
+                   equal confidences the expectation over their orders
+    entropy        mean of -sum_c p_c log p_c
+    excess_nll     NLL less that of the true answer distribution, where that is stored
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.records.predictions import Predictions
+from bench.metrics import bin_of, ece, nll
+
+BINS = 15
+
+Array = NDArray[np.float64]
+
+
+def _sure_right(given: Predictions) -> tuple[Array, Array]:
+    """(N,) confidence and (N,) whether the prediction is right."""
+    probs = np.exp(given.log_probs)
+    return probs.max(axis=1), (probs.argmax(axis=1) == given.labels).astype(np.float64)
+
+
+def _gaps(values: Array, hits: Array) -> Array:
+    """(BINS,) of sums over a bin's examples of hit less value."""
+    gaps: Array = np.bincount(bin_of(values, BINS), weights=hits - values, minlength=BINS).astype(np.float64)
+    return gaps
+
+
+def ece_15(given: Predictions) -> float:
+    """ECE with 15 bins of equal width."""
+    return ece(given.log_probs, given.labels, BINS)
+
+
+def _equal_mass(given: Predictions) -> list[tuple[Array, Array]]:
+    """(confidence, right) of the bins of equal mass; none is empty."""
+    from scipy.stats import rankdata
+
+    sure, right = _sure_right(given)
+    place = ((rankdata(sure) - 0.5) / len(sure) * BINS).astype(np.intp)
+    return [(sure[place == b], right[place == b]) for b in range(BINS) if (place == b).any()]
+
+
+def ece_adaptive(given: Predictions) -> float:
+    """ECE with 15 bins of equal mass."""
+    return float(sum(abs((right - sure).sum()) for sure, right in _equal_mass(given)) / len(given.labels))
+
+
+def ece_debiased(given: Predictions) -> float:
+    """ECE over bins of equal mass less the bias that sampling of the labels gives it."""
+    from scipy.stats import foldnorm
+
+    expected = 0.0
+    for sure, right in _equal_mass(given):
+        gap, spread = abs(right.mean() - sure.mean()), (right.mean() * (1 - right.mean()) / len(right)) ** 0.5
+        expected += len(right) * (foldnorm.mean(gap / spread, scale=spread) if spread > 0 else gap)
+    plain = ece_adaptive(given)
+    return float(plain - (expected / len(given.labels) - plain))
+
+
+def mce(given: Predictions) -> float:
+    """The largest gap of a bin of equal width that is not empty."""
+    sure, right = _sure_right(given)
+    counts = np.bincount(bin_of(sure, BINS), minlength=BINS)
+    return float((np.abs(_gaps(sure, right)) / np.maximum(counts, 1)).max())
+
+
+def ece_classwise(given: Predictions) -> float:
+    """ECE of each answer's probability, averaged over the answers."""
+    probs = np.exp(given.log_probs)
+    is_label = np.eye(probs.shape[1])[given.labels]
+    per_answer = [np.abs(_gaps(probs[:, c], is_label[:, c])).sum() for c in range(probs.shape[1])]
+    return float(np.mean(per_answer) / len(given.labels))
+
+
+def aurc(given: Predictions) -> float:
+    """Area under the curve of risk against coverage."""
+    sure, right = _sure_right(given)
+    _, group, counts = np.unique(-sure, return_inverse=True, return_counts=True)
+    wrong = np.bincount(group, weights=1 - right) / counts  # the error rate among equal confidences, best first
+    errors = np.cumsum(np.repeat(wrong, counts))
+    return float((errors / np.arange(1, len(errors) + 1)).mean())
+
+
+def entropies(log_probs: NDArray[np.floating]) -> Array:
+    """(...,) entropy in nats of (..., C) log-probabilities."""
+    wide = np.asarray(log_probs, np.float64)
+    found: Array = -(np.exp(wide) * wide).sum(axis=-1)
+    return found
+
+
+def entropy(given: Predictions) -> float:
+    """Mean entropy of the mixture over draws."""
+    return float(entropies(given.log_probs).mean())
+
+
+def excess_nll(given: Predictions) -> float | None:
+    """NLL less that of the truth; None where the truth is not stored."""
+    if given.truth is None:
+        return None
+    return nll(given.log_probs, given.labels) - nll(given.truth, given.labels)
+
+
+QUALITY: Mapping[str, Callable[[Predictions], float | None]] = {
+    "ece_15": ece_15,
+    "ece_adaptive": ece_adaptive,
+    "ece_debiased": ece_debiased,
+    "mce": mce,
+    "ece_classwise": ece_classwise,
+    "aurc": aurc,
+    "entropy": entropy,
+    "excess_nll": excess_nll,
+}

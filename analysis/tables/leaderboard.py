@@ -1,0 +1,116 @@
+"""``leaderboard.csv``: one row per method, task, model, protocol, variant and metric. Same records, same bytes.
+
+Nothing in it depends on when or where it is written: it is a function of the records. Of its columns, ``ORIGIN`` says
+where and when the records were made. ``date`` alone depends on the clock; it has the resolution of a day (UTC). So a
+grid that is killed and restarted on one machine and commit gives the bytes of one that was left alone, but for ``date``
+if midnight has passed. The same runs from another commit or machine differ in ``ORIGIN`` at most.
+
+Flags are those of ``analysis.origin``: a flagged row stays in the file, marked, and out of bold and ranks in tables.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.records.groups import Group
+from analysis.records.load import load
+from analysis.records.origin import Origin
+from analysis.statistics.metric import metric_order
+from analysis.statistics.summary import summarize
+from analysis.tables.files import csv_text, number, write_text
+
+CLOCK = ("date",)
+ORIGIN = ("flags", "suite", "commit", "device", *CLOCK)
+COLUMNS = (
+    "method", "task", "eval_task", "split", "model", "protocol", "variant", "settings", "metric", "mean", "sd", "sem",
+    "n_seeds", "seeds", "keys", "model_revision", "data_revision", *ORIGIN,
+)  # fmt: skip
+SHOWN = 3  # stale lines that a check names
+
+
+def write_leaderboard(runs: Path, out: Path) -> int:
+    """Write the leaderboard of the results under ``runs``; returns its number of rows.
+
+    Raises:
+        ValueError: there is no result.
+    """
+    rows = leaderboard_rows(load(runs).results)
+    write_text(out, csv_text(COLUMNS, rows))
+    return len(rows)
+
+
+def check_leaderboard(runs: Path, file: Path) -> list[str]:
+    """Where a leaderboard file is not what the records give: its first differing lines; nothing when it is current.
+
+    Raises:
+        ValueError: there is no result.
+    """
+    fresh = csv_text(COLUMNS, leaderboard_rows(load(runs).results))
+    if not file.is_file():
+        return [f"{file} is not there."]
+    stored = file.read_bytes()
+    if stored == fresh.encode():
+        return []
+    lines = itertools.zip_longest(
+        stored.decode(errors="replace").splitlines(keepends=True), fresh.splitlines(keepends=True)
+    )
+    stale = [(place, old, new) for place, (old, new) in enumerate(lines, 1) if old != new]
+    found = [
+        f"line {place} of {file}:\n  has:     {_line(old)}\n  records: {_line(new)}"
+        for place, old, new in stale[:SHOWN]
+    ]
+    return [*found, *([f"and {len(stale) - SHOWN} more lines."] if len(stale) > SHOWN else [])]
+
+
+def _line(text: str | None) -> str:
+    return "no such line" if text is None else text.removesuffix("\n")
+
+
+def leaderboard_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
+    """The rows in the order protocol, model, task, eval_task, split, variant, metric, method, settings.
+
+    Metrics in the order of the protocol, others after them; all else alphabetical. Fractions, not percentages.
+    """
+    rows = []
+    for group in groups:
+        source = group.origin
+        for metric in {name for record in group.records for name in record.metrics}:
+            rows.append((_order(group, metric), _row(group, metric, source)))
+    return [row for _, row in sorted(rows)]
+
+
+def _order(group: Group, metric: str) -> tuple[object, ...]:
+    spec = group.spec
+    where = (spec.protocol, group.model, spec.fit.data.task, spec.data.task, spec.split, spec.variant)
+    return (*where, metric_order(metric), spec.method, group.settings)
+
+
+def _row(group: Group, metric: str, source: Origin) -> tuple[str, ...]:
+    spec, records = group.spec, group.having(metric)
+    summary = summarize(group.values(metric))
+    return (
+        spec.method,
+        spec.fit.data.task,
+        spec.data.task,
+        spec.split,
+        group.model,
+        spec.protocol,
+        spec.variant,
+        group.hash,
+        metric,
+        number(summary.mean),
+        number(summary.sd),
+        number(summary.sem),
+        str(summary.n),
+        " ".join(str(record.spec.fit.seed) for record in records),
+        " ".join(record.key for record in records),
+        spec.fit.model.revision,
+        " ".join(dict.fromkeys((spec.fit.data.revision, spec.data.revision))),
+        " ".join(source.flags),
+        " ".join(source.versions),
+        " ".join(source.commits),
+        "; ".join(source.machines),
+        source.day,
+    )

@@ -1,0 +1,72 @@
+"""The runs of ``bench tune`` that a store holds: every candidate, and how it did on held-out training data.
+
+Records do not say which criterion a grid asked for, so each that it may have been is shown: its choice is the lowest
+mean of one column, on the same tasks and seeds for all candidates of a method. ``<grid>.tune.csv`` says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from analysis.records.groups import Group, Runs
+from analysis.records.order import BASELINE, row_names
+from analysis.records.published import task_order
+from analysis.statistics.metric import Metric, metric_of
+from analysis.statistics.summary import summarize
+from analysis.tables.markdown import GAP, table
+
+CRITERIA = ("nll", "brier", "ece")  # lower is better; the tasks are shown by the first
+
+
+def tuning(runs: Runs, baseline: str = BASELINE) -> str:
+    """Markdown: a table per section; rows are candidates, columns tasks and means over them; blank if there is none."""
+    parts = []
+    for section in sorted({group.section for group in runs.tunes}):
+        groups = [group for group in runs.tunes if group.section == section]
+        tasks = sorted({group.task for group in groups}, key=task_order)
+        cells = {(group.name, group.task): group for group in groups}
+        means = {metric: _means(metric_of(metric), cells, tasks) for metric in CRITERIA}
+        methods = {group.name: group.spec.method for group in groups}
+        rows = []
+        for name in row_names(groups, baseline):
+            own = [other for other, method in methods.items() if method == methods[name]]
+            by_task = [_task(cells.get((name, task))) for task in tasks]
+            by_metric = [_mean(metric_of(metric), means[metric], name, own) for metric in CRITERIA]
+            rows.append(
+                [name, _seeds([cells[name, task] for task in tasks if (name, task) in cells]), *by_task, *by_metric]
+            )
+        first = metric_of(CRITERIA[0]).title
+        header = ["candidate", "seeds", *(f"{first}, {task}" for task in tasks)]
+        header += [f"mean {metric_of(metric).heading}" for metric in CRITERIA]
+        parts.append(f"### {section.title}\n\n{table(header, rows)}")
+    return "\n".join(parts)
+
+
+def _means(metric: Metric, cells: Mapping[tuple[str, str], Group], tasks: Sequence[str]) -> dict[str, float]:
+    """The mean over tasks of the means over seeds, of the candidates that have every task."""
+    names = dict.fromkeys(name for name, _ in cells)
+    whole = [n for n in names if all((n, t) in cells and cells[n, t].having(metric.name) for t in tasks)]
+    return {n: summarize([summarize(cells[n, t].values(metric.name)).mean for t in tasks]).mean for n in whole}
+
+
+def _mean(metric: Metric, means: Mapping[str, float], name: str, own: Sequence[str]) -> str:
+    """A candidate's mean; bold where it is the lowest of its method's."""
+    if name not in means:
+        return GAP
+    shown = metric.show(means[name])
+    lowest = min(means[other] for other in own if other in means)
+    return f"**{shown}**" if len(own) > 1 and means[name] == lowest else shown
+
+
+def _task(group: Group | None) -> str:
+    metric = metric_of(CRITERIA[0])
+    return (
+        GAP
+        if group is None or not group.having(metric.name)
+        else metric.show(summarize(group.values(metric.name)).mean)
+    )
+
+
+def _seeds(groups: Sequence[Group]) -> str:
+    counts = sorted({len(group.records) for group in groups})
+    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
