@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from bench.data import Batch, Encoded
-from bench.model import ChoiceModel
+from bench.data.batches import Batch, Encoded
+from bench.model.choice_model import ChoiceModel
 from bench.posterior import Params, Posterior
 from bench.specs import FitSpec, TrainSpec
 from bench.task import Example, Task
 
 if TYPE_CHECKING:
-    from bench.train import FitJob
+    from bench.train.loop import FitJob
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.registry import BrokenPlugin, near_miss
+from bench.errors import BrokenPlugin, near_miss
 from bench.specs import Option, cast, hints
 
 if TYPE_CHECKING:

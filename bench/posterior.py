@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from bench.registry import BrokenPlugin
+from bench.errors import BrokenPlugin
 
 Params = Mapping[str, Tensor]  # adapter name -> value, in the model's order
 P = TypeVar("P", bound="Posterior")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from bench.errors import BrokenPlugin, near_miss
 
 if TYPE_CHECKING:
     from bench.method import Method
@@ -24,10 +25,6 @@ T = TypeVar("T", bound=type)
 _methods: dict[str, type[Method]] = {}
 _tasks: dict[str, type[Task]] = {}
 _loaded: set[str] = set()
-
-
-class BrokenPlugin(TypeError):
-    """A method, task or posterior class that breaks the interface; the message says what to write instead."""
 
 
 def register_method(cls: M) -> M:
@@ -105,15 +102,6 @@ def load_plugin(module: str) -> None:
         raise LookupError(
             f"--plugin {module}: no such module. Run from the folder that holds it, or put it on PYTHONPATH."
         ) from error
-
-
-def near_miss(name: object, known: Iterable[object]) -> str:
-    """`` Did you mean 'x'?`` for the closest known names, else the list of them."""
-    names = sorted(map(str, known))
-    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
-    if close:
-        return " Did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
-    return " Known: " + ", ".join(names) + "."
 
 
 def _add(table: dict[str, Any], cls: type, kind: str) -> None:

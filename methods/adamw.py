@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.data import Batch
+from bench.data.batches import Batch
 from bench.method import Method
 from bench.options import fit_option
 from bench.posterior import Point, Posterior
 from bench.registry import register_method
-from bench.train import FitJob
+from bench.train.loop import FitJob
 
 
 @dataclass(frozen=True, kw_only=True)

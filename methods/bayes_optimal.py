@@ -13,7 +13,7 @@ from bench.posterior import Point, Posterior
 from bench.registry import register_method
 from bench.specs import TrainSpec
 from bench.task import Task
-from bench.train import FitJob
+from bench.train.loop import FitJob
 
 
 @register_method

@@ -19,12 +19,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from bench.data import Batch
-from bench.model import Adapter
+from bench.data.batches import Batch
+from bench.model.choice_model import Adapter
 
 
 class Adapted(Protocol):
-    """What curvature needs of a model: :class:`bench.model.ChoiceModel` has it."""
+    """What curvature needs of a model: :class:`bench.model.choice_model.ChoiceModel` has it."""
 
     @property
     def adapters(self) -> dict[str, Adapter]:

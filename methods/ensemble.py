@@ -16,7 +16,7 @@ from bench.options import fit_option, predict_option
 from bench.posterior import LowRankGaussian, Members, Params, Posterior
 from bench.registry import register_method
 from bench.specs import FitSpec, member
-from bench.train import FitJob
+from bench.train.loop import FitJob
 
 
 @dataclass(frozen=True, kw_only=True)

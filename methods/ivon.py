@@ -10,7 +10,7 @@ from bench.method import Method, PredictJob
 from bench.options import fit_option, predict_option
 from bench.posterior import DiagGaussian, Params, Posterior
 from bench.registry import register_method
-from bench.train import FitJob
+from bench.train.loop import FitJob
 from methods.ivon_optimizer import HYPER, check_hyper
 from methods.ivon_optimizer import IVON as Optimizer
 

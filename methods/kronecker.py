@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.posterior import Params, Posterior, flat_noise, sum_of_squares
-from bench.train import seed_global
+from bench.train.loop import seed_global
 from methods.curvature import Tape, output_gradients
 
 CONVENTIONS = ("expand", "reduce")

@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.data import Batch
+from bench.data.batches import Batch
 from bench.method import Method, PredictJob, log_softmax
 from bench.options import fit_option, predict_option
 from bench.posterior import DiagGaussian, Posterior
 from bench.registry import register_method
 from bench.specs import TrainSpec
 from bench.task import Task
-from bench.train import FitJob
+from bench.train.loop import FitJob
 from methods.curvature import jacobians
 from methods.kronecker import CONVENTIONS, KroneckerGaussian
 

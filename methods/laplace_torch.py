@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bench.data import Batch, Encoded
+from bench.data.batches import Batch, Encoded
 from bench.posterior import Params
-from bench.progress import Progress
+from bench.process.progress import Progress
 from methods.curvature import Adapted, Tape, diagonal, jacobians, roots
 from methods.kronecker import Decomposed, Factors, Rows
 

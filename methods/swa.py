@@ -20,7 +20,7 @@ from bench.posterior import LowRankGaussian, Params, Posterior
 from bench.registry import register_method
 from bench.specs import TrainSpec
 from bench.task import Task
-from bench.train import FitJob
+from bench.train.loop import FitJob
 from methods.adamw import AdamW
 
 AUTO_SNAPSHOTS = 20  # least number of snapshots when `every` is 0, if there are as many steps

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from bench.method import Method, PredictJob, log_softmax
 from bench.posterior import Params, Posterior
 from bench.registry import register_method
-from bench.train import FitJob
+from bench.train.loop import FitJob
 
 LARGEST = 20.0  # T is sought between 1 / LARGEST and LARGEST
 BATCH = 32  # examples per forward pass over the tuning data

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.method import Method, PredictJob
 from bench.posterior import Point, Posterior
 from bench.registry import register_method
-from bench.train import FitJob
+from bench.train.loop import FitJob
 
 
 @register_method

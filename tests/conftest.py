@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-LONG = ("test_slurm.py", "test_launch.py", "test_kill.py", "test_cli.py", "test_quantised.py")
+LONG = ("test_slurm.py", "test_launch.py", "test_kill.py", "test_main.py", "test_quantised.py")
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent

@@ -7,13 +7,13 @@ import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.cli import main
-from bench.data import DataSource
-from bench.grid import choose_model
-from bench.plan import families, plan_run
-from bench.runner import Runner
+from bench.cli.main import main
+from bench.data.splits import DataSource
+from bench.plan.grid import choose_model
+from bench.plan.runs import families, plan_run
+from bench.run.runner import Runner
 from bench.specs import RunSpec, key
-from bench.store import Store
+from bench.store.store import Store
 
 STEPS = 8
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from bench.progress import Progress
+from bench.process.progress import Progress
 from bench.specs import DataSpec, FitSpec, ModelSpec, TrainSpec, digest
-from bench.train import Checkpointing, FitJob
+from bench.train.loop import Checkpointing, FitJob
 
 
 class Rows(tuple[int, ...]):

@@ -22,7 +22,7 @@ from analysis.records.predictions import read_predictions
 from analysis.statistics.metric import metric_of
 from bench.metrics import METRICS as SCORES
 from bench.metrics import mixture
-from bench.records import DamagedRecord
+from bench.store.records import DamagedRecord
 
 METRICS = ("accuracy", "nll")
 

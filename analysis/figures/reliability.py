@@ -14,7 +14,7 @@ from analysis.statistics.metric import metric_of
 from analysis.statistics.reliability import Reliability, reliability
 from analysis.statistics.summary import summarize
 from bench.metrics import BINS
-from bench.records import DamagedRecord
+from bench.store.records import DamagedRecord
 
 ACROSS = 5  # panels side by side
 

@@ -33,7 +33,7 @@ from analysis.statistics.summary import summarize
 from analysis.tables.files import number, write_text
 from analysis.tables.preamble import facts_and_warnings
 from bench.metrics import BINS
-from bench.records import DamagedRecord
+from bench.store.records import DamagedRecord
 
 SYMBOLS = {
     "o": "circle",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.records import RunRecord
 from bench.specs import FitSpec, key
+from bench.store.records import RunRecord
 
 
 def fits(spec: FitSpec) -> list[FitSpec]:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from analysis.records.labels import distinguish, flatten
 from analysis.records.origin import Origin, origin
-from bench.records import RunRecord
 from bench.specs import RunSpec
+from bench.store.records import RunRecord
 
 
 class Section(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records.groups import Runs, group
-from bench.records import RunRecord, read_records
+from bench.store.records import RunRecord, read_records
 
 NEEDED = (
     "draws", "partial_data", "examples.scored", "seconds.predict", "peak_memory_mib.host", "fit.key", "fit.steps",

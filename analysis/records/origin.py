@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from analysis.records.fits import fit_facts, fits, machine
-from bench.records import RunRecord
+from bench.store.records import RunRecord
 
 # What keeps a row out of bold and out of the ranks. "fit-missing" and "no-commit" are marks only.
 DISQUALIFYING = ("dirty", "partial", "mixed-devices")

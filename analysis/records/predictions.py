@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.metrics import mixture
-from bench.records import DamagedRecord, RunRecord
+from bench.store.records import DamagedRecord, RunRecord
 
 
 class Predictions(NamedTuple):

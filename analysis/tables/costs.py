@@ -18,7 +18,7 @@ from analysis.records.order import BASELINE, row_order
 from analysis.records.published import task_order
 from analysis.tables.files import csv_text, number
 from analysis.tables.markdown import GAP, table
-from bench.records import RunRecord
+from bench.store.records import RunRecord
 
 Chain = Sequence[Mapping[str, Any]]  # the facts of all fits behind a run, its own last
 MIXED = "mixed machines"

@@ -14,7 +14,7 @@ from analysis.statistics.bootstrap import LEVEL, TERMS, Estimate, Scored, paired
 from analysis.statistics.metric import metric_of
 from analysis.tables.files import csv_text, number
 from analysis.tables.markdown import GAP, table
-from bench.records import DamagedRecord
+from bench.store.records import DamagedRecord
 
 COLUMNS = (
     "protocol", "model", "variant", "task", "method", "baseline", "metric", "difference", "low", "high",

@@ -26,8 +26,8 @@ from analysis.records.predictions import Predictions, read_predictions
 from analysis.statistics.quality import entropies
 from analysis.tables.recomputed import Row
 from bench.metrics import METRICS
-from bench.records import DamagedRecord, RunRecord
 from bench.specs import canonical, key
+from bench.store.records import DamagedRecord, RunRecord
 
 TPR = 0.95
 

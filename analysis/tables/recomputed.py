@@ -15,7 +15,7 @@ from analysis.statistics.quality import QUALITY
 from analysis.statistics.summary import summarize
 from analysis.tables.files import csv_text, number
 from analysis.tables.markdown import GAP, table
-from bench.records import DamagedRecord
+from bench.store.records import DamagedRecord
 
 COLUMNS = (
     "protocol",

@@ -17,7 +17,7 @@ from analysis.figures import tau as figure_tau
 from analysis.records.load import load
 from analysis.report import write_report
 from analysis.statistics import curves
-from bench.cli import main
+from bench.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 LABELS = np.array([0, 1] * 10)

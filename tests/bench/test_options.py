@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from bench import registry
-from bench.data import DataSource
+from bench.data.splits import DataSource
+from bench.errors import BrokenPlugin
 from bench.method import Method, PredictJob
 from bench.options import fit_option, make_method, predict_option
-from bench.plan import plan_run
+from bench.plan.runs import plan_run
 from bench.posterior import DiagGaussian, LowRankGaussian, Params, Point, Posterior, load_posterior
-from bench.registry import BrokenPlugin, method_names, register_method
+from bench.registry import method_names, register_method
 from bench.specs import ModelSpec
 
 

@@ -13,17 +13,9 @@ from typing import Any
 import pytest
 
 from bench import registry
+from bench.errors import near_miss
 from bench.method import Method
-from bench.registry import (
-    get_method,
-    get_task,
-    load_plugin,
-    method_names,
-    near_miss,
-    register_method,
-    register_task,
-    task_names,
-)
+from bench.registry import get_method, get_task, load_plugin, method_names, register_method, register_task, task_names
 from bench.task import Task
 
 

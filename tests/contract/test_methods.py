@@ -13,17 +13,17 @@ import pytest
 import torch
 from support import STEPS, compute, plan, result_bytes
 
-from bench.data import DataSource, load_split
+from bench.data.splits import DataSource, load_split
 from bench.method import PredictJob
-from bench.model import ChoiceModel, load_model
+from bench.model.choice_model import ChoiceModel, load_model
 from bench.options import make_method, option_fields, options_of
-from bench.plan import families
+from bench.plan.runs import families
 from bench.posterior import load_posterior
-from bench.progress import Progress
+from bench.process.progress import Progress
 from bench.registry import get_method, get_task, method_names
-from bench.runner import Runner
+from bench.run.runner import Runner
 from bench.specs import RunSpec, key, seed_for
-from bench.store import Store
+from bench.store.store import Store
 
 METHODS = method_names()
 TASK = "notes_four"

@@ -15,11 +15,11 @@ from support import compute, plan
 from analysis.records.fits import chain_facts
 from bench.metrics import score
 from bench.options import make_method
-from bench.plan import count_fits, families
+from bench.plan.runs import count_fits, families
 from bench.posterior import LowRankGaussian, Members
-from bench.runner import Runner
+from bench.run.runner import Runner
 from bench.specs import FitSpec, member, seed_for
-from bench.store import Store
+from bench.store.store import Store
 from methods.ensemble import Ensemble, LowRankMixture, MultiSwag
 
 

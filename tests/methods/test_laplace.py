@@ -13,15 +13,15 @@ from support import compute, plan
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
-from bench.data import Batch, Encoded
-from bench.model import EMBEDDED, Adapter, ChoiceModel, load_model
+from bench.data.batches import Batch, Encoded
+from bench.model.choice_model import EMBEDDED, Adapter, ChoiceModel, load_model
 from bench.options import make_method
 from bench.posterior import load_posterior
-from bench.progress import Progress
+from bench.process.progress import Progress
 from bench.registry import get_method
-from bench.runner import Runner
+from bench.run.runner import Runner
 from bench.specs import LoraSpec, ModelSpec
-from bench.store import Store
+from bench.store.store import Store
 from bench.task import Example
 from methods import curvature
 from methods.curvature import Tape, diagonal, jacobians, roots

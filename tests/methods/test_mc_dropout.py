@@ -9,8 +9,8 @@ import torch
 from support import compute, plan
 from torch import Tensor, nn
 
-from bench.data import DataSource, load_split
-from bench.model import load_model
+from bench.data.splits import DataSource, load_split
+from bench.model.choice_model import load_model
 from bench.options import make_method
 from bench.registry import get_task
 from methods.mc_dropout import McDropout, masked

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from bench.data import DataSource
-from bench.grid import choose_model
-from bench.plan import families, plan_run
+from bench.data.splits import DataSource
+from bench.plan.grid import choose_model
+from bench.plan.runs import families, plan_run
 from bench.posterior import load_posterior
 from bench.registry import get_method, method_names
-from bench.runner import Runner
+from bench.run.runner import Runner
 from bench.specs import RunSpec
-from bench.store import Store
+from bench.store.store import Store
 
 METHODS = [name for name in method_names() if get_method(name).__module__.startswith("methods.")]
 KINDS = ("none", "int8", "nf4")

@@ -11,12 +11,12 @@ from support import compute, plan, result_bytes
 from toy import Linear, flat
 
 from bench.options import make_method
-from bench.plan import count_fits, families
+from bench.plan.runs import count_fits, families
 from bench.posterior import LowRankGaussian
-from bench.progress import Progress
-from bench.runner import Runner
-from bench.store import Store
-from bench.tree import load_tree, save_tree
+from bench.process.progress import Progress
+from bench.run.runner import Runner
+from bench.store.store import Store
+from bench.train.tree import load_tree, save_tree
 from methods.swa import Moments, Swa
 
 

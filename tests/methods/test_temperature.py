@@ -12,14 +12,14 @@ from support import compute, plan
 from torch.nn.functional import cross_entropy
 from toy import Linear
 
-from bench.data import DataSource, load_split, split_holdout
-from bench.model import load_model
-from bench.plan import count_fits
-from bench.protocol import splits_for
+from bench.data.splits import DataSource, load_split, split_holdout
+from bench.model.choice_model import load_model
+from bench.plan.protocol import splits_for
+from bench.plan.runs import count_fits
 from bench.registry import get_method, get_task
-from bench.runner import Runner
+from bench.run.runner import Runner
 from bench.specs import seed_for
-from bench.store import Store
+from bench.store.store import Store
 from methods.temperature import LARGEST, ScaledPoint, best_temperature
 
 

@@ -9,9 +9,9 @@ import torch
 from support import compute, plan
 
 from analysis.records.load import load
-from bench.data import DataSource, load_split
+from bench.data.splits import DataSource, load_split
 from bench.method import PredictJob
-from bench.model import load_model
+from bench.model.choice_model import load_model
 from bench.posterior import Point
 from bench.registry import get_task
 from methods.zero_shot import ZeroShot

@@ -9,7 +9,7 @@ from bench.method import Method
 from bench.options import fit_option
 from bench.posterior import Members
 from bench.registry import register_method
-from bench.train import Snapshots, constant
+from bench.train.loop import Snapshots, constant
 
 
 @register_method

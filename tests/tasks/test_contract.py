@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from bench.data import DataSource, data_spec, load_split
-from bench.embedded.notes import NOTE_LENGTH, note_world
-from bench.listing import list_tasks, render
+from bench.cli.listing import list_tasks, render
+from bench.data.splits import DataSource, data_spec, load_split
 from bench.registry import get_task, task_names
 from bench.task import MalformedRow, Row, Task
+from tasks.notes.world import NOTE_LENGTH, note_world
 
 TASKS = task_names()
 GENERATED = [name for name in TASKS if get_task(name).generate(next(iter(get_task(name).rows))) is not None]

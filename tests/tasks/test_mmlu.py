@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.cli import main
-from bench.data import DataSource, load_split
-from bench.protocol import splits_for
+from bench.cli.main import main
+from bench.data.splits import DataSource, load_split
+from bench.plan.protocol import splits_for
 from bench.registry import get_task
 from bench.task import MalformedRow, Row
 

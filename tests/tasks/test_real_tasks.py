@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.data import DataSource, data_spec, load_split
+from bench.data.splits import DataSource, data_spec, load_split
 from bench.registry import get_task
 from bench.task import MalformedRow, Row
 

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.tables import leaderboard
 from analysis.tables.leaderboard import write_leaderboard
-from bench.cli import main
+from bench.cli.main import main
 from bench.specs import DataSpec, FitSpec, ModelSpec, RunSpec, key
 
 ORIGIN = "0.1.0,cccccccccccc,Abacus (1 thread),2026-01-01"

@@ -12,7 +12,7 @@ from analysis.records.published import AVERAGE, FILE, METRICS, digits, methods, 
 from analysis.tables.latex import latex
 from analysis.tables.reproduction import comparisons, deviations
 from analysis.tables.results import Cell, average, markdown
-from bench.cli import main
+from bench.cli.main import main
 from bench.specs import DataSpec, ModelSpec, TrainSpec
 
 LLAMA = ModelSpec(

@@ -1,0 +1,52 @@
+"""What ``bench list`` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.plan.settings import describe
+from bench.registry import get_method, get_task, method_names, task_names
+
+
+def list_methods() -> list[dict[str, Any]]:
+    """Name, title, base, version, first line of the docstring and hyperparameters of each method."""
+    found = []
+    for name in method_names():
+        cls = get_method(name)
+        doc = (cls.__doc__ or "").strip().splitlines()[0]
+        found.append(
+            {"name": name, "title": cls.title, "base": cls.base, "version": cls.version, "what": doc,
+             "parameters": describe(cls)}
+        )  # fmt: skip
+    return found
+
+
+def list_tasks() -> list[dict[str, Any]]:
+    """Name, title, source, revision, answers, rows by split, licence and citation of each task."""
+    found = []
+    for name in task_names():
+        task = get_task(name)
+        found.append(
+            {"name": name, "title": task.title, "source": task.source, "config": task.config,
+             "revision": task.revision, "answers": list(task.answers), "rows": dict(task.rows),
+             "licence": task.licence, "citation": task.citation}
+        )  # fmt: skip
+    return found
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """The rows as text: a heading line each, then indented details."""
+    lines = []
+    for row in rows:
+        lines.append(f"{row['name']}  -  {row['title']}" + (f", from {row['base']}" if row.get("base") else ""))
+        if "what" in row:
+            lines.append(f"    {row['what']}")
+            for p in row["parameters"]:
+                when = "" if p["reader"] == "fit" else " [prediction only]"
+                lines.append(f"    {p['name']} = {p['default']}{when}: {p['doc']}")
+        else:
+            where = row["source"] + (f"/{row['config']}" if row["config"] else "")
+            splits = ", ".join(f"{split} {count}" for split, count in row["rows"].items())
+            lines.append(f"    {where} @ {row['revision'][:12]}; licence: {row['licence']}")
+            lines.append(f"    {len(row['answers'])} answers ({', '.join(row['answers'])}); rows: {splits}")
+    return "\n".join(lines)

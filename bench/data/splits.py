@@ -1,0 +1,192 @@
+"""From a task's rows to checked examples: loading, counting, fingerprinting, holding out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.registry import get_task
+from bench.specs import DataSpec, canonical, digest
+from bench.task import Example, MalformedRow, Row, Task, as_text
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """Where rows come from: the hub, or a local mirror of its layout; and whether a partial split is accepted."""
+
+    data_dir: Path | None = None
+    allow_partial: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The examples of one split of one task, and what became of its rows."""
+
+    examples: tuple[Example, ...]
+    rows: int
+    official: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Counts for the record: official rows, rows found, examples kept and dropped."""
+        return {
+            "official": self.official,
+            "rows": self.rows,
+            "kept": len(self.examples),
+            "dropped": self.rows - len(self.examples),
+            "partial": self.rows < self.official,
+            "fingerprint": self.fingerprint,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every prompt and label, in order: equal data gives it wherever it was read from."""
+        content = [[e.id, e.prompt, e.label] for e in self.examples]
+        return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
+
+
+def load_split(task_name: str, split: str, source: DataSource) -> Split:
+    """The examples of a split, every row checked.
+
+    Raises:
+        LookupError: the task has no such labelled split.
+        FileNotFoundError: the rows are not where ``source`` says.
+        ValueError: wrong number of rows, or a malformed row (file, row number and field are named).
+    """
+    task = get_task(task_name)
+    if split not in task.rows:
+        raise LookupError(
+            f"Task '{task.name}' has no labelled split '{split}': it has {', '.join(task.rows)}. "
+            "Choose another split or protocol."
+        )
+    return _load(task_name, split, source)
+
+
+@functools.lru_cache(maxsize=64)
+def _load(task_name: str, split: str, source: DataSource) -> Split:
+    task = get_task(task_name)
+    generated = task.generate(split)
+    if generated is not None:
+        rows, file = list(generated), f"{task.name}/{split}"
+    else:
+        rows, file = _read(task, split, source)
+    examples = []
+    for number, row in enumerate(rows):
+        try:
+            example = task.example(Row(row))
+            if example is not None:
+                examples.append(_checked(example, f"{split}/{number}", len(task.answers)))
+        except MalformedRow as error:
+            raise ValueError(f"{file}, row {number}: {error}. Mend that row or fetch the data again.") from error
+        except Exception as error:  # of any kind: example() is the task author's, and the row is what they look for
+            raise ValueError(
+                f"{file}, row {number}: {type(error).__name__}: {error}, in {type(task).__qualname__}.example: mend "
+                "that method, or the row."
+            ) from error
+    official = task.rows[split]
+    if len(rows) > official or (len(rows) < official and not source.allow_partial):
+        raise ValueError(
+            f"{file} has {len(rows)} rows; the official {split} split of '{task.name}' has {official}. "
+            + (
+                "Fetch the whole split, or accept it with --allow-partial-data (the record will say so)."
+                if len(rows) < official
+                else "It is not the dataset that the task pins: fetch it again."
+            )
+        )
+    if not examples:
+        raise ValueError(f"{file}: no row of {len(rows)} could be used. Is it the right dataset?")
+    return Split(tuple(examples), len(rows), official)
+
+
+def _checked(example: Any, name: str, answers: int) -> Example:
+    """What a task made of a row, under its id, if it is an example: text, a label that counts, exact probabilities."""
+    if not isinstance(example, Example):
+        raise MalformedRow(f"the task made a {type(example).__name__} of it: it should be an Example or None")
+    prompt = as_text(example.prompt, "prompt")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedRow(f"the prompt is no Unicode text ({error.reason})") from error
+    try:
+        label = operator.index(example.label)  # bool and numpy's whole numbers too
+    except TypeError:
+        raise MalformedRow(f"label {example.label!r} is not a whole number") from None
+    if not 0 <= label < answers:
+        raise MalformedRow(f"label {label} is not one of the {answers} answers")
+    truth = example.truth
+    if truth is not None and (
+        len(truth) != answers or not all(0 < p <= 1 for p in truth) or not math.isclose(sum(truth), 1, abs_tol=1e-6)
+    ):
+        raise MalformedRow(f"truth {truth} is not a probability above 0 for each of the {answers} answers")
+    return dataclasses.replace(example, id=name, label=label)
+
+
+def _read(task: Task, split: str, source: DataSource) -> tuple[list[Mapping[str, Any]], str]:
+    """The raw rows of a split and the name to call them by in messages."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    if source.data_dir is None:
+        name = f"{task.source} ({task.config or 'default'}, {split})"
+        try:
+            table = datasets.load_dataset(task.source, task.config, revision=task.revision, split=split)
+        except Exception as error:  # the hub client raises many kinds; all of them mean the same to the user
+            raise FileNotFoundError(
+                f"{name} could not be loaded from the hub at revision {task.revision[:12]} "
+                f"({type(error).__name__}: {error}). Offline, give a local mirror with --data-dir DIR."
+            ) from error
+        return list(table), name
+    folder = source.data_dir.joinpath(*task.source.split("/"))
+    where = folder / (task.config or "")
+    files = sorted(where.glob(f"{split}-*.parquet")) or sorted(where.glob(f"{split}.parquet"))
+    if not files:
+        raise FileNotFoundError(
+            f"There is no {split}-*.parquet in {where}. --data-dir expects the hub's layout: "
+            f"DIR/{task.source}/{task.config or ''}".rstrip("/")
+            + f"/{split}-00000-of-00001.parquet."
+        )
+    name = str(files[0]) if len(files) == 1 else str(where / f"{split}-*.parquet")
+    try:
+        # this split's files only: another one that is damaged is no concern of this run
+        table = datasets.load_dataset("parquet", data_files={split: [str(file) for file in files]}, split=split)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}): fetch it again.") from error
+    return list(table), name
+
+
+def data_spec(task_name: str, source: DataSource) -> DataSpec:
+    """The identity of a task's data. Rows are only read when a partial split was allowed, to see whether one is."""
+    task = get_task(task_name)
+    revision = task.revision
+    if source.allow_partial:
+        partial = []
+        for split in task.rows:
+            try:
+                loaded = load_split(task_name, split, source)
+            except FileNotFoundError:
+                continue  # a split that is not there is missed when it is needed
+            if loaded.rows < loaded.official:
+                partial.append([split, loaded.fingerprint])
+        if partial:
+            revision += "+partial:" + hashlib.sha256(canonical(partial).encode()).hexdigest()[:12]
+    return DataSpec(task=task.name, version=task.version, revision=revision)
+
+
+def split_holdout(
+    examples: Sequence[Example], share: float, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(kept, held out): a random ``share`` of the training examples is set aside, chosen by ``seed`` and example id."""
+    if share == 0:
+        return tuple(examples), ()
+    count = round(share * len(examples))
+    if not 0 < count < len(examples):
+        raise ValueError(f"A holdout of {share} leaves {count} of {len(examples)} examples: choose another share.")
+    ranked = sorted(examples, key=lambda example: digest(seed, example.id))
+    held = {example.id for example in ranked[:count]}
+    return tuple(e for e in examples if e.id not in held), tuple(e for e in examples if e.id in held)

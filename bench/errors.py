@@ -1,0 +1,19 @@
+"""What error messages share: near misses, and the error of a plug-in that breaks the interface."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BrokenPlugin(TypeError):
+    """A method, task or posterior class that breaks the interface; the message says what to write instead."""
+
+
+def near_miss(name: object, known: Iterable[object]) -> str:
+    """`` Did you mean 'x'?`` for the closest known names, else the list of them."""
+    names = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
+    if close:
+        return " Did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
+    return " Known: " + ", ".join(names) + "."

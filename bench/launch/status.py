@@ -1,0 +1,161 @@
+"""What of a grid is done, running, waiting, failed or missing. The store is the only truth, a scheduler only adds.
+
+done      every evaluation is in the store
+running   a process shows signs of life (its claim), or the scheduler says that it runs
+waiting   the scheduler has it in its queue
+failed    it ended with an error, which is in the store, and nobody is at work on it
+missing   none of these
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.launch.launcher import Queued, Silent, queued
+from bench.plan.runs import count_fits
+from bench.process.claim import read_claims
+from bench.process.progress import clock_text
+from bench.specs import Family, key
+from bench.store.store import Store
+
+STATES = ("done", "running", "waiting", "failed", "missing")
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyStatus:
+    """Where a family is. ``runs`` maps each evaluation's key to its state; times are in seconds, None if not known."""
+
+    family: Family
+    state: str
+    runs: dict[str, str]
+    node: str = ""
+    job: str = ""
+    stage: str = ""
+    step: int | None = None
+    steps: int | None = None
+    fraction: float = 0.0
+    elapsed: float | None = None
+    eta: float | None = None
+    reason: str = ""
+    failures: int = 0
+
+    @property
+    def at(self) -> str:
+        """Where it is, in words."""
+        counts = f" {self.step}/{self.steps}" if self.steps else f" {self.step} examples" if self.step else ""
+        parts = [
+            f"on {self.node}" if self.node else "",
+            f"{self.stage}{counts}" if self.stage else "",
+            f"{clock_text(self.elapsed)} elapsed" if self.elapsed is not None else "",
+            f"about {clock_text(self.eta)} left" if self.eta is not None else "",
+            self.reason,
+        ]
+        return ", ".join(filter(None, parts))
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        root = self.family.root
+        rest = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("family", "runs")}
+        runs = [
+            {"key": key(run), "method": run.method, "options": dict(run.options), "state": self.runs[key(run)]}
+            for run in self.family.runs
+        ]
+        named = {"key": self.family.key, "label": self.family.label, "task": root.data.task, "seed": root.seed}
+        return {**named, "variant": self.family.runs[0].variant, **rest, "runs": runs}
+
+
+def family_states(families: Iterable[Family], runs: Path, queue: Mapping[str, Queued]) -> list[FamilyStatus]:
+    """The state of each family, in order; ``queue`` is what schedulers say (:func:`bench.launch.launcher.queued`).
+
+    Each folder of the store is listed once, whatever the number of families.
+    """
+    store = Store(runs)
+    done, failures = store.evaluations(), store.failure_files()
+    claims = read_claims(runs / "claims")
+    found = []
+    for family in families:
+        keys = [key(run) for run in family.runs]
+        open_keys = [name for name in keys if name not in done]
+        files = [file for name in open_keys for file in failures.get(name, ())]
+        count = max((len(failures.get(name, ())) for name in open_keys), default=0)
+        held, job = claims.get(family.key, {}), queue.get(family.key)
+        about: dict[str, Any] = {"failures": count}
+        if not open_keys:
+            state = "done"
+        elif held.get("alive"):
+            state = "running"
+            about |= {name: held.get(name) for name in ("stage", "step", "steps")}
+            about |= {"node": held["node"], "job": held["job"], "fraction": held.get("fraction", 0.0)}
+            about |= {"elapsed": max(0.0, time.time() - held["since"]), "eta": held.get("left")}
+            about["stage"] = about["stage"] or "starting"
+        elif job is not None:
+            state = job.state
+            about |= {"node": job.node, "job": job.id, "reason": job.reason}
+            about["stage"] = "starting" if state == "running" else ""
+        elif files:
+            state = "failed"
+            about["reason"] = last_error(files)
+        else:
+            state = "missing"
+            about["reason"] = f"its process on {held['node']} is gone" if held else ""
+        coming = set(keys) if held.get("alive") else job.runs if job is not None else set()
+        each = {
+            name: "done" if name in done else state if name in coming else "failed" if name in failures else "missing"
+            for name in keys
+        }
+        found.append(FamilyStatus(family, state, each, **about))
+    return found
+
+
+def last_error(files: list[Path]) -> str:
+    """The error of the newest of some failure files."""
+    newest = max(files, key=lambda file: file.stem.rpartition("-")[2])
+    try:
+        return str(json.loads(newest.read_text())["error"])
+    except (OSError, ValueError, KeyError):
+        return f"{newest} cannot be read"
+
+
+def count_states(states: Iterable[str]) -> dict[str, int]:
+    """How many are in each state; states without any are left out."""
+    found = list(states)
+    return {state: found.count(state) for state in STATES if state in found}
+
+
+def grid_status(grid: Any, runs: Path) -> tuple[dict[str, Any], list[str], bool]:
+    """(for programs, lines to print, whether everything is done)."""
+    lines, notes, planned = [], [], []
+    try:
+        queue = queued(runs)
+    except Silent as silent:  # the store still tells what is done
+        queue = {}
+        notes.append(f"{silent} What waits there is shown as missing.")
+    rows = family_states(grid.families(), runs, queue)
+    for row in rows:
+        lines.append(f"{row.family.key}  {row.family.label}: {row.state}" + (f" ({row.at})" if row.at else ""))
+        for run in row.family.runs:
+            knobs = ", ".join(f"{name}={value}" for name, value in run.options.items())
+            lines.append(f"    {key(run)}  {row.runs[key(run)]:8} {run.method}" + (f" ({knobs})" if knobs else ""))
+            planned.append(run)
+    lines += notes
+    families = count_states(row.state for row in rows)
+    evaluations = count_states(state for row in rows for state in row.runs.values())
+    fits = ", ".join(f"{count} {method}" for method, count in count_fits(planned).items())
+    lines.append(f"{len(rows)} families: " + ", ".join(f"{count} {state}" for state, count in families.items()) + ".")
+    lines.append(
+        f"{len(planned)} evaluations: "
+        + ", ".join(f"{count} {state}" for state, count in evaluations.items())
+        + f". Fits needed in all: {fits}."
+    )
+    data = {
+        "grid": grid.name,
+        "notes": notes,
+        "counts": {"families": families, "evaluations": evaluations},
+        "families": [row.to_json() for row in rows],
+    }
+    return data, lines, set(families) <= {"done"}

@@ -1,0 +1,213 @@
+"""``bench tune``: one procedure and one budget for every method's settings, on held-out training data only.
+
+For each method of the grid's ``[tune]`` table every combination of the listed values is trained on the training split
+less ``holdout`` of it, and scored on what was held out: the mean over tasks and seeds of ``criterion``. The lowest
+wins, one choice per method for all tasks. The reported split is never touched. A method whose base is tuned too comes
+after it, and starts from the choice made for it. A candidate that diverges anywhere (FloatingPointError) scores
+infinity and is not tried again; any other failure stops the search.
+
+    [tune]
+    holdout = 0.25
+    seeds = [101, 102]
+    [tune.ivon]
+    lr = [0.1, 0.3]
+    ess = [1e4, 1e5]
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.options import make_method
+from bench.plan.grid import Grid, judging
+from bench.plan.runs import families, plan_run
+from bench.plan.settings import laid_over, merge
+from bench.registry import get_method
+from bench.specs import Family, RunSpec, key
+from bench.store.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One combination of settings of one method, and the runs that judge it."""
+
+    method: str
+    values: Mapping[str, Any]
+    runs: tuple[RunSpec, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """All candidates of a grid, and how they are judged."""
+
+    candidates: tuple[Candidate, ...]
+    criterion: str
+    holdout: float
+
+    def families(self, store: Store | None = None) -> list[Family]:
+        """The trainings the search needs, without what has diverged according to ``store``."""
+        runs = (run for candidate in self.candidates for run in candidate.runs)
+        return families(run for run in runs if store is None or not diverged(run, store))
+
+    def summary(self) -> str:
+        """How many candidates each method has."""
+        counts: dict[str, int] = {}
+        for candidate in self.candidates:
+            counts[candidate.method] = counts.get(candidate.method, 0) + 1
+        each = ", ".join(f"{name} {count}" for name, count in counts.items())
+        return f"candidates: {each}; {len(self.families())} trainings, judged by hold-out {self.criterion}"
+
+
+def stages(grid: Grid) -> list[list[str]]:
+    """The methods of ``[tune]`` in the order in which they can be tuned: those on a tuned base after it."""
+    names = [name for name, value in grid.tune.items() if isinstance(value, Mapping)]
+
+    def depth(name: str) -> int:
+        base = get_method(name).base
+        return 0 if base is None else depth(base) + (base in names)
+
+    return [[name for name in names if depth(name) == d] for d in sorted({depth(name) for name in names})]
+
+
+def plan_tuning(
+    grid: Grid, methods: Sequence[str] | None = None, chosen: Mapping[str, Mapping[str, Any]] | None = None
+) -> Tuning:
+    """The search that a grid's ``[tune]`` table asks for, or the part of it for ``methods``, given what was ``chosen``.
+
+    Raises:
+        ValueError, LookupError: the table is missing, misspelt, or gives methods unequal budgets.
+    """
+    table = dict(grid.tune)
+    if not any(isinstance(value, Mapping) for value in table.values()):
+        raise ValueError(f"{grid.name}.toml has no [tune.<method>] table: list the values to try there.")
+    options = {name: value for name, value in table.items() if isinstance(value, Mapping)}
+    for method, lists in options.items():
+        if not lists:
+            raise ValueError(f"[tune.{method}] is empty: list the values to try there.")
+    criterion, share, seeds = judging(table, grid.seeds)
+    combinations = {
+        method: [dict(zip(lists, chosen, strict=True)) for chosen in itertools.product(*lists.values())]
+        for method, lists in options.items()
+    }
+    budgets = {method: len(found) for method, found in combinations.items()}
+    if len(set(budgets.values())) > 1:
+        raise ValueError(f"[tune] gives the methods unequal budgets ({budgets}): list equally many combinations.")
+    candidates = []
+    bases = [laid_over({method: values}) for method, values in (chosen or {}).items()]
+    for method, found in combinations.items():
+        if methods is not None and method not in methods:
+            continue
+        for values in found:
+            make_method(get_method(method), values)
+            settings = merge(grid.settings, *bases, laid_over({method: values}))
+            runs = tuple(
+                plan_run(
+                    method,
+                    task,
+                    seed,
+                    settings=settings,
+                    model=grid.model,
+                    source=grid.source,
+                    protocol=grid.protocol,
+                    variant="tune",
+                    purpose="tune",
+                    tune_share=share,
+                )
+                for task in grid.tasks
+                for seed in seeds
+            )
+            candidates.append(Candidate(method, values, runs))
+    return Tuning(tuple(candidates), criterion, share)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A candidate and its mean score over tasks and seeds; one per method is ``chosen``."""
+
+    candidate: Candidate
+    score: float
+    by_task: Mapping[str, float]
+    chosen: bool
+
+
+def diverged(run: RunSpec, store: Store) -> bool:
+    """Whether a run has no result because its numbers overflowed, as they would again."""
+    failures = [] if store.complete([run]) else store.failures(run)
+    return bool(failures) and json.loads(failures[-1].read_text())["error"].startswith("FloatingPointError:")
+
+
+def choose(tuning: Tuning, runs: Path) -> list[Scored]:
+    """Every candidate with its score, read from the store; ties go to the one listed first.
+
+    Raises:
+        ValueError: every candidate of a method has diverged.
+    """
+    store = Store(runs)
+    scored = []
+    for candidate in tuning.candidates:
+        scores: dict[str, list[float]] = {}
+        for run in candidate.runs:
+            score = math.inf if diverged(run, store) else store.record(run).metrics[tuning.criterion]
+            scores.setdefault(run.data.task, []).append(score)
+        by_task = {task: sum(values) / len(values) for task, values in scores.items()}
+        scored.append(Scored(candidate, sum(by_task.values()) / len(by_task), by_task, False))
+    best = {id(min((s for s in scored if s.candidate.method == m), key=lambda s: s.score))
+            for m in {s.candidate.method for s in scored}}  # fmt: skip
+    for item in scored:
+        if id(item) in best and math.isinf(item.score):
+            raise ValueError(
+                f"Every candidate of {item.candidate.method} diverged: list gentler values in "
+                f"[tune.{item.candidate.method}], such as a lower lr."
+            )
+    return [dataclasses.replace(s, chosen=id(s) in best) for s in scored]
+
+
+def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[Path]:
+    """Write ``<grid>.tuned.toml`` (settings to include in a variant) and ``<grid>.tune.csv`` (every candidate)."""
+    lines = [
+        f"# Written by `bench tune {grid_file.name}`: lowest mean {tuning.criterion} on {tuning.holdout:.0%} of the",
+        f"# training split, held out. All candidates: {grid_file.stem}.tune.csv.",
+    ]
+    for item in scored:
+        if item.chosen:
+            lines += ["", f"[{item.candidate.method}]"]
+            lines += [f"{name} = {_toml(value)}" for name, value in item.candidate.values.items()]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    tasks = list(scored[0].by_task)
+    writer.writerow(["method", "settings", *tasks, f"mean_{tuning.criterion}", "chosen", "keys"])
+    for item in scored:
+        settings = " ".join(f"{name}={_toml(value)}" for name, value in item.candidate.values.items())
+        numbers = [_number(value) for value in (*(item.by_task[task] for task in tasks), item.score)]
+        keys = " ".join(key(run) for run in item.candidate.runs)
+        writer.writerow([item.candidate.method, settings, *numbers, "yes" if item.chosen else "", keys])
+    written = []
+    for suffix, text in ((".tuned.toml", "\n".join(lines) + "\n"), (".tune.csv", table.getvalue())):
+        file = grid_file.with_suffix(suffix)
+        new = file.with_name(file.name + ".new")
+        new.write_text(text)
+        new.replace(file)
+        written.append(file)
+    return written
+
+
+def _number(value: float) -> str:
+    return "diverged" if math.isinf(value) else f"{value:.6f}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,88 @@
+"""Plain data (JSON, TOML, ``--set`` text) to typed values, so that 1e6, 1000000 and "1e6" are one value."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields. Working them out is slow, so each class's are kept."""
+    if cls not in _hints:
+        _hints[cls] = typing.get_type_hints(cls)
+    return _hints[cls]
+
+
+_hints: dict[type, dict[str, Any]] = {}
+
+
+def cast(value: Any, hint: Any, name: str) -> Any:
+    """``value`` as the type ``hint`` says, so that 1e6, 1000000 and "1e6" give one key.
+
+    Raises:
+        ValueError: a sentence naming the setting when the value does not fit the type.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in args):
+            return None
+        return cast(value, next(a for a in args if a is not type(None)), name)
+    if origin is tuple:
+        items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            raise ValueError(f"{name} is {value!r}: give a list.")
+        return tuple(cast(item, args[0], name) for item in items)
+    wrong = ValueError(f"{name} is {value!r}: give a {getattr(hint, '__name__', hint)}.")
+    if hint is bool:
+        truths = {"true": True, "false": False}
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in truths:
+            return truths[value.lower()]
+        raise wrong
+    if hint is str:
+        if isinstance(value, str):
+            return value
+        raise wrong
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise wrong
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise wrong from None
+    if number != number or number in (float("inf"), float("-inf")):
+        raise ValueError(f"{name} is {value!r}: give a finite number.")
+    if hint is int:
+        if number != int(number):
+            raise wrong
+        exact = isinstance(value, int) or value.lstrip("+-").isdigit() if isinstance(value, int | str) else False
+        return int(value) if exact else int(number)
+    return number
+
+
+def build(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """A dataclass from plain data (JSON or TOML), each number cast to its field's type."""
+    types_of = hints(cls)
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        hint = types_of[name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            made[name] = build(hint, value, f"{prefix}{name}.")
+        elif (nested := _items(hint)) is not None:
+            made[name] = tuple(build(nested, item) for item in value)
+        elif name == "options":
+            made[name] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        else:
+            made[name] = cast(value, hint, f"{prefix}{name}")
+    return cls(**made)
+
+
+def _items(hint: Any) -> type | None:
+    """The dataclass that a ``tuple[X, ...]`` field holds, if it holds one."""
+    args = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
+    return args[0] if args and isinstance(args[0], type) and dataclasses.is_dataclass(args[0]) else None

@@ -1,0 +1,116 @@
+"""Specs: frozen dataclasses that say what a posterior and an evaluation are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+MEMBER = 2**32  # seed + m * MEMBER is the seed of an ensemble's member m: it shares the hold-out, and nothing else
+
+Option = None | bool | int | float | str | tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """LoRA by PEFT: W + (alpha / r) B A on the layers whose names end in one of ``targets``."""
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.1
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+    def __post_init__(self) -> None:
+        _require(self.r >= 1, f"lora.r is {self.r}: give a rank of at least 1.")
+        _require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}: give a probability in [0, 1).")
+        _require(self.alpha > 0, f"lora.alpha is {self.alpha}: give a scale above 0.")
+        _require(bool(self.targets), "lora.targets is empty: name at least one layer, such as q_proj.")
+        _require(all(map(str.strip, self.targets)), f"lora.targets is {self.targets}: a layer's name is missing.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The base model. ``id`` is a hub name, ``embedded``, or ``local:<hash>`` for a folder (paths stay out of keys)."""
+
+    id: str = "embedded"
+    revision: str = ""
+    quantization: str = "none"
+    dtype: str = "float32"
+    lora: LoraSpec = dataclasses.field(default_factory=LoraSpec)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """Settings of the training loop that all methods share. Defaults: Cong et al. 2024, Appendix (PROTOCOL: paper)."""
+
+    steps: int = 10_000
+    batch_size: int = 4  # examples per optimizer step
+    micro_batches: int = 1  # pieces each batch is cut into to save memory (gradient accumulation)
+    max_length: int = 320  # tokens; longer prompts are cut on the right
+    clip_norm: float = 0.0  # largest gradient norm; 0 switches clipping off
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, f"steps is {self.steps}: give at least 1.")
+        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: give at least 1.")
+        _require(
+            1 <= self.micro_batches <= self.batch_size,
+            f"micro_batches is {self.micro_batches}: give a number from 1 to batch_size ({self.batch_size}).",
+        )
+        _require(self.max_length >= 8, f"max_length is {self.max_length}: give at least 8 tokens.")
+        _require(self.clip_norm >= 0, f"clip_norm is {self.clip_norm}: give a norm, or 0 for no clipping.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """A task's data. ``revision`` is the hub's pinned commit, with ``+partial:<hash>`` where rows were missing."""
+
+    task: str
+    version: int
+    revision: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitSpec:
+    """One posterior: what it was trained on, how, from which seed and from which other posteriors (``bases``)."""
+
+    method: str
+    version: int
+    options: Mapping[str, Option]
+    data: DataSpec
+    holdout: float  # share of the training split that is set aside for tuning
+    model: ModelSpec
+    train: TrainSpec
+    seed: int
+    bases: tuple[FitSpec, ...] = ()
+
+    @property
+    def root(self) -> FitSpec:
+        """The training run that this fit, through its first base, hangs from: the family it belongs to."""
+        return self.bases[0].root if self.bases else self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One evaluation of one posterior by one method on one split."""
+
+    fit: FitSpec
+    method: str
+    version: int
+    options: Mapping[str, Option]
+    data: DataSpec
+    split: str
+    batch_size: int = 32  # examples per forward pass; shifts numbers by rounding, so it belongs to the key
+    protocol: str = "paper"
+    variant: str = ""  # the grid's label for a set of settings, such as "tuned"
+    purpose: str = "result"  # "result" is ranked; "sweep" and "tune" are not
+
+
+def member(fit: FitSpec, number: int) -> FitSpec:
+    """An independent repetition of a fit, and of all that it starts from, for an ensemble; ``number`` 0 is itself."""
+    bases = tuple(member(base, number) for base in fit.bases)
+    return dataclasses.replace(fit, seed=fit.seed + number * MEMBER, bases=bases)
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)

@@ -1,0 +1,39 @@
+"""The synthetic tasks: pinned data, short prompts; and real prompts of usable length in the embedded tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from bench.data.splits import DataSource, load_split
+from bench.model.choice_model import EMBEDDED
+
+
+def lengths(task: str, split: str, source: DataSource) -> list[int]:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    return sorted(len(tokenizer(e.prompt)["input_ids"]) for e in load_split(task, split, source).examples)
+
+
+@pytest.mark.parametrize(
+    ("task", "fingerprints"),
+    [
+        ("notes_two", ("16d29eb63b7b12de", "b1ec5f08e0f7d0f5", "7d4614c5e14a4ba5")),
+        ("notes_four", ("91d00fd9192dd7c5", "b608024e75097b8a", "a4f75fd1b58a83c0")),
+        ("notes_bool", ("2f320c9b959ab10b", "56431853f765be4a", "486048c8903901d7")),
+    ],
+)
+def test_the_data_never_change_without_their_revision(task: str, fingerprints: tuple[str, ...]) -> None:
+    found = tuple(load_split(task, split, DataSource()).fingerprint for split in ("train", "validation", "test"))
+    assert found == fingerprints, "raise `revision` in tasks/notes.py when the notes change"
+
+
+@pytest.mark.parametrize("task", ["notes_two", "notes_four", "notes_bool"])
+def test_note_prompts_are_short(task: str) -> None:
+    assert lengths(task, "validation", DataSource())[-1] <= 48
+
+
+def test_real_arc_prompts_have_a_median_under_150_tokens(real_data: Path) -> None:
+    found = lengths("arc_e", "validation", DataSource(real_data))
+    assert found[len(found) // 2] < 150
