@@ -143,7 +143,7 @@ def test_the_commands_never_load_torch(store, tmp_path, command):
                 store.add(store.spec(method, task, seed, eval_task="obqa"))
     out = tmp_path / ("l.csv" if command == "leaderboard" else "out")
     code = (
-        "import sys; from bench.cli import main;"
+        "import sys; from bench.cli.main import main;"
         f"status = main({[*command.split(), '--runs', str(store.root), '--out', str(out)]!r});"
         "loaded = {name.split('.')[0] for name in sys.modules};"
         "sys.exit(status or ', '.join(loaded & {'torch', 'transformers', 'peft', 'methods', 'tasks'}) or 0)"
