@@ -1,4 +1,4 @@
-"""Families one after the other, or by N worker processes that live as long as their parent. One GPU per worker."""
+"""Families one after the other, or by N worker processes that live as long as their parent; they share the GPUs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import collections
 import contextlib
 import multiprocessing
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import traceback
@@ -19,6 +17,7 @@ from typing import Any
 
 from bench.launch.launcher import Order
 from bench.launch.submission import read_submissions
+from bench.process import gpus
 from bench.process.claim import machine, read_claims
 from bench.process.progress import Bar
 from bench.process.stop import Stopped, StopRequest
@@ -75,22 +74,7 @@ def _devices(order: Order, workers: int) -> list[str | None]:
     """``CUDA_VISIBLE_DEVICES`` for each worker; None leaves it as it is."""
     if workers <= 1 or order.job.device not in ("auto", "cuda"):
         return [None] * workers
-    gpus = _gpus()
-    if gpus and len(gpus) < workers:
-        raise ValueError(f"--workers {workers}: this machine has {len(gpus)} GPU(s), one for each worker.")
-    return [*gpus[:workers]] if gpus else [None] * workers
-
-
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them. Does not start CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
-    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    return [str(number) for number in range(count)]
+    return gpus.assign(workers, order.families[0].root.model, order.job.model_path)
 
 
 def _serial(order: Order, bar: Bar) -> list[str]:

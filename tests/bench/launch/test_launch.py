@@ -385,16 +385,6 @@ def test_launchers_are_the_files_of_their_folder_and_a_misspelt_one_is_told(
     assert not (tmp_path / "runs").exists()
 
 
-def test_more_workers_than_gpus_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    (tmp_path / "g.toml").write_text(GRID.format(steps=2))
-    assert main(["grid", "g.toml", "--workers", "2"]) == 2
-    assert "--workers 2: this machine has 1 GPU(s)" in capsys.readouterr().err
-
-
 # --- ten thousand families --------------------------------------------------------------------------------------------
 
 
