@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.specs import FitSpec, RunSpec, canonical, key, to_json
+from bench.store.facts import FitFacts, RunFacts, digest_of, to_plain
 from bench.store.records import DamagedRecord, RunRecord, read_record
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class Store:
         """Those of ``runs`` whose results are there and whole."""
         return [run for run in runs if is_whole(self.folder(run))]
 
-    def publish(self, spec: FitSpec | RunSpec, facts: Mapping[str, Any], write: Callable[[Path], None]) -> bool:
+    def publish(
+        self, spec: FitSpec | RunSpec, facts: FitFacts | RunFacts | Mapping[str, Any], write: Callable[[Path], None]
+    ) -> bool:
         """Write a result in one step: ``write(folder)`` makes its files, their hashes go into ``facts.json``.
 
         Returns:
@@ -74,7 +77,9 @@ class Store:
             write(draft)
             (draft / "spec.json").write_text(json.dumps(to_json(spec), indent=1, sort_keys=True) + "\n")
             hashes = {file.name: _sha256(file) for file in sorted(draft.iterdir())}
-            text = json.dumps({**facts, "files": hashes}, indent=1, sort_keys=True, allow_nan=False)
+            content = {**to_plain(facts), "files": hashes}
+            content["digest"] = digest_of(content)
+            text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
             (draft / "facts.json").write_text(text + "\n")
             for file in draft.iterdir():
                 _sync(file)
