@@ -56,7 +56,7 @@ def test_imports_run_one_way(file: Path) -> None:
         ("peft", {"bench/model/choice_model.py"}),
         ("bitsandbytes", {"bench/model/choice_model.py"}),
         ("datasets", {"bench/data/splits.py"}),
-        ("laplace", {"methods/laplace_torch.py"}),
+        ("laplace", {"methods/laplace/laplace_torch.py"}),
         ("plotly", {"analysis/page/write.py"}),
         ("jinja2", {"analysis/page/write.py"}),
     ],

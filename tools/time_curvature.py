@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench.data.splits import DataSource, load_split
 from bench.model.choice_model import load_model
 from bench.specs import ModelSpec
-from methods.laplace_torch import AdapterCurvature, ReadOut
+from methods.laplace.laplace_torch import AdapterCurvature, ReadOut
 
 FIELDS = ("input_ids", "attention_mask", "position_ids", "labels")
 

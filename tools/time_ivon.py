@@ -23,7 +23,7 @@ from torch.nn import Parameter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation, too
 
-from methods.ivon_optimizer import IVON
+from methods.ivon.optimizer import IVON
 
 Step = Callable[[], None]
 

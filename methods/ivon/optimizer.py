@@ -29,56 +29,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-# The authors choose h0 such that the mean posterior variance moves little in the first steps; at a factor of
-# 2 the noise that the weights were first trained under is clearly not the one that prediction will draw.
-VARIANCE_DRIFT_FACTOR = 2.0
-# Above this share the size of the preconditioned step plays no part: all but 1 coordinate in 100 move by lr *
-# clip_radius.
-CLIPPED_SHARE = 0.99
-# 8 and 11 significant bits: an update under about 1/512 (bfloat16) or 1/4096 (float16) of a weight rounds to
-# nothing.
-LOW_PRECISION = (torch.bfloat16, torch.float16)
-
-HYPER = ("lr", "ess", "h0", "beta1", "beta2", "weight_decay", "clip_radius", "rescale_lr")
-
-
-@dataclass(eq=False)
-class _Bucket:
-    """The parameters of one group that share device and dtype, and their state as flat buffers."""
-
-    group: int  # index into optimizer.param_groups; load_state_dict replaces the dictionaries themselves
-    params: list[Tensor]
-    device: torch.device
-    dtype: torch.dtype
-    momentum: Tensor
-    hessian: Tensor
-    step: Tensor  # int64, on the CPU
-    clipped: Tensor  # number of coordinates clipped in the last step, on the bucket's device
-    noise: Tensor | None = None  # theta - m before rounding to dtype, while exactly one draw is pending
-    product: Tensor | None = None  # sum_s g_s (theta_s - m), while several are
-    at_exit: Tensor | None = None  # p.grad as the last of several draws left it
-
-    def pieces(self, flat: Tensor) -> list[Tensor]:
-        """Views of a flat buffer in the shapes of the parameters."""
-        parts = flat.split_with_sizes([p.numel() for p in self.params])
-        return [part.view(p.shape) for part, p in zip(parts, self.params, strict=True)]
-
-    def means(self) -> Tensor:
-        return torch.cat([p.detach().reshape(-1) for p in self.params])
-
-    def flat_grad(self, grads: list[Tensor | None]) -> Tensor:
-        """Gradients (one per parameter) as one flat buffer in the state's dtype; None counts as zero."""
-        zero = self.momentum.new_zeros(1)
-        parts = [
-            zero.expand(p.numel()) if g is None else g.reshape(-1) for p, g in zip(self.params, grads, strict=True)
-        ]
-        return torch.cat(parts).to(self.momentum.dtype)
+from methods.ivon.state import Bucket, check_hyper, check_state, new_buckets, step_size
 
 
 class IVON(torch.optim.Optimizer):
@@ -147,7 +103,7 @@ class IVON(torch.optim.Optimizer):
     ) -> None:
         if generator is not None and not isinstance(generator, torch.Generator):
             raise ValueError(f"generator must be a torch.Generator or None, got {type(generator).__name__}.")
-        self._buckets: list[_Bucket] = []
+        self.buckets: list[Bucket] = []
         self._draws = 0  # pending: made since the last step or zero_grad
         self._drawing = False
         self._generator = generator
@@ -177,50 +133,15 @@ class IVON(torch.optim.Optimizer):
         super().add_param_group(param_group)
         index = len(self.param_groups) - 1
         try:
-            buckets = self._new_buckets(index)
+            buckets = new_buckets(index, self.param_groups[index])
         except ValueError:
             del self.param_groups[index]
             raise
-        self._buckets.extend(buckets)
+        self.buckets.extend(buckets)
         for bucket in buckets:
             self._publish(bucket)
 
-    def _new_buckets(self, index: int) -> list[_Bucket]:
-        group = self.param_groups[index]
-        by_kind: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        if len({id(p) for p in group["params"]}) < len(group["params"]):
-            raise ValueError(f"Group {index} holds the same parameter twice: pass each parameter once.")
-        for i, p in enumerate(group["params"]):
-            if not p.is_floating_point():
-                raise ValueError(
-                    f"Parameter {i} of group {index} has dtype {p.dtype}, but IVON needs real floating-point "
-                    "parameters: leave it out."
-                )
-            if not p.requires_grad:
-                raise ValueError(
-                    f"Parameter {i} of group {index} does not require gradients, so IVON would perturb but "
-                    "never learn it: pass only the parameters with requires_grad=True."
-                )
-            by_kind.setdefault((p.device, p.dtype), []).append(p)
-        buckets = []
-        for (device, dtype), params in by_kind.items():
-            state_dtype = torch.promote_types(dtype, torch.float32)
-            n = sum(p.numel() for p in params)
-            buckets.append(
-                _Bucket(
-                    group=index,
-                    params=params,
-                    device=device,
-                    dtype=dtype,
-                    momentum=torch.zeros(n, device=device, dtype=state_dtype),
-                    hessian=torch.full((n,), float(group["h0"]), device=device, dtype=state_dtype),
-                    step=torch.zeros((), dtype=torch.int64),
-                    clipped=torch.zeros((), device=device, dtype=torch.int64),
-                )
-            )
-        return buckets
-
-    def _publish(self, bucket: _Bucket) -> None:
+    def _publish(self, bucket: Bucket) -> None:
         """Show the flat buffers as torch's per-parameter state: views, so nothing is ever copied back."""
         momenta, hessians = bucket.pieces(bucket.momentum), bucket.pieces(bucket.hessian)
         for p, momentum, hessian in zip(bucket.params, momenta, hessians, strict=True):
@@ -243,8 +164,13 @@ class IVON(torch.optim.Optimizer):
         """Take over a `state_dict`; pending draws are forgotten. State keeps its own dtype."""
         self._refuse_in_draw("load_state_dict()")
         loaded: list[dict[str, Any]] = []
+
         # Hooks of the caller may replace the dictionary; this one runs after them and sees what is loaded.
-        handle = self.register_load_state_dict_pre_hook(lambda _, given: loaded.append(self._fitting(given)))
+        def check(_: torch.optim.Optimizer, given: dict[str, Any]) -> None:
+            check_state(self.param_groups, given)
+            loaded.append(given)
+
+        handle = self.register_load_state_dict_pre_hook(check)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -253,7 +179,7 @@ class IVON(torch.optim.Optimizer):
         for group, saved in zip(self.param_groups, loaded[0]["param_groups"], strict=True):
             for p, index in zip(group["params"], saved["params"], strict=True):
                 source[p] = loaded[0]["state"][index]
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             momenta, hessians = bucket.pieces(bucket.momentum), bucket.pieces(bucket.hessian)
             for p, momentum, hessian in zip(bucket.params, momenta, hessians, strict=True):
                 momentum.copy_(source[p]["momentum"])
@@ -262,29 +188,6 @@ class IVON(torch.optim.Optimizer):
             bucket.clipped.zero_()
             self._publish(bucket)
         self._forget()
-
-    def _fitting(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """The given state dictionary, checked before anything changes. (torch checks the groups' sizes.)"""
-        fix = "load a state_dict() that IVON wrote for the same parameters in the same groups and order"
-        for number, (group, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
-            missing = [key for key in HYPER if key not in saved]
-            if missing:
-                raise ValueError(f"The saved group {number} has no {', '.join(missing)}: {fix}.")
-            check_hyper(saved)
-            steps: dict[tuple[torch.device, torch.dtype], int] = {}
-            for p, index in zip(group["params"], saved["params"], strict=False):
-                entry = state_dict["state"].get(index, {})
-                if any(key not in entry for key in ("step", "momentum", "hessian")):
-                    raise ValueError(f"The saved state of parameter {index} lacks step, momentum or hessian: {fix}.")
-                if entry["momentum"].shape != p.shape or entry["hessian"].shape != p.shape:
-                    raise ValueError(
-                        f"The saved state of parameter {index} has shape {tuple(entry['momentum'].shape)}, "
-                        f"the parameter {tuple(p.shape)}: {fix}."
-                    )
-                step = int(entry["step"])
-                if steps.setdefault((p.device, p.dtype), step) != step:
-                    raise ValueError(f"The saved step counters within group {number} differ: {fix}.")
-        return state_dict
 
     def __getstate__(self) -> NoReturn:
         raise TypeError(
@@ -304,10 +207,10 @@ class IVON(torch.optim.Optimizer):
         """
         self._refuse_in_draw("sampled()")
         self._check_placement()
-        params = [p for bucket in self._buckets for p in bucket.params]
+        params = [p for bucket in self.buckets for p in bucket.params]
         with torch.no_grad():
-            means = [bucket.means() for bucket in self._buckets]
-            noises = [self._scaled_noise(bucket) for bucket in self._buckets]
+            means = [bucket.means() for bucket in self.buckets]
+            noises = [self._scaled_noise(bucket) for bucket in self.buckets]
         entry = [p.grad for p in params]
         self._drawing = True
         completed = False
@@ -315,7 +218,7 @@ class IVON(torch.optim.Optimizer):
             with torch.no_grad():
                 for p in params:
                     p.grad = None
-                for bucket, noise in zip(self._buckets, noises, strict=True):
+                for bucket, noise in zip(self.buckets, noises, strict=True):
                     torch._foreach_add_(bucket.params, bucket.pieces(noise))
                 torch.clear_autocast_cache()  # autocast keeps low-precision copies of the weights it has seen
             yield
@@ -323,7 +226,7 @@ class IVON(torch.optim.Optimizer):
         finally:
             drawn = [p.grad for p in params]
             with torch.no_grad():
-                for bucket, mean in zip(self._buckets, means, strict=True):
+                for bucket, mean in zip(self.buckets, means, strict=True):
                     torch._foreach_copy_(bucket.params, bucket.pieces(mean))
                 torch.clear_autocast_cache()
             for p, grad in zip(params, entry, strict=True):
@@ -339,7 +242,7 @@ class IVON(torch.optim.Optimizer):
         source = self._generator
         return torch.randn(n, generator=source, device=source.device, dtype=dtype).to(device)
 
-    def _scaled_noise(self, bucket: _Bucket) -> Tensor:
+    def _scaled_noise(self, bucket: Bucket) -> Tensor:
         group = self.param_groups[bucket.group]
         noise = self._noise(bucket.hessian.numel(), bucket.device, bucket.hessian.dtype)
         precision = (bucket.hessian + group["weight_decay"]).mul_(group["ess"])
@@ -354,7 +257,7 @@ class IVON(torch.optim.Optimizer):
         if any(g is not None and g.layout != torch.strided for g in drawn):
             raise RuntimeError("IVON does not support sparse gradients: use dense ones (Embedding(..., sparse=False)).")
         start = 0
-        for bucket, noise in zip(self._buckets, noises, strict=True):
+        for bucket, noise in zip(self.buckets, noises, strict=True):
             grads = drawn[start : start + len(bucket.params)]
             start += len(bucket.params)
             if self._draws == 0:
@@ -377,7 +280,7 @@ class IVON(torch.optim.Optimizer):
                 bucket.at_exit = bucket.flat_grad([p.grad for p in bucket.params])
         self._draws += 1
 
-    def _product(self, bucket: _Bucket, grad: Tensor) -> Tensor:
+    def _product(self, bucket: Bucket, grad: Tensor) -> Tensor:
         """sum_s g_s (theta_s - m) over pending draws, with the edits that led to `grad`, p.grad as it is.
 
         Uses up the noise: the caller replaces or forgets it.
@@ -400,7 +303,7 @@ class IVON(torch.optim.Optimizer):
 
     def _forget(self) -> None:
         self._draws = 0
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             bucket.noise = bucket.product = bucket.at_exit = None
 
     # The step
@@ -417,19 +320,19 @@ class IVON(torch.optim.Optimizer):
             self.zero_grad()
             with self.sampled(), torch.enable_grad():
                 result = closure()
-        if self._draws == 0 or all(p.grad is None for bucket in self._buckets for p in bucket.params):
+        if self._draws == 0 or all(p.grad is None for bucket in self.buckets for p in bucket.params):
             raise RuntimeError(
                 "step() found no draw with gradients: run the forward and backward pass inside "
                 "'with optimizer.sampled():' first, and call zero_grad() after step(), not before it."
             )
         self._check_placement()
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             self._update(bucket)
         self._forget()
         return result
 
     @torch.no_grad()
-    def _update(self, bucket: _Bucket) -> None:
+    def _update(self, bucket: Bucket) -> None:
         group = self.param_groups[bucket.group]
         delta, radius = float(group["weight_decay"]), float(group["clip_radius"])
         rate = 1 - group["beta2"]
@@ -453,7 +356,7 @@ class IVON(torch.optim.Optimizer):
             update.clamp_(-radius, radius)
         else:
             bucket.clipped.zero_()
-        torch._foreach_add_(bucket.params, bucket.pieces(update), alpha=-_step_size(group))
+        torch._foreach_add_(bucket.params, bucket.pieces(update), alpha=-step_size(group))
 
     # What was learned
 
@@ -466,89 +369,6 @@ class IVON(torch.optim.Optimizer):
             for p in group["params"]
         ]
 
-    @torch.no_grad()
-    def diagnostics(self) -> dict[str, float]:
-        """Figures over all coordinates of all groups. (Reading them waits for the device; `step` never does.)
-
-        steps: the largest step counter; mean_variance: mean of v; mean_variance_ratio: that over its value at
-            h = h0;
-        mean_h, min_h; min_precision: smallest h + delta; h_drift_mean, _min, _max: h / h0; clipped_share:
-        share of coordinates clipped in the last step (0 before it).
-        """
-        total = 0
-        sums = dict.fromkeys(("variance", "initial", "h", "drift", "clipped"), 0.0)
-        lows: list[Tensor] = []
-        drifts_low: list[Tensor] = []
-        drifts_high: list[Tensor] = []
-        precisions: list[Tensor] = []
-        for bucket in self._buckets:
-            h, n = bucket.hessian, bucket.hessian.numel()
-            if n == 0:
-                continue
-            group = self.param_groups[bucket.group]
-            delta, ess, h0 = float(group["weight_decay"]), float(group["ess"]), float(group["h0"])
-            total += n
-            h_sum = float(h.sum(dtype=torch.float64))
-            sums["variance"] += float((h + delta).reciprocal_().sum(dtype=torch.float64)) / ess
-            sums["initial"] += n / (ess * (h0 + delta))
-            sums["h"] += h_sum
-            sums["drift"] += h_sum / h0
-            sums["clipped"] += float(bucket.clipped)
-            low, high = (x.double().cpu() for x in torch.aminmax(h))
-            lows.append(low)
-            precisions.append(low + delta)
-            drifts_low.append(low / h0)
-            drifts_high.append(high / h0)
-        if total == 0:
-            raise RuntimeError("diagnostics() has nothing to report: the optimizer holds no coordinates.")
-        return {
-            "steps": float(max(int(bucket.step) for bucket in self._buckets)),
-            "mean_variance": sums["variance"] / total,
-            "mean_variance_ratio": sums["variance"] / sums["initial"],
-            "mean_h": sums["h"] / total,
-            "min_h": float(torch.stack(lows).min()),
-            "min_precision": float(torch.stack(precisions).min()),
-            "h_drift_mean": sums["drift"] / total,
-            "h_drift_min": float(torch.stack(drifts_low).min()),
-            "h_drift_max": float(torch.stack(drifts_high).max()),
-            "clipped_share": sums["clipped"] / total,
-        }
-
-    def warnings(self) -> list[str]:
-        """Sentences on what looks wrong in `diagnostics`, often none. Thresholds: the module's constants."""
-        d = self.diagnostics()
-        found = []
-        finite = all(math.isfinite(d[key]) for key in ("mean_h", "min_h", "h_drift_max"))
-        if not finite or d["min_precision"] <= 0:
-            found.append(
-                f"h is not finite and positive everywhere (mean {d['mean_h']:.3g}, smallest h + weight_decay "
-                f"{d['min_precision']:.3g}): the posterior is not defined. Non-finite gradients reached "
-                "step(), or the training diverged; lower lr or raise ess."
-            )
-        elif not 1 / VARIANCE_DRIFT_FACTOR <= d["mean_variance_ratio"] <= VARIANCE_DRIFT_FACTOR:
-            higher = d["mean_variance_ratio"] < 1
-            found.append(
-                f"The mean posterior variance is {d['mean_variance_ratio']:.3g} times its start, beyond a "
-                f"factor of {VARIANCE_DRIFT_FACTOR:g}: h0 does not suit this problem; "
-                f"{'raise' if higher else 'lower'} it (mean h is {d['mean_h']:.3g})."
-            )
-        if d["clipped_share"] > CLIPPED_SHARE:
-            sizes = [_step_size(g) * float(g["clip_radius"]) for g in self.param_groups if g["clip_radius"] < math.inf]
-            found.append(
-                f"{100 * d['clipped_share']:.1f} % of the coordinates were clipped in the last step: IVON "
-                f"moves like sign momentum with steps of lr * clip_radius (at most {max(sizes):.3g} now). If "
-                "that is not meant, raise clip_radius and lower lr."
-            )
-        low = sorted(
-            {str(bucket.dtype).removeprefix("torch.") for bucket in self._buckets if bucket.dtype in LOW_PRECISION}
-        )
-        if low:
-            found.append(
-                f"The mean of some parameters is kept in {' and '.join(low)}, where small updates round to "
-                "nothing: hold trainable parameters in float32."
-            )
-        return found
-
     # Guards
 
     def _refuse_in_draw(self, what: str) -> None:
@@ -559,7 +379,7 @@ class IVON(torch.optim.Optimizer):
             )
 
     def _check_placement(self) -> None:
-        for bucket in self._buckets:
+        for bucket in self.buckets:
             for p in bucket.params:
                 if p.device != bucket.device or p.dtype != bucket.dtype:
                     raise RuntimeError(
@@ -567,35 +387,3 @@ class IVON(torch.optim.Optimizer):
                         f"{bucket.device} when the optimizer was made: move or convert the model first, then "
                         "make the optimizer."
                     )
-
-
-def _step_size(group: dict[str, Any]) -> float:
-    """The lr that multiplies the clipped step, after `rescale_lr`."""
-    return float(group["lr"]) * (float(group["h0"]) + float(group["weight_decay"]) if group["rescale_lr"] else 1.0)
-
-
-def check_hyper(group: dict[str, Any]) -> None:
-    """Refuse values out of range, with a sentence that says what to give instead."""
-    for name in HYPER:
-        value = group[name]
-        if name == "rescale_lr":
-            if not isinstance(value, bool):
-                raise ValueError(f"rescale_lr must be True or False, got {value!r}.")
-        elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name} must be a Python number, got {type(value).__name__}: convert it with float().")
-    ranges = (
-        ("lr", 0 <= group["lr"] < math.inf, "finite and at least 0, for example 0.03"),
-        (
-            "ess",
-            0 < group["ess"] < math.inf,
-            "finite and above 0, for example the number of training examples",
-        ),
-        ("h0", 0 < group["h0"] < math.inf, "finite and above 0, for example 1e-3"),
-        ("beta1", 0 <= group["beta1"] < 1, "at least 0 and below 1, for example 0.9"),
-        ("beta2", 0 <= group["beta2"] <= 1, "between 0 and 1, for example 1 - 1e-5"),
-        ("weight_decay", 0 <= group["weight_decay"] < math.inf, "finite and at least 0; 0 switches it off"),
-        ("clip_radius", group["clip_radius"] > 0, "above 0; math.inf switches clipping off"),
-    )
-    for name, good, wanted in ranges:
-        if not good:
-            raise ValueError(f"{name} must be {wanted}, got {group[name]!r}.")

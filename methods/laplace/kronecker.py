@@ -3,7 +3,7 @@
 For a parameter W (out, in) the curvature is taken to be G (out, out) x A (in, in), with row-major vec(W): an input
 factor A from what the map reads, an output factor G from the gradients at its output. Martens and Grosse 2015; for
 weights shared over tokens Eschenhagen et al. 2023, arXiv 2311.00636, has two conventions, with x_bt and g_bkt the input
-and output gradient of example b, root k (methods.curvature) and token t, N examples and R = sum_b T_b tokens:
+and output gradient of example b, root k (methods.laplace.curvature) and token t, N examples and R = sum_b T_b tokens:
 
     expand   A = 1/R sum_b sum_t x_bt x_bt^T      G = sum_b sum_k sum_t g_bkt g_bkt^T
     reduce   A = 1/N sum_b m_b m_b^T              G = sum_b sum_k s_bk s_bk^T,   m_b = mean_t x_bt,  s_bk = sum_t g_bkt
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bench.posterior import Params, Posterior, flat_noise, sum_of_squares
 from bench.train.loop import seed_global
-from methods.curvature import Tape, output_gradients
+from methods.laplace.curvature import Tape, output_gradients
 
 CONVENTIONS = ("expand", "reduce")
 

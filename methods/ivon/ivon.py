@@ -11,8 +11,9 @@ from bench.options import fit_option, predict_option
 from bench.posterior import DiagGaussian, Params, Posterior
 from bench.registry import register_method
 from bench.train.loop import FitJob
-from methods.ivon_optimizer import HYPER, check_hyper
-from methods.ivon_optimizer import IVON as Optimizer
+from methods.ivon.diagnostics import diagnostics, warnings
+from methods.ivon.optimizer import IVON as Optimizer
+from methods.ivon.state import HYPER, check_hyper
 
 
 @register_method
@@ -55,9 +56,9 @@ class Ivon(Method):
             rescale_lr=self.rescale_lr,
             generator=job.generator,
         )
-        job.train(optimizer, perturb=optimizer.sampled, draws=self.train_draws, diagnose=optimizer.diagnostics)
-        job.facts.update(optimizer.diagnostics())
-        job.warnings.extend(optimizer.warnings())
+        job.train(optimizer, perturb=optimizer.sampled, draws=self.train_draws, diagnose=lambda: diagnostics(optimizer))
+        job.facts.update(diagnostics(optimizer))
+        job.warnings.extend(warnings(optimizer))
         variance = dict(zip(job.model.params, optimizer.posterior_variance(), strict=True))
         return DiagGaussian(job.model.snapshot(), variance)
 

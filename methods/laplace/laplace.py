@@ -26,8 +26,8 @@ from bench.registry import register_method
 from bench.specs import TrainSpec
 from bench.task import Task
 from bench.train.loop import FitJob
-from methods.curvature import jacobians
-from methods.kronecker import CONVENTIONS, KroneckerGaussian
+from methods.laplace.curvature import jacobians
+from methods.laplace.kronecker import CONVENTIONS, KroneckerGaussian
 
 JITTER = 1e-6  # added to the variance of each logit (PROTOCOL 5)
 
@@ -111,7 +111,7 @@ class LaplaceDiag(Laplace):
     title: ClassVar[str] = "LA (diag)"
 
     def approximate(self, job: FitJob, names: Sequence[str]) -> Posterior:
-        from methods.laplace_torch import Passes, ReadOut, fit_diag
+        from methods.laplace.laplace_torch import Passes, ReadOut, fit_diag
 
         passes = Passes(job.data, job.spec.train.batch_size, job.progress)
         variance, facts = fit_diag(ReadOut(job.model, job.model.params, names), passes, **self._prior())
@@ -124,7 +124,7 @@ class LaplaceDiag(Laplace):
 @register_method
 @dataclass(frozen=True, kw_only=True)
 class LaplaceKfac(Laplace):
-    """Laplace with Kronecker factors: P = G x A + prior I for each adapter matrix (methods.kronecker)."""
+    """Laplace with Kronecker factors: P = G x A + prior I for each adapter matrix (methods.laplace.kronecker)."""
 
     name: ClassVar[str] = "la_kfac"
     title: ClassVar[str] = "LA (KFAC)"
@@ -133,7 +133,7 @@ class LaplaceKfac(Laplace):
     factor_rank: int = fit_option(0, "rank kept of factors wider than it; 0 keeps them whole", least=0)
 
     def approximate(self, job: FitJob, names: Sequence[str]) -> Posterior:
-        from methods.laplace_torch import Passes, ReadOut, fit_kron
+        from methods.laplace.laplace_torch import Passes, ReadOut, fit_kron
 
         passes = Passes(job.data, job.spec.train.batch_size, job.progress)
         read_out = ReadOut(job.model, job.model.params, names, self.factor_rank)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from bench.data.batches import Batch, Encoded
 from bench.posterior import Params
 from bench.process.progress import Progress
-from methods.curvature import Adapted, Tape, diagonal, jacobians, roots
-from methods.kronecker import Decomposed, Factors, Rows
+from methods.laplace.curvature import Adapted, Tape, diagonal, jacobians, roots
+from methods.laplace.kronecker import Decomposed, Factors, Rows
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations in packages that laplace-torch loads
@@ -49,9 +49,10 @@ class ReadOut(nn.Module):
 
 
 class AdapterCurvature(CurvatureInterface):
-    """The exact GGN (= Fisher) of the summed cross-entropy, by methods.curvature. Parameters in the order of ``names``.
+    """The exact GGN (= Fisher) of the summed cross-entropy, by methods.laplace.curvature.
 
-    ``tokens`` and ``examples`` count the whole training set; the Kronecker factors are scaled by them.
+    Parameters come in the order of ``names``. ``tokens`` and ``examples`` count the whole training set; the Kronecker
+    factors are scaled by them.
     """
 
     def __init__(self, model: ReadOut, likelihood: str, convention: str = "expand", tokens: int = 1, examples: int = 1,

@@ -1,0 +1,92 @@
+"""The Laplace methods: options, predictives, and what they store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import compute, plan
+
+from bench.options import make_method
+from bench.posterior import load_posterior
+from bench.process.progress import Progress
+from bench.registry import get_method
+from bench.run.runner import Runner
+from bench.store.store import Store
+from methods.laplace.curvature import jacobians
+from methods.laplace.kronecker import KroneckerGaussian
+from methods.laplace.laplace import last_block
+
+
+def test_the_evidence_is_stored_and_a_fixed_precision_is_kept(tmp_path: Any) -> None:
+    run = plan("la_kfac")
+    facts = compute(run, tmp_path).fit_facts(run.fit)
+    assert facts["seconds"]["train"] == 0 and facts["seconds"]["posterior"] > 0 and facts["steps"] == 0
+    assert facts["diagnostics"]["log_evidence"] < facts["diagnostics"]["log_likelihood"] < 0
+    fixed = plan("la_kfac", la_kfac={"prior_precision": 5.0})
+    posterior = load_posterior(compute(fixed, tmp_path).folder(fixed.fit) / "posterior.safetensors")
+    assert isinstance(posterior, KroneckerGaussian) and float(posterior.prior["precision"]) == 5
+
+
+@pytest.mark.parametrize("name", ["la_kfac", "la_diag"])
+def test_tau_zero_is_adamw_and_ways_to_predict_agree_where_the_posterior_is_narrow(name: str, tmp_path: Any) -> None:
+    base, zero = plan("adamw"), plan(name, **{name: {"tau": 0}})
+    assert (compute(base, tmp_path).predictions(base)["log_probs"] == compute(zero, tmp_path).predictions(zero)[
+        "log_probs"]).all()  # fmt: skip
+    narrow = {"prior_precision": 1e7}
+    ways = [{}, {"link": "probit"}, {"predictive": "sampled"}, {"jacobian_batch": 3}]
+    runs = [plan(name, **{name: {**narrow, **way}}) for way in ways]
+    found = [compute(run, tmp_path).predictions(run)["log_probs"] for run in runs]
+    assert [f.shape[0] for f in found] == [1, 1, 10, 1]
+    for other in found:
+        assert abs(other.mean(0) - found[0][0]).max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["la_kfac", "la_diag"])
+def test_only_the_last_block_is_uncertain_when_asked(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[tuple[str, ...]] = set()
+
+    def noted(model: Any, batch: Any, names: Any) -> Any:
+        asked.add(tuple(names))
+        return jacobians(model, batch, names)
+
+    monkeypatch.setattr("methods.laplace.laplace.jacobians", noted)
+    run = plan(name, **{name: {"subset": "last"}})
+    posterior = compute(run, tmp_path).posterior(run.fit)
+    (draw,) = posterior.draws(1, torch.Generator().manual_seed(0))
+    moved = {n for n, value in draw.items() if not torch.equal(value, posterior.mean[n])}
+    assert moved == set(last_block(list(draw))) and all(".1." in n for n in moved)
+    assert asked == {tuple(last_block(list(draw)))}, "Jacobians of what is known are not taken"
+
+
+def test_a_low_rank_posterior_is_small_and_wider(tmp_path: Any) -> None:
+    runner = Runner(store=Store(tmp_path), log=lambda text: None)
+    sizes, spreads = [], []
+    for rank in (0, 4):
+        run = plan("la_kfac", la_kfac={"factor_rank": rank, "prior_precision": 3.0})
+        posterior = runner.fit(run.fit, Progress())
+        sizes.append((runner.store.folder(run.fit) / "posterior.safetensors").stat().st_size)
+        (draw,) = posterior.draws(1, torch.Generator().manual_seed(0))
+        spreads.append(sum(float((draw[n] - m).square().sum()) for n, m in posterior.mean.items()))
+    assert sizes[1] < sizes[0] / 2 and spreads[1] > spreads[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"convention": "expnd"}, "Did you mean 'expand'"),
+        ({"link": "probt"}, "Did you mean 'probit'"),
+        ({"tau": -1}, "la_kfac.tau is -1.0: give at least 0"),
+        ({"draws": 0}, "at least 1"),
+        ({"factor_rank": -1}, "la_kfac.factor_rank is -1: give at least 0"),
+    ],
+)
+def test_wrong_options_get_a_sentence(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make_method(get_method("la_kfac"), values)
+
+
+def test_names_without_blocks_have_no_last_block() -> None:
+    with pytest.raises(ValueError, match="no block numbers"):
+        last_block(["head.lora_A.weight"])
