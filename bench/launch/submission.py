@@ -191,6 +191,7 @@ def _pack_job(job: Job) -> dict[str, Any]:
         "device": job.device,
         "threads": job.threads,
         "eval_every": job.eval_every,
+        "graphs": job.graphs,
         "checkpoint_seconds": job.checkpoint_seconds,
         "claim_seconds": job.claim_seconds,
         "plugins": list(job.plugins),
@@ -208,5 +209,6 @@ def _unpack_job(data: Any, runs: Path) -> Job:
         source=DataSource(paths["data_dir"], data["allow_partial"]),
         model_path=paths["model_path"],
         plugins=tuple(data["plugins"]),
+        graphs=data.get("graphs", False),  # earlier submissions do not have it
         **{name: data[name] for name in rest},
     )

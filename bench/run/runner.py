@@ -45,6 +45,7 @@ class Runner:
         model_path: folder of a local model, or None.
         device: where to compute.
         eval_every: steps between mid-run evaluations (0: none). It changes nothing but the trace.
+        graphs: train with CUDA graphs (bench.train.graphs). Same results up to rounding.
         checkpoint_seconds: least time between checkpoints.
         log: takes one line of text for the user.
         worker: who computes, for claims and records.
@@ -57,6 +58,7 @@ class Runner:
     model_path: Path | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     eval_every: int = 0
+    graphs: bool = False
     checkpoint_seconds: float = 30.0
     log: Callable[[str], None] = print
     worker: Worker = dataclasses.field(default_factory=Worker)
@@ -155,6 +157,7 @@ class Runner:
             progress=progress,
             watch=self._watched(spec, method, held, load),
             eval_every=self.eval_every,
+            graphs=self.graphs,
         )
         if method.uses_model:  # loading and tokenising are no method's cost
             job.make_ready()

@@ -30,6 +30,7 @@ class Job:
     device: str = "auto"
     threads: int = 1
     eval_every: int = 0
+    graphs: bool = False
     checkpoint_seconds: float = 30.0
     claim_seconds: float = SECONDS
     plugins: tuple[str, ...] = ()
@@ -59,12 +60,15 @@ def make_runner(
                 f"--device {device}: torch sees {count} GPU(s) here. Give --device cpu or auto, or a lower number, or "
                 "see to the driver and to a CUDA build of torch."
             )
+    if job.graphs and torch.device(device).type != "cuda":
+        raise ValueError(f"--graphs records CUDA graphs, and the device is {device}: leave it out.")
     return Runner(
         store=Store(job.runs),
         source=job.source,
         model_path=job.model_path,
         device=torch.device(device),
         eval_every=job.eval_every,
+        graphs=job.graphs,
         checkpoint_seconds=job.checkpoint_seconds,
         claim_seconds=job.claim_seconds,
         log=log,

@@ -27,6 +27,7 @@ from bench.posterior import Params, Posterior
 from bench.process.progress import Progress
 from bench.process.stop import Stopped
 from bench.specs import FitSpec, digest, key, seed_for
+from bench.train.graphs import CudaRecorder, GraphedLoss
 from bench.train.tree import load_tree, save_tree
 
 TRACE_POINTS = 100  # losses kept per training, evenly spaced
@@ -164,6 +165,7 @@ class FitJob:
     progress: Progress = dataclasses.field(default_factory=Progress)
     watch: Encoded | None = None  # examples for mid-run evaluation
     eval_every: int = 0  # steps between mid-run evaluations; 0 for none
+    graphs: bool = False  # replay forward and backward passes as CUDA graphs, where a step is one pass of the loss
     generator: torch.Generator = dataclasses.field(default_factory=torch.Generator)
     trace: list[dict[str, float]] = dataclasses.field(default_factory=list)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -249,6 +251,9 @@ class FitJob:
         self.progress.start("train", settings.steps, done=start)
         if start == 0:
             self._evaluate(0, clock, mean)
+        graphed = None
+        if self.graphs and draws == settings.micro_batches == 1 and loss is None:
+            graphed = GraphedLoss(objective, parameters, CudaRecorder())
         clock.start()
         with self.model.dropout():
             for step in range(start, settings.steps):
@@ -262,6 +267,9 @@ class FitJob:
                 batch = next(batches)
                 for _ in range(draws):
                     with perturb():
+                        if graphed is not None:
+                            running = running + graphed(batch)
+                            continue
                         for piece in batch.split(settings.micro_batches):
                             value = objective(piece) * (len(piece) / (len(batch) * draws))
                             value.backward()  # type: ignore[no-untyped-call]
@@ -293,6 +301,8 @@ class FitJob:
                     saved_at = time.monotonic()
                     clock.start()
         self.train_seconds += clock.stop()
+        if graphed is not None:
+            self.facts["graphs"] = len(graphed)
         self.progress.finish()
         self.train_ended = time.perf_counter()
 
