@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from bench.registry import register_task
 from bench.task import LETTERS, Example, MalformedRow, Row, Task
 from tasks.prompts import choose_sentence
@@ -13,11 +10,11 @@ from tasks.prompts import choose_sentence
 class Arc(Task):
     """Only rows with four options are kept; labels, A-D or 1-4, are mapped by position."""
 
-    source: ClassVar[str] = "allenai/ai2_arc"
-    revision: ClassVar[str] = "210d026faf9955653af8916fad021475a3f00453"
-    licence: ClassVar[str] = "CC BY-SA 4.0"
-    citation: ClassVar[str] = "Clark et al. 2018, arXiv 1803.05457"
-    answers: ClassVar[tuple[str, ...]] = LETTERS[:4]
+    source = "allenai/ai2_arc"
+    revision = "210d026faf9955653af8916fad021475a3f00453"
+    licence = "CC BY-SA 4.0"
+    citation = "Clark et al. 2018, arXiv 1803.05457"
+    answers = LETTERS[:4]
 
     def example(self, row: Row) -> Example | None:
         question, options, labels = row.text("question"), row.texts("choices", "text"), row.labels("choices")
@@ -31,15 +28,15 @@ class Arc(Task):
 
 @register_task
 class ArcChallenge(Arc):
-    name: ClassVar[str] = "arc_c"
-    title: ClassVar[str] = "ARC-C"
-    config: ClassVar[str | None] = "ARC-Challenge"
-    rows: ClassVar[Mapping[str, int]] = {"train": 1119, "validation": 299, "test": 1172}
+    name = "arc_c"
+    title = "ARC-C"
+    config = "ARC-Challenge"
+    rows = {"train": 1119, "validation": 299, "test": 1172}
 
 
 @register_task
 class ArcEasy(Arc):
-    name: ClassVar[str] = "arc_e"
-    title: ClassVar[str] = "ARC-E"
-    config: ClassVar[str | None] = "ARC-Easy"
-    rows: ClassVar[Mapping[str, int]] = {"train": 2251, "validation": 570, "test": 2376}
+    name = "arc_e"
+    title = "ARC-E"
+    config = "ARC-Easy"
+    rows = {"train": 2251, "validation": 570, "test": 2376}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from bench.registry import register_task
 from bench.task import Example, Row, Task
 
@@ -13,15 +10,15 @@ from bench.task import Example, Row, Task
 class BoolQ(Task):
     """The official test split is unlabelled, so validation is what is reported. The prompt has no answer cue."""
 
-    name: ClassVar[str] = "boolq"
-    title: ClassVar[str] = "BoolQ"
-    source: ClassVar[str] = "aps/super_glue"
-    config: ClassVar[str | None] = "boolq"
-    revision: ClassVar[str] = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
-    licence: ClassVar[str] = "CC BY-SA 3.0"
-    citation: ClassVar[str] = "Clark et al. 2019, arXiv 1905.10044; Wang et al. 2019, arXiv 1905.00537"
-    answers: ClassVar[tuple[str, ...]] = ("False", "True")
-    rows: ClassVar[Mapping[str, int]] = {"train": 9427, "validation": 3270}
+    name = "boolq"
+    title = "BoolQ"
+    source = "aps/super_glue"
+    config = "boolq"
+    revision = "3de24cf8022e94f4ee4b9d55a6f539891524d646"
+    licence = "CC BY-SA 3.0"
+    citation = "Clark et al. 2019, arXiv 1905.10044; Wang et al. 2019, arXiv 1905.00537"
+    answers = ("False", "True")
+    rows = {"train": 9427, "validation": 3270}
 
     def example(self, row: Row) -> Example:
         question, passage = row.text("question"), row.text("passage")

@@ -5,9 +5,6 @@ The field evaluates on the 4-answer prompt that it trained on; so does the suite
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from bench.registry import register_task
 from bench.task import LETTERS, Example, MalformedRow, Row, Task
 from tasks.prompts import choose_sentence
@@ -16,11 +13,11 @@ from tasks.prompts import choose_sentence
 class CollegeSubject(Task):
     """The test split of one subject; ``answer`` counts from 0."""
 
-    source: ClassVar[str] = "cais/mmlu"
-    revision: ClassVar[str] = "c30699e8356da336a370243923dbaf21066bb9fe"
-    licence: ClassVar[str] = "MIT"
-    citation: ClassVar[str] = "Hendrycks et al. 2021, arXiv 2009.03300"
-    answers: ClassVar[tuple[str, ...]] = LETTERS[:4]
+    source = "cais/mmlu"
+    revision = "c30699e8356da336a370243923dbaf21066bb9fe"
+    licence = "MIT"
+    citation = "Hendrycks et al. 2021, arXiv 2009.03300"
+    answers = LETTERS[:4]
 
     def example(self, row: Row) -> Example:
         options = row.options("choices")
@@ -31,39 +28,39 @@ class CollegeSubject(Task):
 
 @register_task
 class CollegeBiology(CollegeSubject):
-    name: ClassVar[str] = "mmlu_college_biology"
-    title: ClassVar[str] = "MMLU-Bio"
-    config: ClassVar[str | None] = "college_biology"
-    rows: ClassVar[Mapping[str, int]] = {"test": 144}
+    name = "mmlu_college_biology"
+    title = "MMLU-Bio"
+    config = "college_biology"
+    rows = {"test": 144}
 
 
 @register_task
 class CollegeChemistry(CollegeSubject):
-    name: ClassVar[str] = "mmlu_college_chemistry"
-    title: ClassVar[str] = "MMLU-Chem"
-    config: ClassVar[str | None] = "college_chemistry"
-    rows: ClassVar[Mapping[str, int]] = {"test": 100}
+    name = "mmlu_college_chemistry"
+    title = "MMLU-Chem"
+    config = "college_chemistry"
+    rows = {"test": 100}
 
 
 @register_task
 class CollegeComputerScience(CollegeSubject):
-    name: ClassVar[str] = "mmlu_college_computer_science"
-    title: ClassVar[str] = "MMLU-CS"
-    config: ClassVar[str | None] = "college_computer_science"
-    rows: ClassVar[Mapping[str, int]] = {"test": 100}
+    name = "mmlu_college_computer_science"
+    title = "MMLU-CS"
+    config = "college_computer_science"
+    rows = {"test": 100}
 
 
 @register_task
 class CollegeMathematics(CollegeSubject):
-    name: ClassVar[str] = "mmlu_college_mathematics"
-    title: ClassVar[str] = "MMLU-Math"
-    config: ClassVar[str | None] = "college_mathematics"
-    rows: ClassVar[Mapping[str, int]] = {"test": 100}
+    name = "mmlu_college_mathematics"
+    title = "MMLU-Math"
+    config = "college_mathematics"
+    rows = {"test": 100}
 
 
 @register_task
 class CollegePhysics(CollegeSubject):
-    name: ClassVar[str] = "mmlu_college_physics"
-    title: ClassVar[str] = "MMLU-Phys"
-    config: ClassVar[str | None] = "college_physics"
-    rows: ClassVar[Mapping[str, int]] = {"test": 102}
+    name = "mmlu_college_physics"
+    title = "MMLU-Phys"
+    config = "college_physics"
+    rows = {"test": 102}

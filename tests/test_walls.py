@@ -55,7 +55,7 @@ def test_imports_run_one_way(file: Path) -> None:
         ("transformers", {"bench/model/choice_model.py"}),
         ("peft", {"bench/model/choice_model.py"}),
         ("bitsandbytes", {"bench/model/choice_model.py"}),
-        ("datasets", {"bench/data/splits.py"}),
+        ("datasets", {"bench/data/rows.py"}),
         ("laplace", {"methods/laplace/laplace_torch.py"}),
         ("plotly", {"analysis/page/write.py"}),
         ("jinja2", {"analysis/page/write.py"}),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bench.data.splits import DataSource, load_split
 from bench.model.choice_model import load_model
+from bench.registry import get_task
 from bench.specs import ModelSpec
 from methods.laplace.laplace_torch import AdapterCurvature, ReadOut
 
@@ -48,7 +49,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model = load_model(ModelSpec(), None, torch.device("cpu"))
     model.prepare(("A", "B", "C", "D"), seed=1)
-    data = model.encode(load_split("notes_four", "train", DataSource()).examples[: options.batch], 320)
+    data = model.encode(load_split(get_task("notes_four"), "train", DataSource()).examples[: options.batch], 320)
     batch = data.batch(range(options.batch))
     mapping: Any = {name: getattr(batch, name) for name in FIELDS}
     ours = AdapterCurvature(ReadOut(model, model.params, list(model.params)), "classification")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.registry import get_task
+from bench.data.rows import Content, Origin, find_rows
 from bench.specs import DataSpec, canonical, digest
 from bench.task import Example, MalformedRow, Row, Task, as_text
+
+CACHED_SPLITS = 64  # kept in memory, of all tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,31 +52,50 @@ class Split:
         return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
-def load_split(task_name: str, split: str, source: DataSource) -> Split:
+def load_split(task: Task, split: str, source: DataSource) -> Split:
     """The examples of a split, every row checked.
+
+    A local file is read at every call, and checked again where its content has changed; the rows of the hub and those
+    that a task makes itself are read once in a process.
 
     Raises:
         LookupError: the task has no such labelled split.
         FileNotFoundError: the rows are not where ``source`` says.
         ValueError: wrong number of rows, or a malformed row (file, row number and field are named).
     """
-    task = get_task(task_name)
     if split not in task.rows:
         raise LookupError(
             f"Task '{task.name}' has no labelled split '{split}': it has {', '.join(task.rows)}. "
             "Choose another split or protocol."
         )
-    return _load(task_name, split, source)
+    content = find_rows(task, split, source.data_dir)
+    known = (type(task), split, content.origin, content.digest)
+    loaded = _loaded.get(known)
+    if loaded is None:
+        loaded = _check_rows(task, split, content)
+        if len(_loaded) >= CACHED_SPLITS:
+            del _loaded[next(iter(_loaded))]
+        _loaded[known] = loaded
+    if loaded.rows > loaded.official or (loaded.rows < loaded.official and not source.allow_partial):
+        raise ValueError(
+            f"{content.name} has {loaded.rows} rows; the official {split} split of '{task.name}' has "
+            f"{loaded.official}. "
+            + (
+                "Fetch the whole split, or accept it with --allow-partial-data (the record will say so)."
+                if loaded.rows < loaded.official
+                else "It is not the dataset that the task pins: fetch it again."
+            )
+        )
+    if not loaded.examples:
+        raise ValueError(f"{content.name}: no row of {loaded.rows} could be used. Is it the right dataset?")
+    return loaded
 
 
-@functools.lru_cache(maxsize=64)
-def _load(task_name: str, split: str, source: DataSource) -> Split:
-    task = get_task(task_name)
-    generated = task.generate(split)
-    if generated is not None:
-        rows, file = list(generated), f"{task.name}/{split}"
-    else:
-        rows, file = _read(task, split, source)
+_loaded: dict[tuple[type[Task], str, Origin, str], Split] = {}  # by what was read, oldest first
+
+
+def _check_rows(task: Task, split: str, content: Content) -> Split:
+    rows = content.parse()
     examples = []
     for number, row in enumerate(rows):
         try:
@@ -83,25 +103,15 @@ def _load(task_name: str, split: str, source: DataSource) -> Split:
             if example is not None:
                 examples.append(_checked(example, f"{split}/{number}", len(task.answers)))
         except MalformedRow as error:
-            raise ValueError(f"{file}, row {number}: {error}. Mend that row or fetch the data again.") from error
+            raise ValueError(
+                f"{content.name}, row {number}: {error}. Correct that row or fetch the data again."
+            ) from error
         except Exception as error:  # of any kind: example() is the task author's, and the row is what they look for
             raise ValueError(
-                f"{file}, row {number}: {type(error).__name__}: {error}, in {type(task).__qualname__}.example: mend "
-                "that method, or the row."
+                f"{content.name}, row {number}: {type(error).__name__}: {error}, in {type(task).__qualname__}.example: "
+                "correct that method, or the row."
             ) from error
-    official = task.rows[split]
-    if len(rows) > official or (len(rows) < official and not source.allow_partial):
-        raise ValueError(
-            f"{file} has {len(rows)} rows; the official {split} split of '{task.name}' has {official}. "
-            + (
-                "Fetch the whole split, or accept it with --allow-partial-data (the record will say so)."
-                if len(rows) < official
-                else "It is not the dataset that the task pins: fetch it again."
-            )
-        )
-    if not examples:
-        raise ValueError(f"{file}: no row of {len(rows)} could be used. Is it the right dataset?")
-    return Split(tuple(examples), len(rows), official)
+    return Split(tuple(examples), len(rows), task.rows[split])
 
 
 def _checked(example: Any, name: str, answers: int) -> Example:
@@ -127,48 +137,14 @@ def _checked(example: Any, name: str, answers: int) -> Example:
     return dataclasses.replace(example, id=name, label=label)
 
 
-def _read(task: Task, split: str, source: DataSource) -> tuple[list[Mapping[str, Any]], str]:
-    """The raw rows of a split and the name to call them by in messages."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    if source.data_dir is None:
-        name = f"{task.source} ({task.config or 'default'}, {split})"
-        try:
-            table = datasets.load_dataset(task.source, task.config, revision=task.revision, split=split)
-        except Exception as error:  # the hub client raises many kinds; all of them mean the same to the user
-            raise FileNotFoundError(
-                f"{name} could not be loaded from the hub at revision {task.revision[:12]} "
-                f"({type(error).__name__}: {error}). Offline, give a local mirror with --data-dir DIR."
-            ) from error
-        return list(table), name
-    folder = source.data_dir.joinpath(*task.source.split("/"))
-    where = folder / (task.config or "")
-    files = sorted(where.glob(f"{split}-*.parquet")) or sorted(where.glob(f"{split}.parquet"))
-    if not files:
-        raise FileNotFoundError(
-            f"There is no {split}-*.parquet in {where}. --data-dir expects the hub's layout: "
-            f"DIR/{task.source}/{task.config or ''}".rstrip("/")
-            + f"/{split}-00000-of-00001.parquet."
-        )
-    name = str(files[0]) if len(files) == 1 else str(where / f"{split}-*.parquet")
-    try:
-        # this split's files only: another one that is damaged is no concern of this run
-        table = datasets.load_dataset("parquet", data_files={split: [str(file) for file in files]}, split=split)
-    except Exception as error:
-        raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}): fetch it again.") from error
-    return list(table), name
-
-
-def data_spec(task_name: str, source: DataSource) -> DataSpec:
+def data_spec(task: Task, source: DataSource) -> DataSpec:
     """The identity of a task's data. Rows are only read when a partial split was allowed, to see whether one is."""
-    task = get_task(task_name)
     revision = task.revision
     if source.allow_partial:
         partial = []
         for split in task.rows:
             try:
-                loaded = load_split(task_name, split, source)
+                loaded = load_split(task, split, source)
             except FileNotFoundError:
                 continue  # a split that is not there is missed when it is needed
             if loaded.rows < loaded.official:

@@ -59,7 +59,7 @@ def plan_run(
         )
     train = train_for(settings, task_name)
     method = method_for(settings, method_name, task_name)
-    data = data_spec(task_name, source)
+    data = data_spec(task, source)
     blank = FitSpec(
         method="",
         version=0,
@@ -82,7 +82,7 @@ def plan_run(
         method=method.name,
         version=method.version,
         options=options_of(method, "predict"),
-        data=data_spec(scored.name, source),
+        data=data_spec(scored, source),
         split=HOLDOUT if tune_share else splits_for(protocol, scored).reported,
         batch_size=batch_size,
         protocol=protocol,

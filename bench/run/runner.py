@@ -133,7 +133,7 @@ class Runner:
 
     def _train(self, spec: FitSpec, starts: tuple[Posterior, ...], progress: Progress) -> None:
         method = make_method(get_method(spec.method), spec.options)
-        train = load_split(spec.data.task, "train", self.source)
+        train = load_split(get_task(spec.data.task), "train", self.source)
         kept, held = split_holdout(train.examples, spec.holdout, seed_for(spec, "holdout"))
         load = self._prepared(spec)
         name = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
@@ -200,8 +200,8 @@ class Runner:
         """
         share, seed = spec.bases[0].holdout, seed_for(spec, "holdout")
         if share == spec.holdout:
-            return load_split(spec.data.task, "validation", self.source).examples
-        train = load_split(spec.data.task, "train", self.source).examples
+            return load_split(get_task(spec.data.task), "validation", self.source).examples
+        train = load_split(get_task(spec.data.task), "train", self.source).examples
         left, scored = (split_holdout(train, part, seed)[1] for part in (share, spec.holdout))
         taken = {example.id for example in scored}
         return tuple(example for example in left if example.id not in taken)
@@ -214,7 +214,7 @@ class Runner:
             return None
         examples = held
         if not held and "validation" in get_task(spec.data.task).rows:
-            examples = load_split(spec.data.task, "validation", self.source).examples
+            examples = load_split(get_task(spec.data.task), "validation", self.source).examples
         return load().encode(examples, spec.train.max_length) if examples else None
 
     def _readable(self, run: RunSpec) -> tuple[Split, Encoded | None]:
@@ -301,9 +301,9 @@ class Runner:
     def _examples(self, run: RunSpec) -> tuple[tuple[Any, ...], Split]:
         """The examples a run is scored on, and the split they come from."""
         if run.split != HOLDOUT:
-            split = load_split(run.data.task, run.split, self.source)
+            split = load_split(get_task(run.data.task), run.split, self.source)
             return split.examples, split
-        split = load_split(run.data.task, "train", self.source)
+        split = load_split(get_task(run.data.task), "train", self.source)
         held = split_holdout(split.examples, run.fit.holdout, seed_for(run.fit, "holdout"))[1]
         return held, split
 

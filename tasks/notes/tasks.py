@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from bench.registry import register_task
@@ -16,10 +16,10 @@ class Notes(Task):
     """Rows are drawn from the generator with a seed of their split: the same rows on every machine."""
 
     asks: ClassVar[NoteTask]
-    source: ClassVar[str] = "generated"
-    revision: ClassVar[str] = "notes-2"
-    licence: ClassVar[str] = "Apache-2.0"
-    rows: ClassVar[Mapping[str, int]] = {"train": 256, "validation": 256, "test": 1000}
+    source = "generated"
+    revision = "notes-2"
+    licence = "Apache-2.0"
+    rows = {"train": 256, "validation": 256, "test": 1000}
 
     @property
     def exact(self) -> bool:
@@ -38,23 +38,23 @@ class Notes(Task):
 
 @register_task
 class NotesTwo(Notes):
-    name: ClassVar[str] = "notes_two"
-    title: ClassVar[str] = "Notes-2"
-    asks: ClassVar[NoteTask] = NOTES_TWO
-    answers: ClassVar[tuple[str, ...]] = LETTERS[:2]
+    name = "notes_two"
+    title = "Notes-2"
+    asks = NOTES_TWO
+    answers = LETTERS[:2]
 
 
 @register_task
 class NotesFour(Notes):
-    name: ClassVar[str] = "notes_four"
-    title: ClassVar[str] = "Notes-4"
-    asks: ClassVar[NoteTask] = NOTES_FOUR
-    answers: ClassVar[tuple[str, ...]] = LETTERS[:4]
+    name = "notes_four"
+    title = "Notes-4"
+    asks = NOTES_FOUR
+    answers = LETTERS[:4]
 
 
 @register_task
 class NotesBool(Notes):
-    name: ClassVar[str] = "notes_bool"
-    title: ClassVar[str] = "Notes-TF"
-    asks: ClassVar[NoteTask] = NOTES_BOOL
-    answers: ClassVar[tuple[str, ...]] = ("False", "True")
+    name = "notes_bool"
+    title = "Notes-TF"
+    asks = NOTES_BOOL
+    answers = ("False", "True")

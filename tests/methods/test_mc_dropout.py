@@ -44,7 +44,7 @@ def test_a_mask_is_the_dropout_of_the_adapters_input_with_the_mask_held() -> Non
     generator = torch.Generator().manual_seed(4)
     params = {name: torch.randn(p.shape, generator=generator) * 0.1 for name, p in model.params.items()}
     draw = masked(params, 0.1, torch.Generator().manual_seed(5))
-    examples = load_split("notes_four", "validation", DataSource()).examples[:6]
+    examples = load_split(get_task("notes_four"), "validation", DataSource()).examples[:6]
     batch = model.encode(examples, 320).batch(range(6))
 
     class Held(nn.Module):

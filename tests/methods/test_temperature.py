@@ -52,7 +52,7 @@ def test_the_stored_one_is_the_optimum_on_the_tuning_examples_and_divides_the_lo
     assert isinstance(posterior, ScaledPoint)
     model = load_model(run.fit.model, None, torch.device("cpu"))
     model.prepare(get_task("notes_four").answers, 0)
-    encoded = model.encode(load_split("notes_four", "validation", DataSource()).examples, 320)
+    encoded = model.encode(load_split(get_task("notes_four"), "validation", DataSource()).examples, 320)
     with model.assign(posterior.mean), torch.no_grad():
         batch = encoded.batch(range(len(encoded)))
         logits = model.logits(batch)
@@ -83,13 +83,13 @@ def test_is_fitted_on_what_is_neither_trained_on_nor_scored(
     assert (fit.holdout, fit.bases[0].holdout) == (own, base)
     runner = Runner(store=Store(tmp_path))
     tuned = {example.id for example in runner._tuning(fit)}
-    train = load_split(task, "train", DataSource()).examples
+    train = load_split(get_task(task), "train", DataSource()).examples
     trained, _ = split_holdout(train, base, seed_for(fit.bases[0], "holdout"))
     scored, _ = runner._examples(run)
     assert len(tuned) == count
     assert not tuned & {example.id for example in trained}
     assert not tuned & {example.id for example in scored}
-    reported = load_split(task, splits_for(protocol, get_task(task)).reported, DataSource()).examples
+    reported = load_split(get_task(task), splits_for(protocol, get_task(task)).reported, DataSource()).examples
     assert not tuned & {example.id for example in reported}
 
 

@@ -23,7 +23,7 @@ def test_predicts_what_the_bare_base_predicts(tmp_path: Path) -> None:
     model = load_model(run.fit.model, None, torch.device("cpu"))
     task = get_task("notes_four")
     model.prepare(task.answers, 9)
-    examples = load_split("notes_four", "validation", DataSource()).examples
+    examples = load_split(get_task("notes_four"), "validation", DataSource()).examples
     with torch.no_grad():
         for parameter in model.params.values():
             parameter.normal_()

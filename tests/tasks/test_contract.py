@@ -76,7 +76,7 @@ def test_an_instance_has_the_metadata_of_its_class_and_no_state(name: str) -> No
 @pytest.mark.parametrize("name", TASKS)
 def test_the_identity_of_complete_data_is_name_version_and_revision(name: str) -> None:
     task = get_task(name)
-    spec = data_spec(name, DataSource())  # reads nothing
+    spec = data_spec(get_task(name), DataSource())  # reads nothing
     assert (spec.task, spec.version, spec.revision) == (name, task.version, task.revision)
 
 
@@ -157,7 +157,7 @@ def test_a_rendered_task_shows_its_rows_and_licence(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "split"), splits(GENERATED))
 def test_ids_are_the_split_and_the_row_and_every_row_is_kept(name: str, split: str) -> None:
-    loaded = load_split(name, split, DataSource())
+    loaded = load_split(get_task(name), split, DataSource())
     assert [e.id for e in loaded.examples] == [f"{split}/{n}" for n in range(get_task(name).rows[split])]
     assert loaded.facts["dropped"] == 0
 
@@ -169,18 +169,20 @@ def test_the_same_rows_are_drawn_whatever_else_was_drawn_before(name: str, split
     random.seed(0)
     assert list(get_task(name).generate(split) or []) == first
     prompts = [task.example(Row(row)) for row in first]
-    assert [e.prompt for e in prompts if e] == [e.prompt for e in load_split(name, split, DataSource()).examples]
+    assert [e.prompt for e in prompts if e] == [
+        e.prompt for e in load_split(get_task(name), split, DataSource()).examples
+    ]
 
 
 @pytest.mark.parametrize(("name", "split"), splits(GENERATED))
 def test_labels_are_answers_and_all_answers_occur(name: str, split: str) -> None:
-    labels = [e.label for e in load_split(name, split, DataSource()).examples]
+    labels = [e.label for e in load_split(get_task(name), split, DataSource()).examples]
     assert set(labels) == set(range(len(get_task(name).answers)))
 
 
 @pytest.mark.parametrize(("name", "split"), splits(EXACT))
 def test_the_truth_of_every_example_is_a_distribution_over_the_answers(name: str, split: str) -> None:
-    for example in load_split(name, split, DataSource()).examples:
+    for example in load_split(get_task(name), split, DataSource()).examples:
         assert example.truth is not None
         assert len(example.truth) == len(get_task(name).answers)
         assert all(0 < p <= 1 for p in example.truth)  # never 0: its logarithm is scored
@@ -190,7 +192,7 @@ def test_the_truth_of_every_example_is_a_distribution_over_the_answers(name: str
 @pytest.mark.parametrize(("name", "split"), splits(EXACT))
 def test_labels_fall_as_often_as_the_truth_says(name: str, split: str) -> None:
     """sum_n ([y_n = c] - p_nc) has mean 0 and variance sum_n p_nc (1 - p_nc) if the truth is the truth."""
-    examples = load_split(name, split, DataSource()).examples
+    examples = load_split(get_task(name), split, DataSource()).examples
     for answer in range(len(get_task(name).answers)):
         expected = [e.truth[answer] for e in examples if e.truth]
         hits = sum(e.label == answer for e in examples)
@@ -200,7 +202,7 @@ def test_labels_fall_as_often_as_the_truth_says(name: str, split: str) -> None:
 
 @pytest.mark.parametrize("name", NOTES)
 def test_the_truth_is_as_right_as_it_says_where_it_is_sure_and_where_it_is_not(name: str) -> None:
-    examples = load_split(name, "test", DataSource()).examples
+    examples = load_split(get_task(name), "test", DataSource()).examples
     ranked = sorted(examples, key=lambda e: max(e.truth or ()))
     size = len(ranked) // 3
     for third in (ranked[:size], ranked[size : 2 * size], ranked[2 * size :]):
@@ -234,7 +236,7 @@ def test_the_truth_follows_bayes_rule_on_the_words_of_the_note(name: str) -> Non
 
 @pytest.mark.parametrize("name", EXACT)
 def test_no_prompt_stands_in_two_splits_or_twice_in_one(name: str) -> None:
-    loaded = [load_split(name, split, DataSource()).examples for split in get_task(name).rows]
+    loaded = [load_split(get_task(name), split, DataSource()).examples for split in get_task(name).rows]
     prompts = [e.prompt for examples in loaded for e in examples]
     assert len(set(prompts)) == len(prompts) == sum(get_task(name).rows.values())
 
@@ -261,5 +263,5 @@ PROMPT_FORMS = {
 
 @pytest.mark.parametrize("name", PROMPT_FORMS)
 def test_the_synthetic_prompts_have_the_form_of_the_real_ones(name: str) -> None:
-    for example in load_split(name, "train", DataSource()).examples:
+    for example in load_split(get_task(name), "train", DataSource()).examples:
         assert re.fullmatch(PROMPT_FORMS[name], example.prompt)

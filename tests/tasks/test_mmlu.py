@@ -70,7 +70,7 @@ def test_malformed_rows_are_named(changes: dict[str, Any], sentence: str) -> Non
 
 @pytest.mark.parametrize("subject", COUNTS)
 def test_the_official_rows_are_read(real_data: Path, subject: str) -> None:
-    split = load_split(f"mmlu_college_{subject}", "test", DataSource(real_data))
+    split = load_split(get_task(f"mmlu_college_{subject}"), "test", DataSource(real_data))
     assert split.facts["kept"] == split.rows == COUNTS[subject]
 
 

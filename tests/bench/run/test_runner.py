@@ -18,7 +18,7 @@ from bench.method import PredictJob
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.plan.runs import count_fits, families, missing
 from bench.posterior import DiagGaussian, Point
-from bench.registry import get_method
+from bench.registry import get_method, get_task
 from bench.run.provenance import PeakMemory
 from bench.run.runner import Runner
 from bench.run.worker import FAILED, HELD, Job, record_failure, work
@@ -243,7 +243,7 @@ def test_a_prompt_that_does_not_fit_is_found_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = plan("adamw")
-    scored = load_split("notes_two", run.split, DataSource()).examples
+    scored = load_split(get_task("notes_two"), run.split, DataSource()).examples
     encode = ChoiceModel.encode
 
     def narrow(self: ChoiceModel, examples: Any, max_length: int) -> Any:
