@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bench.data.protocol import CLEAN_SHARE, HOLDOUT, splits_for
 from bench.data.splits import DataSource, data_spec
 from bench.errors import BrokenPlugin
 from bench.method import Method
 from bench.options import options_of
-from bench.plan.protocol import CLEAN_SHARE, HOLDOUT, splits_for
 from bench.plan.settings import lora_for, method_for, train_for
 from bench.registry import get_method, get_task
 from bench.specs import MEMBER, Family, FitSpec, ModelSpec, RunSpec, key

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from bench.data.batches import Encoded
+from bench.data.protocol import HOLDOUT
 from bench.data.splits import DataSource, Split, load_split, split_holdout
 from bench.method import Method, PredictJob
 from bench.metrics import nll, score
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.options import make_method
-from bench.plan.protocol import HOLDOUT
 from bench.posterior import Posterior
 from bench.process.claim import SECONDS, Claim, Lost, Worker, claim, mentioned
 from bench.process.progress import FamilyProgress, Progress

@@ -12,9 +12,9 @@ from support import compute, plan
 from torch.nn.functional import cross_entropy
 from toy import Linear
 
+from bench.data.protocol import splits_for
 from bench.data.splits import DataSource, load_split, split_holdout
 from bench.model.choice_model import load_model
-from bench.plan.protocol import splits_for
 from bench.plan.runs import count_fits
 from bench.registry import get_method, get_task
 from bench.run.runner import Runner

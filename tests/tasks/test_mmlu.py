@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.cli.main import main
+from bench.data.protocol import splits_for
 from bench.data.splits import DataSource, load_split
-from bench.plan.protocol import splits_for
 from bench.registry import get_task
 from bench.task import MalformedRow, Row
 
