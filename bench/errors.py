@@ -1,4 +1,4 @@
-"""What error messages share: near misses, and the error of a plug-in that breaks the interface."""
+"""Errors that several layers share, and near misses for their messages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class BrokenPlugin(TypeError):
     """A method, task or posterior class that breaks the interface; the message says what to write instead."""
+
+
+class ModelNotUsable(ValueError):
+    """A base model that cannot be loaded or would answer wrongly; the message names the model and the fix."""
 
 
 def near_miss(name: object, known: Iterable[object]) -> str:

@@ -52,9 +52,9 @@ def test_imports_run_one_way(file: Path) -> None:
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("transformers", {"bench/model/choice_model.py"}),
-        ("peft", {"bench/model/choice_model.py"}),
-        ("bitsandbytes", {"bench/model/choice_model.py"}),
+        ("transformers", {f"bench/model/{name}.py" for name in ("adapters", "base", "quantization")}),
+        ("peft", {"bench/model/adapters.py"}),
+        ("bitsandbytes", {"bench/model/quantization.py"}),
         ("datasets", {"bench/data/rows.py"}),
         ("laplace", {"methods/laplace/laplace_torch.py"}),
         ("plotly", {"analysis/page/write.py"}),

@@ -35,7 +35,7 @@ from bench.data.protocol import PROTOCOLS
 from bench.data.splits import DataSource
 from bench.errors import near_miss
 from bench.launch.launcher import get_launcher, launcher_names
-from bench.model.choice_model import resolve_model
+from bench.model.identity import resolve_model
 from bench.options import make_method, option_fields
 from bench.plan.runs import families, plan_run
 from bench.plan.settings import Settings, check_settings, laid_over, merge, read_toml, table_of

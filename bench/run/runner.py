@@ -17,6 +17,7 @@ import torch
 from bench.data.batches import Encoded
 from bench.data.protocol import HOLDOUT
 from bench.data.splits import DataSource, Split, load_split, split_holdout
+from bench.errors import ModelNotUsable
 from bench.method import Method, PredictJob
 from bench.metrics import nll, score
 from bench.model.choice_model import ChoiceModel, load_model
@@ -65,7 +66,6 @@ class Runner:
     claim_seconds: float = SECONDS
     stop: Callable[[], str] = lambda: ""
     _model: tuple[ModelSpec, ChoiceModel] | None = None
-    _no_model: Exception | None = None  # why the base could not be loaded
 
     def run(self, family: Family, progress: Progress | None = None, wait: bool = True) -> list[RunRecord]:
         """Compute what is missing of a family and return all its records.
@@ -107,7 +107,7 @@ class Runner:
             except (Exception, SystemExit) as error:
                 errors.append(error)
                 self._record(run, error)
-                if (readable or error is self._no_model) and not self.store.folder(run.fit).exists():
+                if (readable or isinstance(error, ModelNotUsable)) and not self.store.folder(run.fit).exists():
                     failed[key(run.fit)] = error
         if errors:
             raise errors[0]
@@ -313,11 +313,7 @@ class Runner:
         def make() -> ChoiceModel:
             if self._model is None or self._model[0] != spec.model:
                 self._model = None  # free the old base before the new one is loaded
-                try:
-                    self._model = (spec.model, load_model(spec.model, self.model_path, self.device))
-                except Exception as error:
-                    self._no_model = error
-                    raise
+                self._model = (spec.model, load_model(spec.model, self.model_path, self.device))
             model = self._model[1]
             model.prepare(answers or get_task(spec.data.task).answers, seed_for(spec, "init"))
             return model

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.data.batches import Batch
-from bench.model.choice_model import Adapter
+from bench.model.adapters import Adapter
 
 
 class Adapted(Protocol):

@@ -14,6 +14,7 @@ import torch
 from support import STEPS, compute, plan, result_bytes
 
 from bench.data.splits import DataSource, load_split
+from bench.errors import ModelNotUsable
 from bench.method import PredictJob
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.plan.runs import count_fits, families, missing
@@ -263,11 +264,11 @@ def test_a_base_that_cannot_be_loaded_is_tried_once_a_family(tmp_path: Path, mon
 
     def refuse(*_: Any) -> Any:
         tried.append(1)
-        raise ValueError("no such weights")
+        raise ModelNotUsable("no such weights")
 
     monkeypatch.setattr("bench.run.runner.load_model", refuse)
     runs = [plan("adamw"), plan("softened")]
-    with pytest.raises(ValueError, match="no such weights"):
+    with pytest.raises(ModelNotUsable, match="no such weights"):
         quiet(tmp_path).run(families(runs)[0])
     assert len(tried) == 1 and [len(Store(tmp_path).failures(run)) for run in runs] == [1, 1]
 

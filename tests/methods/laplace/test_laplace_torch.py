@@ -11,7 +11,8 @@ from curvature_oracle import CPU, dense, gaussian, summed, toy_batch
 from torch import Tensor, nn
 
 from bench.data.batches import Batch, Encoded
-from bench.model.choice_model import Adapter, ChoiceModel
+from bench.model.adapters import Adapter
+from bench.model.choice_model import ChoiceModel
 from bench.task import Example
 from methods.laplace import curvature
 from methods.laplace.curvature import Tape, diagonal, jacobians

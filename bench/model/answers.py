@@ -1,0 +1,53 @@
+"""Answer tokens, and the read-out that computes their logits only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+
+def answer_tokens(tokenizer: Any, answers: Sequence[str], model: str) -> tuple[int, ...]:
+    """The token ids that answer a prompt: the one token each answer adds after ``Answer:``.
+
+    The form with a leading space is taken where each answer is one token in it, else the bare form.
+
+    Raises:
+        ValueError: an answer is more than one token in both forms, or two answers share one.
+    """
+
+    def added(text: str) -> list[int]:
+        cue = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
+        whole = tokenizer("Answer:" + text, add_special_tokens=False)["input_ids"]
+        return list(whole[len(cue) :]) if whole[: len(cue)] == cue else []
+
+    tried = {}
+    for space in (" ", ""):
+        tokens = [added(space + answer) for answer in answers]
+        unknown = tokenizer.unk_token_id
+        if all(len(t) == 1 and t[0] != unknown for t in tokens) and len({t[0] for t in tokens}) == len(answers):
+            return tuple(t[0] for t in tokens)
+        tried[space] = {answer: tokenizer.convert_ids_to_tokens(t) for answer, t in zip(answers, tokens, strict=True)}
+    raise ValueError(
+        f"The tokenizer of {model} does not encode each answer as one distinct token after 'Answer:' "
+        f"(with a space: {tried[' ']}; without: {tried['']}). Use another model or a task with other answers."
+    )
+
+
+def answer_rows(head: Any, ids: Sequence[int]) -> nn.Linear:
+    """The rows ``ids`` of an output layer, with their biases, as a frozen linear layer (C, d)."""
+    bias = getattr(head, "bias", None)
+    rows = nn.Linear(head.weight.shape[1], len(ids), bias=bias is not None, device="meta").eval()
+    rows.weight = nn.Parameter(head.weight.detach()[list(ids)], requires_grad=False)
+    if bias is not None:
+        rows.bias = nn.Parameter(bias.detach()[list(ids)], requires_grad=False)
+    return rows
+
+
+def closing_tokens(tokenizer: Any) -> int:
+    """The number of tokens, such as an EOS, that the tokenizer appends to every text."""
+    bare = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("Answer:")["input_ids"]
+    extra = len(whole) - len(bare)
+    return next((extra - lead for lead in range(extra + 1) if whole[lead : lead + len(bare)] == bare), 0)

@@ -1,0 +1,96 @@
+"""Quantisations of the base's linear layers. The only file that knows bitsandbytes.
+
+A new quantisation is an entry of :data:`QUANTIZATIONS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.errors import ModelNotUsable
+
+
+def _unchanged(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """How the base's linear layers are quantised while transformers loads them.
+
+    Attributes:
+        config: dtype -> the ``quantization_config`` of ``from_pretrained``, or None for weights as they are.
+        ready: raises ModelNotUsable with a sentence if what it needs is not installed.
+        adjust: called with the loaded model, its device and dtype.
+    """
+
+    config: Callable[[torch.dtype], Any] = lambda dtype: None
+    ready: Callable[[], None] = lambda: None
+    adjust: Callable[[nn.Module, torch.device, torch.dtype], None] = _unchanged
+
+
+def _int8(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_8bit=True)
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def quiet_bitsandbytes() -> None:
+    """Silence its remark on every int8 product, and those on import (peft imports it, too, where it is installed)."""
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")  # said at every int8 product
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _bitsandbytes() -> None:
+    try:
+        import bitsandbytes  # noqa: F401  (only to see whether it is there)
+    except ImportError as error:
+        raise ModelNotUsable(
+            "int8 and nf4 need bitsandbytes: pip install bitsandbytes, or use --quantization none."
+        ) from error
+
+
+def _spare_inputs(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Copy the float16 input of int8 layers on a CPU.
+
+    bitsandbytes sets large entries of the input itself to zero, then puts them back; autograd, which may need that
+    tensor for its backward pass, then refuses it.
+    """
+    if device.type != "cpu" or dtype != torch.float16:
+        return
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            module.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:]))
+
+
+def _portable_nf4(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Keep nf4 layers on the same path on every CPU.
+
+    With AVX512-BF16, bitsandbytes repacks weights, which fails for widths that are not a multiple of its block size and
+    yields other numbers than every other processor.
+    """
+    if device.type != "cpu":
+        return
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
+QUANTIZATIONS: dict[str, Quantization] = {
+    "none": Quantization(),
+    "int8": Quantization(_int8, _bitsandbytes, _spare_inputs),
+    "nf4": Quantization(_nf4, _bitsandbytes, _portable_nf4),
+}

@@ -1,0 +1,86 @@
+"""Probes at loading, and prompts that a model cannot read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny import CPU, FAMILIES, LLAMA, NEOX, TRUTHS, build, byte_level, examples, lora, save
+
+from bench.model.checks import steady_length
+from bench.model.choice_model import load_model
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "bert": NEOX,  # looks ahead
+    "roberta": NEOX | {"is_decoder": True, "pad_token_id": 1},  # counts positions from the padding token's id
+    "rwkv": {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32},  # no mask
+    "recurrent_gemma": LLAMA | {"num_hidden_layers": 3},  # the recurrence runs over the pads
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_padding_would_change_is_refused(name: str, tmp_path: Path) -> None:
+    folder = save(tmp_path / name, build(name, REFUSED[name]), byte_level("<s>"))
+    with pytest.raises(ValueError, match="tiny does not answer a padded prompt as it answers the prompt alone"):
+        load_model(lora(), folder, CPU)
+
+
+LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 2.0, "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4, "original_max_position_embeddings": 32}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize("rope", [LONG, DYNAMIC], ids=["longrope", "dynamic"])
+def test_a_prompt_that_would_turn_the_others_positions_is_refused(rope: dict[str, Any], tmp_path: Path) -> None:
+    options = LLAMA | {"max_position_embeddings": 32, "rope_parameters": rope}
+    model = load_model(lora(), save(tmp_path / "m", build("llama", options), byte_level("<s>")), CPU)
+    said = r"tiny rotates positions by the longest prompt of a batch beyond 32 tokens.*\(--set max_length=32\)"
+    with pytest.raises(ValueError, match=said):
+        model.encode(examples(["A " * 40]), 33)
+    assert len(model.encode(examples(["A " * 40]), 32).tokens[0]) == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        ({"rope_parameters": LONG}, 32),
+        ({"rope_parameters": DYNAMIC}, 64),
+        ({"rope_parameters": {"full": LONG, "sliding": PLAIN}}, 32),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "original_max_position_embeddings": 48}, 48),
+        ({"rope_parameters": PLAIN}, None),
+        ({"rope_parameters": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_length_up_to_which_rotations_are_steady_is_read_from_any_form(
+    settings: dict[str, Any], length: int | None
+) -> None:
+    assert steady_length(SimpleNamespace(max_position_embeddings=64, **settings)) == length
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gptj", "codegen"])
+def test_a_prompt_beyond_a_table_of_positions_is_refused(name: str, tmp_path: Path) -> None:
+    options, targets = FAMILIES[name]
+    size = "max_position_embeddings" if name == "opt" else "n_positions"
+    model = load_model(lora(targets), save(tmp_path / name, build(name, options | {size: 40}), byte_level("<s>")), CPU)
+    with pytest.raises(ValueError, match="tiny reads at most 40 tokens, and a prompt has 41: set max_length=40"):
+        model.encode(examples(["A " * 80]), 41)
+    model.prepare(TRUTHS, seed=1)
+    assert model.logits(model.encode(examples(["A " * 80]), 40).batch([0])).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "falcon", "bloom", "mpt"])
+def test_positions_without_a_table_have_no_limit(name: str, tmp_path: Path) -> None:
+    options, targets = FAMILIES[name]
+    model = load_model(lora(targets), save(tmp_path / name, build(name, options), byte_level("<s>")), CPU)
+    assert len(model.encode(examples(["A " * 400]), 320).tokens[0]) == 320
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_the_model_reads_anything(tmp_path: Path) -> None:
+    folder = save(tmp_path / "m", build("llama", LLAMA | {"vocab_size": 20}), byte_level("<s>"))
+    said = r"^The tokenizer of tiny has ids up to \d+, its embedding only 20 rows: use the model's own tokenizer\.$"
+    with pytest.raises(ValueError, match=said):
+        load_model(lora(), folder, CPU)
