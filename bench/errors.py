@@ -21,3 +21,9 @@ def near_miss(name: object, known: Iterable[object]) -> str:
     if close:
         return " Did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     return " Known: " + ", ".join(names) + "."
+
+
+def one_line(error: BaseException) -> str:
+    """``KeyError: 'x'``: the kind of an error and its text on one line, for use inside a sentence."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

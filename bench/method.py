@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from bench.data.batches import Batch, Encoded
+from bench.errors import BrokenPlugin
 from bench.model.choice_model import ChoiceModel
+from bench.options import Hyperparameter, Reader, hyperparameters, make
 from bench.posterior import Params, Posterior
-from bench.specs import FitSpec, TrainSpec
+from bench.registry import Registry
+from bench.specs import FitSpec, Option, TrainSpec
 from bench.task import Example, Task
+from bench.train.loop import FitJob
 
-if TYPE_CHECKING:
-    from bench.train.loop import FitJob
+__all__ = [
+    "METHODS",
+    "FitJob",
+    "Method",
+    "PredictJob",
+    "get_method",
+    "log_softmax",
+    "method_names",
+    "register_method",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +46,8 @@ class Method:
         base: name of the method whose posterior it starts from, or None.
         uses_model: whether it ever looks at the language model (the exact reference of a synthetic task does not).
         tunes: whether its own fit reads ``job.tuning``, examples that its base has not seen and that are not reported.
+
+    Hyperparameters are annotated fields: see :mod:`bench.options`.
     """
 
     name: ClassVar[str]
@@ -72,8 +87,38 @@ class Method:
 
     @classmethod
     def own_fit(cls) -> bool:
-        """Whether the class fits a posterior of its own, rather than borrowing its base's."""
+        """Whether the class defines ``fit``, rather than borrowing its base's posterior."""
         return cls.fit is not Method.fit
+
+    @classmethod
+    def hyperparameters(cls) -> Mapping[str, Hyperparameter]:
+        """The hyperparameters by name, in order.
+
+        Raises:
+            BrokenPlugin: one is not declared as :mod:`bench.options` shows, or has a name that is taken.
+        """
+        found = hyperparameters(cls)
+        for name in found:
+            if name in _TAKEN:
+                raise BrokenPlugin(f"{cls.__qualname__}.{name}: the suite uses that name; choose another.")
+        return found
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any] = types.MappingProxyType({})) -> Self:
+        """The method with ``values`` for some hyperparameters, each cast to its type, and defaults for the others.
+
+        Raises:
+            LookupError: a name that is not a hyperparameter, with the near miss.
+            ValueError: a value of the wrong type or out of bounds.
+        """
+        return make(cls, cls.name, cls.hyperparameters(), values)
+
+    def options(self, reader: Reader) -> dict[str, Option]:
+        """Name to value of the hyperparameters that the fit (``"fit"``) or prediction (``"predict"``) reads."""
+        return {name: getattr(self, name) for name, one in self.hyperparameters().items() if one.reader == reader}
+
+
+_TAKEN = {"per_task", *vars(Method), *Method.__annotations__}
 
 
 @dataclasses.dataclass
@@ -129,3 +174,60 @@ class PredictJob:
 def log_softmax(logits: Tensor) -> Tensor:
     """float32 log-probabilities, normalised in float64 so that rows sum to one to rounding and none is -inf."""
     return logits.double().log_softmax(dim=-1).float()
+
+
+M = TypeVar("M", bound=type[Method])
+
+
+def register_method(cls: M) -> M:
+    """Class decorator: make a :class:`Method` known under its ``name``.
+
+    Raises:
+        BrokenPlugin: the class breaks the interface, or its name is malformed or taken.
+    """
+    METHODS.add(cls)
+    return cls
+
+
+def get_method(name: str) -> type[Method]:
+    """The method class of that name.
+
+    Raises:
+        LookupError: there is no such method; the message names the near misses.
+        BrokenPlugin: its bases do not exist, or go in a circle.
+    """
+    found = METHODS.get(name)
+    chain, cls = [name], found
+    while cls.base is not None:
+        if cls.base in chain:
+            circle = " -> ".join([*chain, cls.base])
+            raise BrokenPlugin(f"The bases of method '{name}' go in a circle: {circle}. Correct one `base`.")
+        try:
+            cls = METHODS.get(cls.base)
+        except LookupError as error:
+            raise BrokenPlugin(f"{cls.__module__}.{cls.__qualname__}.base: {error}") from error
+        chain.append(cls.name)
+    return found
+
+
+def method_names() -> list[str]:
+    """All registered method names, sorted."""
+    return METHODS.names()
+
+
+def _validate(cls: type[Method], where: str) -> None:
+    if not issubclass(cls, Method):
+        raise BrokenPlugin(f"{where} is not a Method: derive it from bench.method.Method.")
+    title = getattr(cls, "title", None)
+    if not isinstance(title, str) or not title.strip() or not title.isprintable():
+        raise BrokenPlugin(f"{where}: set `title` to what tables call the method; it is {title!r}.")
+    if isinstance(cls.version, bool) or not isinstance(cls.version, int) or cls.version < 1:
+        raise BrokenPlugin(f"{where}: set `version` to a whole number of at least 1; it is {cls.version!r}.")
+    if not isinstance(cls.base, str | None):
+        raise BrokenPlugin(f"{where}: set `base` to the name of a method, or None; it is {cls.base!r}.")
+    for flag in ("uses_model", "tunes"):
+        if not isinstance(getattr(cls, flag), bool):
+            raise BrokenPlugin(f"{where}: set `{flag}` to True or False; it is {getattr(cls, flag)!r}.")
+
+
+METHODS = Registry[Method]("method", "methods", _validate, [field.name for field in dataclasses.fields(TrainSpec)])

@@ -1,81 +1,196 @@
-"""A method's hyperparameters: dataclass fields that say what they mean and who reads them, the fit or prediction."""
+"""A method's hyperparameters: annotated dataclass fields that say what they mean and who reads them.
+
+    lr: Annotated[float, Fit("peak learning rate", ge=0)] = 0.03
+    link: Annotated[Literal["draws", "probit"], Predict("how logits become probabilities")] = "draws"
+
+``Fit`` marks what training reads: it is part of the fit's key. ``Predict`` marks what only prediction reads: changing
+it cannot cause retraining. Choices are a ``Literal``, ranges the markers' bounds; a range that depends on other options
+is for ``__post_init__`` to check.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import inspect
+import operator
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar
 
-from bench.errors import BrokenPlugin, near_miss
-from bench.specs import Option, cast, hints
+from bench.errors import BrokenPlugin, near_miss, one_line
+from bench.specs import Option, cast
 
-if TYPE_CHECKING:
-    from bench.method import Method
+T = TypeVar("T")
+Reader = Literal["fit", "predict"]
 
 
-def fit_option(default: Option, doc: str, choices: tuple[str, ...] = (), *, least: float | None = None) -> Any:
-    """A hyperparameter that training reads: part of the fit's key. ``doc`` gives meaning, unit and source.
+@dataclasses.dataclass(frozen=True)
+class Marker:
+    """What :class:`Fit` and :class:`Predict` have in common.
 
-    ``choices`` are the only values it takes, where there are a few; ``least`` is the smallest of a number. A range of
-    another kind is for ``__post_init__`` to check.
+    Attributes:
+        doc: its meaning, unit and source.
+        ge, gt, le, lt: bounds of a number: at least, more than, at most, less than.
     """
-    metadata = {"doc": doc, "reader": "fit", "choices": choices, "least": least}
-    return dataclasses.field(default=default, metadata=metadata)
 
+    doc: str
+    _: dataclasses.KW_ONLY
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    reader: ClassVar[Reader]
 
-def predict_option(default: Option, doc: str, choices: tuple[str, ...] = (), *, least: float | None = None) -> Any:
-    """A hyperparameter that only prediction reads: changing it cannot cause retraining."""
-    metadata = {"doc": doc, "reader": "predict", "choices": choices, "least": least}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def option_fields(cls: type[Method]) -> list[dataclasses.Field[Any]]:
-    """The hyperparameter fields of a method class, in order.
-
-    Raises:
-        BrokenPlugin: a field was declared without :func:`fit_option` or :func:`predict_option`.
-    """
-    if any(isinstance(value, dataclasses.Field) for value in vars(cls).values()):
-        raise BrokenPlugin(
-            f"{cls.__qualname__} is no dataclass: decorate it with @dataclass(frozen=True, kw_only=True)."
+    def check(self, value: Option, name: str) -> None:
+        """Raise ValueError with a sentence if a number is out of bounds; None, as in ``float | None``, has none."""
+        if not isinstance(value, int | float):
+            return
+        limits = (
+            ("at least", self.ge, operator.ge),
+            ("more than", self.gt, operator.gt),
+            ("at most", self.le, operator.le),
+            ("less than", self.lt, operator.lt),
         )
-    fields = list(dataclasses.fields(cls))
-    for field in fields:
-        if "reader" not in field.metadata:
-            raise BrokenPlugin(
-                f"{cls.__qualname__}.{field.name}: declare it with fit_option(...) or predict_option(...), "
-                "so that the suite knows whether changing it needs a new training."
-            )
-    return fields
+        given = [(word, bound, holds(value, bound)) for word, bound, holds in limits if bound is not None]
+        if not all(held for *_, held in given):
+            asked = " and ".join(f"{word} {bound:g}" for word, bound, _ in given)
+            raise ValueError(f"{name} is {value}: give {asked}.")
 
 
-def make_method(cls: type[Method], values: Mapping[str, Any]) -> Method:
-    """An instance with ``values`` cast to the fields' types.
+class Fit(Marker):
+    """Marks a hyperparameter that training reads: part of the fit's key."""
+
+    reader = "fit"
+
+
+class Predict(Marker):
+    """Marks a hyperparameter that only prediction reads: changing it cannot cause retraining."""
+
+    reader = "predict"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameter:
+    """One hyperparameter of a method class: its name, type, default and marker."""
+
+    name: str
+    type: Any
+    default: Option
+    marker: Marker
+
+    @property
+    def reader(self) -> Reader:
+        """Whether the fit or only prediction reads it."""
+        return self.marker.reader
+
+    @property
+    def doc(self) -> str:
+        """What it means."""
+        return self.marker.doc
+
+    @property
+    def choices(self) -> tuple[Option, ...]:
+        """The only values that it takes, where there are a few."""
+        for hint in (self.type, *typing.get_args(self.type)):
+            if typing.get_origin(hint) is Literal:
+                return typing.get_args(hint)
+        return ()
+
+    def cast(self, value: Any, called: str) -> Option:
+        """``value`` as this hyperparameter's type, if it is within its bounds.
+
+        Raises:
+            ValueError: it is not; the message starts with ``called``.
+        """
+        made: Option = cast(value, self.type, called)
+        self.marker.check(made, called)
+        return made
+
+
+_known: dict[type, Mapping[str, Hyperparameter]] = {}
+
+
+def hyperparameters(cls: type) -> Mapping[str, Hyperparameter]:
+    """The hyperparameters of a method class by name, in order. Working them out is slow, so each class's are kept.
 
     Raises:
-        LookupError: a name that is no hyperparameter of the method, with the near miss.
-        ValueError: a value of the wrong type or outside its range.
+        BrokenPlugin: one is not declared as this module's docstring shows, or its default is not of its type.
     """
-    types = hints(cls)
-    names = [field.name for field in option_fields(cls)]
+    if cls not in _known:
+        _known[cls] = types.MappingProxyType(_read(cls))
+    return _known[cls]
+
+
+def _read(cls: type) -> dict[str, Hyperparameter]:
+    where = cls.__qualname__
+    try:
+        types_of = typing.get_type_hints(cls, include_extras=True)
+    except Exception as error:  # of any kind: annotations are the author's code
+        raise BrokenPlugin(f"{where}: its annotations cannot be evaluated ({one_line(error)}): fix them.") from error
+    undecorated = "__dataclass_fields__" not in vars(cls)
+    if undecorated and any(_marker(types_of[name]) for name in inspect.get_annotations(cls)):
+        raise BrokenPlugin(f"{where} is not a dataclass: decorate it with @dataclass(frozen=True, kw_only=True).")
+    found = {}
+    for field in dataclasses.fields(cls):
+        name = field.name
+        called, marker = f"{where}.{name}", _marker(types_of[name])
+        plain = typing.get_args(types_of[name])[0] if marker else types_of[name]
+        if marker is None:
+            raise BrokenPlugin(
+                f'{called}: annotate it as Annotated[{_written(plain)}, Fit("its meaning")], or with Predict, so that '
+                "the suite knows whether changing it needs a new training."
+            )
+        if not _supported(plain):
+            raise BrokenPlugin(
+                f"{called} is a {_written(plain)}: a hyperparameter is a bool, int, float, str, Literal, a tuple of "
+                "one of them, or any of these | None."
+            )
+        if field.default is dataclasses.MISSING:
+            raise BrokenPlugin(f"{called} has no default: write one, such as `{name}: ... = 1.0`.")
+        found[name] = Hyperparameter(name, plain, field.default, marker)
+        try:
+            found[name].cast(field.default, called)
+        except ValueError as error:
+            raise BrokenPlugin(f"The default of {error}") from error
+    return found
+
+
+def make(cls: Callable[..., T], called: str, known: Mapping[str, Hyperparameter], values: Mapping[str, Any]) -> T:
+    """An instance of a method class with ``values`` cast to the types of its hyperparameters, ``known``.
+
+    Raises:
+        LookupError: a name that is not a hyperparameter of the method, with the near miss.
+        ValueError: a value of the wrong type or out of bounds.
+        BrokenPlugin: ``__post_init__`` raised something else.
+    """
     for name in values:
-        if name not in names:
-            hint = near_miss(name, names) if names else " It has none."
-            raise LookupError(f"'{cls.name}' has no hyperparameter '{name}'.{hint}")
-    # defaults are cast too, so that `x: float = fit_option(1, ...)` and --set m.x=1 are one key
-    given = {**{field.name: field.default for field in option_fields(cls)}, **values}
-    made = {name: cast(value, types[name], f"{cls.name}.{name}") for name, value in given.items()}
-    for field in option_fields(cls):
-        value, choices, least = made[field.name], field.metadata["choices"], field.metadata["least"]
-        if value is None:
-            continue
-        if choices and value not in choices:
-            raise ValueError(f"{cls.name}.{field.name} is '{value}'.{near_miss(value, choices)}")
-        if least is not None and value < least:
-            raise ValueError(f"{cls.name}.{field.name} is {value}: give at least {least}.")
-    return cls(**made)
+        if name not in known:
+            hint = near_miss(name, known) if known else " It has none."
+            raise LookupError(f"'{called}' has no hyperparameter '{name}'.{hint}")
+    # defaults are cast too, so that `= 1` on a float and --set m.x=1 are one key
+    made = {name: one.cast(values.get(name, one.default), f"{called}.{name}") for name, one in known.items()}
+    try:
+        return cls(**made)
+    except (ValueError, BrokenPlugin):
+        raise
+    except Exception as error:  # of any kind: __post_init__ is the author's
+        raise BrokenPlugin(f"{called}: its __post_init__ raised {one_line(error)}: fix it.") from error
 
 
-def options_of(method: Method, reader: str) -> dict[str, Option]:
-    """Name to value of the hyperparameters that the fit (``"fit"``) or prediction (``"predict"``) reads."""
-    return {f.name: getattr(method, f.name) for f in option_fields(type(method)) if f.metadata["reader"] == reader}
+def _marker(hint: Any) -> Marker | None:
+    return next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Marker)), None)
+
+
+def _supported(hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        rest = [arg for arg in args if arg is not type(None)]
+        return len(rest) == 1 and _supported(rest[0])
+    if origin is tuple:
+        return len(args) == 2 and args[1] is Ellipsis and _supported(args[0])
+    return (origin is Literal and all(isinstance(arg, str) for arg in args)) or hint in (bool, int, float, str)
+
+
+def _written(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

@@ -1,164 +1,140 @@
-"""Methods and tasks by name. ``bench`` knows none of them: it imports the two packages at the first look-up."""
+"""Classes by name, and the modules that register them. Knows neither methods nor tasks: each kind has its registry."""
 
 from __future__ import annotations
 
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+import traceback
+import types
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Generic, TypeVar
 
-from bench.errors import BrokenPlugin, near_miss
+from bench.errors import BrokenPlugin, near_miss, one_line
 
-if TYPE_CHECKING:
-    from bench.method import Method
-    from bench.task import Task
+T = TypeVar("T")
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_RESERVED = {"lora", "per_task", "set", "include", "methods", "sweep"}  # words that settings files use for themselves
-
-M = TypeVar("M", bound="type[Method]")
-K = TypeVar("K", bound="type[Task]")
-T = TypeVar("T", bound=type)
-
-_methods: dict[str, type[Method]] = {}
-_tasks: dict[str, type[Task]] = {}
-_loaded: set[str] = set()
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_RESERVED = {"lora", "per_task", "set", "include", "methods", "sweep", "main"}  # words of settings files
+_SUITE = Path(__file__).resolve().parent.parent
 
 
-def register_method(cls: M) -> M:
-    """Class decorator: make a :class:`bench.method.Method` known under its ``name``."""
-    _add(_methods, cls, "method")
-    return cls
+class Registry(Generic[T]):
+    """The subclasses of one base by their ``name``. The package that registers ours is imported at the first look-up.
 
-
-def register_task(cls: K) -> K:
-    """Class decorator: make a :class:`bench.task.Task` known under its ``name``."""
-    _add(_tasks, cls, "task")
-    return cls
-
-
-def get_method(name: str) -> type[Method]:
-    """The method class of that name.
-
-    Raises:
-        LookupError: no such method; the message names the near misses.
+    Args:
+        kind: what to call one of them in messages, such as ``"method"``.
+        package: the top-level package beside ``bench`` whose import registers the suite's own.
+        validate: raises BrokenPlugin for a class that breaks the interface; given the class and how to call it.
+        reserved: names that mean something else in settings files.
     """
-    _load("methods")
-    found = _get(_methods, name, "method")
-    chain = [name]
-    while (base := getattr(_methods.get(chain[-1]), "base", None)) is not None:
-        chain.append(base)
-        if base in chain[:-1]:
-            raise ValueError(f"The bases of method '{name}' go in a circle: {' -> '.join(chain)}. Mend one `base`.")
-    return found
 
+    def __init__(
+        self, kind: str, package: str, validate: Callable[[type[T], str], None], reserved: Iterable[str] = ()
+    ) -> None:
+        self.kind, self.package = kind, package
+        self._validate, self._reserved = validate, frozenset(_RESERVED.union(reserved))
+        self._classes: dict[str, type[T]] = {}
+        self._loaded = False
 
-def get_task(name: str) -> Task:
-    """A task instance by name.
+    def add(self, cls: type[T]) -> None:
+        """Make a class known under its ``name``; defining it again, as in a notebook, replaces it.
 
-    Raises:
-        LookupError: no such task; the message names the near misses.
-    """
-    _load("tasks")
-    return _get(_tasks, name, "task")()
+        Raises:
+            BrokenPlugin: the class breaks the interface, or its name is malformed or taken.
+        """
+        if not isinstance(cls, type):
+            raise BrokenPlugin(f"register_{self.kind} got {cls!r}: it decorates a class.")
+        where = _called(cls)
+        if cls.__module__.partition(".")[0] != self.package:
+            self._load()  # ours come first, so that it is the newcomer who is told that a name is taken
+        name = getattr(cls, "name", None)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise BrokenPlugin(f"{where}: set `name` to lower-case letters, digits and underscores; it is {name!r}.")
+        if name in self._reserved:
+            raise BrokenPlugin(f"{where}: the name '{name}' is taken by a setting of the suite; choose another.")
+        if name in self._classes and _called(self._classes[name]) != where:
+            other = _called(self._classes[name])
+            raise BrokenPlugin(f"Two {self.kind}s are named '{name}': {other} and {where}. Rename one of them.")
+        self._validate(cls, where)
+        self._classes[name] = cls
 
+    def get(self, name: str) -> type[T]:
+        """The class of that name.
 
-def method_names() -> list[str]:
-    """All registered method names, sorted."""
-    _load("methods")
-    return sorted(_methods)
+        Raises:
+            LookupError: there is none; the message names the near misses.
+        """
+        self._load()
+        if name not in self._classes:
+            raise LookupError(f"There is no {self.kind} '{name}'.{near_miss(name, self._classes)}")
+        return self._classes[name]
 
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._load()
+        return sorted(self._classes)
 
-def task_names() -> list[str]:
-    """All registered task names, sorted."""
-    _load("tasks")
-    return sorted(_tasks)
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True  # before the import: a module that looks up another must not start again
+        try:
+            module = _import(self.package, f"The package '{self.package}'")
+            found = Path(module.__file__ or "").resolve().parent.parent
+            if found != _SUITE:
+                raise ImportError(
+                    f"`import {self.package}` found {found / self.package}, which does not lie beside the suite "
+                    f"({_SUITE}). Another package of that name comes first on sys.path: rename it or change the order."
+                )
+        except BaseException:
+            self._loaded = False
+            raise
 
 
 def load_plugin(module: str) -> None:
     """Import a module (``--plugin my_pkg.my_module``) whose decorators register methods or tasks.
 
-    The working directory is searched too, so a file beside the grid is enough.
+    The working directory is searched too, so a file next to the grid is enough.
+
+    Raises:
+        LookupError: it is not the name of a module, or there is no such module.
+        BrokenPlugin: its import raises anything, or ends the process; the message says where.
     """
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", module) or module.endswith(".py"):
+    if not _MODULE.fullmatch(module) or module.endswith(".py"):
         raise LookupError(f"--plugin {module!r} is not a module name: write it as my_pkg.my_module, without .py.")
-    _load("methods")
-    _load("tasks")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     try:
-        importlib.import_module(module)
-    except (SyntaxError, NameError, AttributeError) as error:
-        raise BrokenPlugin(
-            f"--plugin {module} cannot be imported ({type(error).__name__}: {error}): mend it. `bench --debug` shows "
-            "where it broke."
-        ) from error
+        _import(module, f"--plugin {module}")
     except ModuleNotFoundError as error:
-        if error.name is None or not (module == error.name or module.startswith(error.name + ".")):
-            raise
         raise LookupError(
             f"--plugin {module}: no such module. Run from the folder that holds it, or put it on PYTHONPATH."
         ) from error
 
 
-def _add(table: dict[str, Any], cls: type, kind: str) -> None:
-    name = getattr(cls, "name", None)
-    where = f"{cls.__module__}.{cls.__qualname__}"
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{where}: set `name` to lower-case letters, digits and underscores; it is {name!r}.")
-    if name in _RESERVED or (kind == "method" and name in _train_settings()):
-        raise ValueError(f"{where}: the name '{name}' is taken by a setting of the suite; choose another.")
-    if name in table:
-        other = f"{table[name].__module__}.{table[name].__qualname__}"
-        raise ValueError(f"Two {kind}s are named '{name}': {other} and {where}. Rename one of them.")
-    if kind == "task":
-        setattr(cls, "answers", _answers(cls, where))  # noqa: B010  (the attribute is Task's)
-    table[name] = cls
-
-
-def _answers(cls: type, where: str) -> tuple[str, ...]:
-    answers = getattr(cls, "answers", None)
-    if (
-        not isinstance(answers, tuple | list)  # a set has no order, and a string is not a list of words
-        or len(answers) < 2
-        or not all(isinstance(answer, str) and answer.strip() for answer in answers)
-        or len(set(answers)) < len(answers)
-    ):
-        raise ValueError(f"{where}: set `answers` to a tuple of two or more different words; it is {answers!r}.")
-    return tuple(answers)
-
-
-def _train_settings() -> set[str]:
-    import dataclasses
-
-    from bench.specs import TrainSpec
-
-    return {field.name for field in dataclasses.fields(TrainSpec)}
-
-
-def _get(table: Mapping[str, T], name: str, kind: str) -> T:
-    if name not in table:
-        raise LookupError(f"There is no {kind} '{name}'.{near_miss(name, table)}")
-    return table[name]
-
-
-def _load(package: str) -> None:
-    if package in _loaded:
-        return
-    _loaded.add(package)  # before the import: a module that looks up another must not start again
+def _import(module: str, called: str) -> types.ModuleType:
+    """The module. Whatever its import raises becomes one sentence; its own absence stays a ModuleNotFoundError."""
     try:
-        module = importlib.import_module(package)
-    except BaseException:
-        _loaded.discard(package)
+        return importlib.import_module(module)
+    except (BrokenPlugin, KeyboardInterrupt):
         raise
-    beside = Path(__file__).resolve().parent.parent
-    found = Path(module.__file__ or "").resolve().parent.parent
-    if found != beside:
-        _loaded.discard(package)
-        raise ImportError(
-            f"`import {package}` found {found / package}, which does not lie beside the suite ({beside}). "
-            f"Another package of that name comes first on sys.path: rename it or change the order."
-        )
+    except BaseException as error:  # of any kind, SystemExit too: the code is its author's
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+            raise
+        advice = "install it" if isinstance(error, ModuleNotFoundError) else "fix it; `bench --debug` shows the trace"
+        raise BrokenPlugin(f"{called} cannot be imported ({one_line(error)}{_place(error)}): {advice}.") from error
+
+
+def _place(error: BaseException) -> str:
+    """Where the plug-in's own code raised it, if it got that far."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+    last = frames[-1] if frames else None
+    return f", {Path(last.filename).name} line {last.lineno}" if last and last.filename != __file__ else ""
+
+
+def _called(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
-LETTERS = ("A", "B", "C", "D", "E", "F", "G", "H")
+from bench.errors import BrokenPlugin
+from bench.registry import Registry
+
+LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,17 @@ class Row(Mapping[str, Any]):
         return found
 
 
+def lettered(answers: Sequence[str], options: Sequence[str]) -> list[tuple[str, str]]:
+    """Each option with its answer letter: (A, first), (B, second), ...
+
+    Raises:
+        MalformedRow: there are more or fewer options than answers, so that some could not be chosen.
+    """
+    if len(options) != len(answers):
+        raise MalformedRow(f"it has {len(options)} options, and the task has {len(answers)} answers")
+    return list(zip(answers, options, strict=True))
+
+
 def as_text(value: Any, field: str) -> str:
     """``value``, unchanged, if it is a string with something in it."""
     if not isinstance(value, str):
@@ -133,3 +147,64 @@ class Task:
     def exact(self) -> bool:
         """Whether every example carries its exact answer distribution (synthetic tasks)."""
         return False
+
+
+K = TypeVar("K", bound=type[Task])
+
+
+def register_task(cls: K) -> K:
+    """Class decorator: make a :class:`Task` known under its ``name``.
+
+    Raises:
+        BrokenPlugin: the class breaks the interface, or its name is malformed or taken.
+    """
+    TASKS.add(cls)
+    return cls
+
+
+def get_task(name: str) -> Task:
+    """A task instance by name.
+
+    Raises:
+        LookupError: there is no such task; the message names the near misses.
+    """
+    return TASKS.get(name)()
+
+
+def task_names() -> list[str]:
+    """All registered task names, sorted."""
+    return TASKS.names()
+
+
+def _validate(cls: type[Task], where: str) -> None:
+    if not issubclass(cls, Task):
+        raise BrokenPlugin(f"{where} is not a Task: derive it from bench.task.Task.")
+    answers = getattr(cls, "answers", None)
+    if (
+        not isinstance(answers, tuple | list)  # a set has no order, and a string is not a list of words
+        or len(answers) < 2
+        or not all(isinstance(answer, str) and answer.strip() for answer in answers)
+        or len(set(answers)) < len(answers)
+    ):
+        raise BrokenPlugin(f"{where}: set `answers` to a tuple of two or more different words; it is {answers!r}.")
+    cls.answers = tuple(answers)
+    for name in ("title", "source", "revision", "licence"):
+        text = getattr(cls, name, None)
+        if not isinstance(text, str) or not text.strip() or not text.isprintable():
+            raise BrokenPlugin(f"{where}: set `{name}` to a line of text; it is {text!r}.")
+    rows = getattr(cls, "rows", None)
+    if (
+        not isinstance(rows, Mapping)
+        or not rows
+        or not all(isinstance(split, str) and split.isidentifier() for split in rows)
+        or not all(isinstance(count, int) and not isinstance(count, bool) and count > 0 for count in rows.values())
+    ):
+        raise BrokenPlugin(
+            f'{where}: set `rows` to the number of rows of each labelled split, such as {{"train": 1000, '
+            f'"validation": 100}}; it is {rows!r}.'
+        )
+    if isinstance(cls.version, bool) or not isinstance(cls.version, int) or cls.version < 1:
+        raise BrokenPlugin(f"{where}: set `version` to a whole number of at least 1; it is {cls.version!r}.")
+
+
+TASKS = Registry[Task]("task", "tasks", _validate)

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from bench.data.batches import Batch
-from bench.method import Method
-from bench.options import fit_option
+from bench.method import FitJob, Method, register_method
+from bench.options import Fit
 from bench.posterior import Point, Posterior
-from bench.registry import register_method
-from bench.train.loop import FitJob
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamOptions(Method):
     """The optimizer that several methods share, and its options. Defaults: Cong et al. 2024 (PROTOCOL 1)."""
 
-    lr: float = fit_option(5e-5, "peak learning rate, linear to 0 without warm-up", least=0)
-    beta1: float = fit_option(0.9, "decay of the gradient average")
-    beta2: float = fit_option(0.999, "decay of the squared-gradient average")
-    eps: float = fit_option(1e-8, "added to the root of the squared-gradient average", least=0)
+    lr: Annotated[float, Fit("peak learning rate, linear to 0 without warm-up", ge=0)] = 5e-5
+    beta1: Annotated[float, Fit("decay of the gradient average")] = 0.9
+    beta2: Annotated[float, Fit("decay of the squared-gradient average")] = 0.999
+    eps: Annotated[float, Fit("added to the root of the squared-gradient average", ge=0)] = 1e-8
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):
@@ -47,10 +45,10 @@ class AdamOptions(Method):
 class AdamW(AdamOptions):
     """Minimises the mean cross-entropy; predicts at the final adapters. Defaults: Cong et al. 2024 (PROTOCOL 1)."""
 
-    name: ClassVar[str] = "adamw"
-    title: ClassVar[str] = "AdamW"
+    name = "adamw"
+    title = "AdamW"
 
-    weight_decay: float = fit_option(0.0, "decoupled weight decay", least=0)
+    weight_decay: Annotated[float, Fit("decoupled weight decay", ge=0)] = 0.0
 
     def fit(self, job: FitJob) -> Posterior:
         job.train(self.optimizer(job, self.weight_decay))
@@ -70,10 +68,10 @@ class Map(AdamOptions):
     with the rest), not AdamW's decoupled decay, whose minimum is that of no posterior.
     """
 
-    name: ClassVar[str] = "map"
-    title: ClassVar[str] = "MAP"
+    name = "map"
+    title = "MAP"
 
-    prior_sd: float = fit_option(1.0, "standard deviation of the prior on every adapter parameter")
+    prior_sd: Annotated[float, Fit("standard deviation of the prior on every adapter parameter")] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

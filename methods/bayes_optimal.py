@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.method import Method, PredictJob
+from bench.method import FitJob, Method, PredictJob, register_method
 from bench.posterior import Point, Posterior
-from bench.registry import register_method
 from bench.specs import TrainSpec
 from bench.task import Task
-from bench.train.loop import FitJob
 
 
 @register_method
@@ -21,9 +18,9 @@ from bench.train.loop import FitJob
 class BayesOptimal(Method):
     """p(answer | prompt) under the generator itself. Needs no training and no model; real tasks have no such row."""
 
-    name: ClassVar[str] = "bayes_optimal"
-    title: ClassVar[str] = "Bayes-optimal"
-    uses_model: ClassVar[bool] = False
+    name = "bayes_optimal"
+    title = "Bayes-optimal"
+    uses_model = False
 
     def check(self, task: Task, train: TrainSpec) -> None:
         if not task.exact:

@@ -7,23 +7,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 
-from bench.method import Method, PredictJob
-from bench.options import fit_option, predict_option
+from bench.method import FitJob, Method, PredictJob, register_method
+from bench.options import Fit, Predict
 from bench.posterior import LowRankGaussian, Members, Params, Posterior
-from bench.registry import register_method
 from bench.specs import FitSpec, member
-from bench.train.loop import FitJob
 
 
 @dataclass(frozen=True, kw_only=True)
 class Independent(Method):
     """Starts from ``members`` fits of its base: the family's own, and ordinary stored ones at derived seeds."""
 
-    members: int = fit_option(3, "independent trainings, M", least=1)
+    members: Annotated[int, Fit("independent trainings, M", ge=1)] = 3
 
     def bases(self, base: FitSpec) -> tuple[FitSpec, ...]:
         return tuple(member(base, number) for number in range(self.members))
@@ -34,9 +32,9 @@ class Independent(Method):
 class Ensemble(Independent):
     """M AdamW fits from independent seeds (adapters, batches, dropout), probabilities averaged."""
 
-    name: ClassVar[str] = "ensemble"
-    title: ClassVar[str] = "Ensemble"
-    base: ClassVar[str | None] = "adamw"
+    name = "ensemble"
+    title = "Ensemble"
+    base = "adamw"
 
     def fit(self, job: FitJob) -> Posterior:
         return Members.of([start.mean for start in job.starts])
@@ -50,7 +48,7 @@ class Ensemble(Independent):
 class LowRankMixture(Posterior):
     """M equally weighted :class:`LowRankGaussian`, their tensors stacked along a first axis."""
 
-    kind: ClassVar[str] = "low_rank_mixture"
+    kind = "low_rank_mixture"
     location: Params
     variance: Params
     deviations: Params
@@ -72,13 +70,13 @@ class LowRankMixture(Posterior):
 class MultiSwag(Independent):
     """SWAG from M independent SWA fits: ``draws`` from each of their Gaussians, probabilities averaged."""
 
-    name: ClassVar[str] = "multi_swag"
-    title: ClassVar[str] = "MultiSWAG"
-    version: ClassVar[int] = 2
-    base: ClassVar[str | None] = "swa"
+    name = "multi_swag"
+    title = "MultiSWAG"
+    version = 2
+    base = "swa"
 
-    draws: int = predict_option(4, "posterior draws from each member", least=1)
-    tau: float = predict_option(1.0, "scale of each member's covariance: 0 is an ensemble of SWA means", least=0)
+    draws: Annotated[int, Predict("posterior draws from each member", ge=1)] = 4
+    tau: Annotated[float, Predict("scale of each member's covariance: 0 is an ensemble of SWA means", ge=0)] = 1.0
 
     def fit(self, job: FitJob) -> Posterior:
         return LowRankMixture.of(job.starts)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 
-from bench.method import Method, PredictJob
-from bench.options import predict_option
+from bench.method import Method, PredictJob, register_method
+from bench.options import Predict
 from bench.posterior import Params
-from bench.registry import register_method
 from bench.specs import FitSpec
 
 
@@ -30,11 +29,11 @@ class McDropout(Method):
     own, as in training.
     """
 
-    name: ClassVar[str] = "mc_dropout"
-    title: ClassVar[str] = "MC dropout"
-    base: ClassVar[str | None] = "adamw"
+    name = "mc_dropout"
+    title = "MC dropout"
+    base = "adamw"
 
-    masks: int = predict_option(10, "dropout masks whose probabilities are averaged", least=1)
+    masks: Annotated[int, Predict("dropout masks whose probabilities are averaged", ge=1)] = 10
 
     def check_fit(self, fit: FitSpec) -> None:
         if fit.model.lora.dropout == 0:

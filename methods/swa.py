@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from bench.method import Method, PredictJob
-from bench.options import fit_option, predict_option
+from bench.method import FitJob, Method, PredictJob, register_method
+from bench.options import Fit, Predict
 from bench.posterior import LowRankGaussian, Params, Posterior
-from bench.registry import register_method
 from bench.specs import TrainSpec
 from bench.task import Task
-from bench.train.loop import FitJob
 from methods.adamw import AdamW
 
 AUTO_SNAPSHOTS = 20  # least number of snapshots when `every` is 0, if there are as many steps
@@ -43,15 +41,15 @@ class Swa(AdamW):
     the running mean the first deviation is 0 and the next ones are too small.
     """
 
-    name: ClassVar[str] = "swa"
-    title: ClassVar[str] = "SWA"
+    name = "swa"
+    title = "SWA"
 
-    lr: float = fit_option(5e-5, "learning rate before the snapshots", least=0)
-    swa_ratio: float = fit_option(0.5, "learning rate while collecting over lr (published: 1/2 to 1/10)")
-    start: float = fit_option(0.5, "share of the steps after which snapshots are collected")
-    anneal: float = fit_option(1.0, "share of the steps before start over which the learning rate falls")
-    every: int = fit_option(0, f"steps between snapshots; 0: the most for {AUTO_SNAPSHOTS} or more of them", least=0)
-    rank: int = fit_option(5, "largest number of deviations to hold, K", least=2)
+    lr: Annotated[float, Fit("learning rate before the snapshots", ge=0)] = 5e-5
+    swa_ratio: Annotated[float, Fit("learning rate while collecting over lr (published: 1/2 to 1/10)")] = 0.5
+    start: Annotated[float, Fit("share of the steps after which snapshots are collected")] = 0.5
+    anneal: Annotated[float, Fit("share of the steps before start over which the learning rate falls")] = 1.0
+    every: Annotated[int, Fit(f"steps between snapshots; 0: the most for {AUTO_SNAPSHOTS} or more of them", ge=0)] = 0
+    rank: Annotated[int, Fit("largest number of deviations to hold, K", ge=2)] = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,12 +154,12 @@ class Moments:
 class Swag(Method):
     """SWA's posterior, predicted with draws: mean + sqrt(tau / 2) sigma z1 + sqrt(tau / (2 (K - 1))) D z2."""
 
-    name: ClassVar[str] = "swag"
-    title: ClassVar[str] = "SWAG"
-    base: ClassVar[str | None] = "swa"
+    name = "swag"
+    title = "SWAG"
+    base = "swa"
 
-    draws: int = predict_option(10, "posterior draws whose probabilities are averaged", least=1)
-    tau: float = predict_option(1.0, "scale of the covariance: 0 is SWA, 1 the posterior", least=0)
+    draws: Annotated[int, Predict("posterior draws whose probabilities are averaged", ge=1)] = 10
+    tau: Annotated[float, Predict("scale of the covariance: 0 is SWA, 1 the posterior", ge=0)] = 1.0
 
     def draw(self, job: PredictJob) -> Iterable[Params]:
         return job.posterior.draws(self.draws, job.generator, self.tau)

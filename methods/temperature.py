@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bench.method import Method, PredictJob, log_softmax
+from bench.method import FitJob, Method, PredictJob, log_softmax, register_method
 from bench.posterior import Params, Posterior
-from bench.registry import register_method
-from bench.train.loop import FitJob
 
 LARGEST = 20.0  # T is sought between 1 / LARGEST and LARGEST
 BATCH = 32  # examples per forward pass over the tuning data
@@ -24,7 +21,7 @@ BATCH = 32  # examples per forward pass over the tuning data
 class ScaledPoint(Posterior):
     """One value of the adapters, and under ``scale`` the temperature T over which its logits are taken."""
 
-    kind: ClassVar[str] = "scaled_point"
+    kind = "scaled_point"
     value: Params
     scale: Params
 
@@ -48,10 +45,10 @@ class Temperature(Method):
     cost counts. When `bench tune` scores a part of train, T is fitted on another.
     """
 
-    name: ClassVar[str] = "temperature"
-    title: ClassVar[str] = "Temperature"
-    base: ClassVar[str | None] = "adamw"
-    tunes: ClassVar[bool] = True
+    name = "temperature"
+    title = "Temperature"
+    base = "adamw"
+    tunes = True
 
     @torch.no_grad()
     def fit(self, job: FitJob) -> Posterior:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.method import Method, PredictJob
+from bench.method import FitJob, Method, PredictJob, register_method
 from bench.posterior import Point, Posterior
-from bench.registry import register_method
-from bench.train.loop import FitJob
 
 
 @register_method
@@ -19,8 +16,8 @@ from bench.train.loop import FitJob
 class ZeroShot(Method):
     """Predicts with B = 0, where W + (alpha / r) B A is the base's W. Needs no training; the seed plays no part."""
 
-    name: ClassVar[str] = "zero_shot"
-    title: ClassVar[str] = "Zero-shot"
+    name = "zero_shot"
+    title = "Zero-shot"
 
     def fit(self, job: FitJob) -> Posterior:
         return Point({})

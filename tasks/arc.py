@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bench.registry import register_task
-from bench.task import LETTERS, Example, MalformedRow, Row, Task
+from bench.task import LETTERS, Example, MalformedRow, Row, Task, register_task
 from tasks.prompts import choose_sentence
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bench.registry import register_task
-from bench.task import Example, Row, Task
+from bench.task import Example, Row, Task, register_task
 
 
 @register_task

@@ -5,8 +5,7 @@ The field evaluates on the 4-answer prompt that it trained on; so does the suite
 
 from __future__ import annotations
 
-from bench.registry import register_task
-from bench.task import LETTERS, Example, MalformedRow, Row, Task
+from bench.task import LETTERS, Example, MalformedRow, Row, Task, register_task
 from tasks.prompts import choose_sentence
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.task import LETTERS
+from bench.task import LETTERS, lettered
 
 SELECT = "Select one of the choices that answers the following question: "
 
@@ -17,5 +17,5 @@ def sentence(option: str) -> str:
 
 def choose_sentence(question: str, options: Sequence[str]) -> str:
     """``SELECT question Choices: A. <option> B. <option> ... Answer:``, each option made a sentence."""
-    listed = " ".join(f"{letter}. {sentence(option)}" for letter, option in zip(LETTERS, options, strict=False))
+    listed = " ".join(f"{letter}. {sentence(option)}" for letter, option in lettered(LETTERS[: len(options)], options))
     return f"{SELECT}{question} Choices: {listed} Answer:"

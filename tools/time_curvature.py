@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from bench.data.splits import DataSource, load_split
 from bench.model.choice_model import load_model
-from bench.registry import get_task
 from bench.specs import ModelSpec
+from bench.task import get_task
 from methods.laplace.laplace_torch import AdapterCurvature, ReadOut
 
 FIELDS = ("input_ids", "attention_mask", "position_ids", "labels")

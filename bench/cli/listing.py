@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.method import get_method, method_names
 from bench.plan.settings import describe
-from bench.registry import get_method, get_task, method_names, task_names
+from bench.task import get_task, task_names
 
 
 def list_methods() -> list[dict[str, Any]]:

@@ -281,11 +281,13 @@ def _launch(options: argparse.Namespace, grid: Any, families: Any) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from bench.data.splits import DataSource
+    from bench.method import get_method
     from bench.plan.grid import Grid, Variant, choose_model
     from bench.plan.runs import families
     from bench.plan.settings import check_settings, merge, parse_assignment
-    from bench.registry import get_method, get_task, load_plugin
+    from bench.registry import load_plugin
     from bench.store.store import Store
+    from bench.task import get_task
 
     for plugin in options.plugin:
         load_plugin(plugin)

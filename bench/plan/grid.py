@@ -35,12 +35,13 @@ from bench.data.protocol import PROTOCOLS
 from bench.data.splits import DataSource
 from bench.errors import near_miss
 from bench.launch.launcher import get_launcher, launcher_names
+from bench.method import get_method, method_names
 from bench.model.identity import resolve_model
-from bench.options import make_method, option_fields
 from bench.plan.runs import families, plan_run
 from bench.plan.settings import Settings, check_settings, laid_over, merge, read_toml, table_of
-from bench.registry import get_method, get_task, load_plugin, method_names
+from bench.registry import load_plugin
 from bench.specs import Family, ModelSpec, RunSpec, build, cast
+from bench.task import get_task
 
 KEYS = (
     "protocol", "methods", "tasks", "seeds", "plugins", "eval_every", "data_dir", "allow_partial_data",
@@ -296,7 +297,7 @@ def check_options(table: Mapping[str, Any], where: str, reader: str, methods: Se
         if method not in methods:
             raise LookupError(f"{where} names '{method}', which the grid does not have.{near_miss(method, methods)}")
         table_of(options, f"{where}.{method}")
-        fields = [f.name for f in option_fields(get_method(method)) if reader in ("", f.metadata["reader"])]
+        fields = [o.name for o in get_method(method).hyperparameters().values() if reader in ("", o.reader)]
         for option, values in options.items():
             if option not in fields:
                 kind = "hyperparameter that prediction reads" if reader else "hyperparameter"
@@ -304,7 +305,7 @@ def check_options(table: Mapping[str, Any], where: str, reader: str, methods: Se
             if not isinstance(values, list) or not values:
                 raise ValueError(f"{where}.{method}.{option} is {values!r}: give a list of values.")
             # as the method has them, so that 0 and "0.0" are one
-            taken = [getattr(make_method(get_method(method), {option: value}), option) for value in values]
+            taken = [getattr(get_method(method).make({option: value}), option) for value in values]
             if any(value in taken[:place] for place, value in enumerate(taken)):
                 raise ValueError(f"{where}.{method}.{option} is {values!r}: each value counts once, so list it once.")
 

@@ -10,12 +10,11 @@ from typing import Any
 from bench.data.protocol import CLEAN_SHARE, HOLDOUT, splits_for
 from bench.data.splits import DataSource, data_spec
 from bench.errors import BrokenPlugin
-from bench.method import Method
-from bench.options import options_of
+from bench.method import Method, get_method
 from bench.plan.settings import lora_for, method_for, train_for
-from bench.registry import get_method, get_task
 from bench.specs import MEMBER, Family, FitSpec, ModelSpec, RunSpec, key
 from bench.store.store import Store
+from bench.task import get_task
 
 _LABEL = re.compile(r"[\w.+ -]{0,64}")  # goes into tables as it is
 
@@ -81,7 +80,7 @@ def plan_run(
         fit=fit,
         method=method.name,
         version=method.version,
-        options=options_of(method, "predict"),
+        options=method.options("predict"),
         data=data_spec(scored, source),
         split=HOLDOUT if tune_share else splits_for(protocol, scored).reported,
         batch_size=batch_size,
@@ -113,16 +112,16 @@ def _fit_spec(method: Method, blank: FitSpec, settings: dict[str, Any], *, score
         named = method_for(settings, method.base, blank.data.task)
         base = _fit_spec(named, beneath, settings, scored=unseen, tuning=tuning)
         if not method.own_fit():
-            for name in options_of(method, "fit"):
+            for name in method.options("fit"):
                 raise BrokenPlugin(
                     f"{type(method).__qualname__}.{name}: nothing reads it, as '{method.name}' borrows the fit of "
-                    f"'{method.base}'. Declare it with predict_option(...)."
+                    f"'{method.base}'. Mark it with Predict(...)."
                 )
             method.check_fit(base)
             return base
         bases = method.bases(base)
     fit = dataclasses.replace(
-        own, method=method.name, version=method.version, options=options_of(method, "fit"), bases=bases
+        own, method=method.name, version=method.version, options=method.options("fit"), bases=bases
     )
     method.check_fit(fit)
     return fit

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import near_miss
-from bench.method import Method
-from bench.options import make_method, option_fields
-from bench.registry import get_method, method_names, task_names
+from bench.method import Method, get_method, method_names
 from bench.specs import LoraSpec, TrainSpec, cast, hints
+from bench.task import task_names
 
 Settings = dict[str, Any]
 
@@ -101,10 +100,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def _check_method(name: str, values: Mapping[str, Any]) -> None:
     cls = get_method(name)
     plain = {k: v for k, v in values.items() if k != "per_task"}
-    make_method(cls, plain)
+    cls.make(plain)
     for task, inner in table_of(values.get("per_task", {}), f"{name}.per_task").items():
         _check_task(task, f"{name}.per_task")
-        make_method(cls, {**plain, **table_of(inner, f"{name}.per_task.{task}")})
+        cls.make({**plain, **table_of(inner, f"{name}.per_task.{task}")})
 
 
 def _check_task(task: str, place: str) -> None:
@@ -131,7 +130,7 @@ def method_for(settings: Mapping[str, Any], name: str, task: str) -> Method:
     """The method with the settings that hold for a task."""
     values = dict(settings.get(name, {}))
     special = values.pop("per_task", {}).get(task, {})
-    return make_method(get_method(name), {**values, **special})
+    return get_method(name).make({**values, **special})
 
 
 def train_for(settings: Mapping[str, Any], task: str) -> TrainSpec:
@@ -166,10 +165,10 @@ def describe(cls: type[Method]) -> list[dict[str, str]]:
     """Name, default, reader and meaning of each hyperparameter of a method class."""
     return [
         {
-            "name": f.name,
-            "default": str(f.default),
-            "reader": f.metadata["reader"],
-            "doc": f.metadata["doc"] + (f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""),
+            "name": one.name,
+            "default": str(one.default),
+            "reader": one.reader,
+            "doc": one.doc + (f" ({', '.join(map(str, one.choices))})" if one.choices else ""),
         }
-        for f in option_fields(cls)
+        for one in cls.hyperparameters().values()
     ]

@@ -26,11 +26,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.options import make_method
+from bench.method import get_method
 from bench.plan.grid import Grid, judging
 from bench.plan.runs import families, plan_run
 from bench.plan.settings import laid_over, merge
-from bench.registry import get_method
 from bench.specs import Family, RunSpec, key
 from bench.store.store import Store
 
@@ -106,7 +105,7 @@ def plan_tuning(
         if methods is not None and method not in methods:
             continue
         for values in found:
-            make_method(get_method(method), values)
+            get_method(method).make(values)
             settings = merge(grid.settings, *bases, laid_over({method: values}))
             runs = tuple(
                 plan_run(

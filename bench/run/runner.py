@@ -18,19 +18,18 @@ from bench.data.batches import Encoded
 from bench.data.protocol import HOLDOUT
 from bench.data.splits import DataSource, Split, load_split, split_holdout
 from bench.errors import ModelNotUsable
-from bench.method import Method, PredictJob
+from bench.method import Method, PredictJob, get_method
 from bench.metrics import nll, score
 from bench.model.choice_model import ChoiceModel, load_model
-from bench.options import make_method
 from bench.posterior import Posterior
 from bench.process.claim import SECONDS, Claim, Lost, Worker, claim, mentioned
 from bench.process.progress import FamilyProgress, Progress
 from bench.process.stop import Stopped
-from bench.registry import get_method, get_task
 from bench.run.provenance import PeakMemory, device_name, provenance, utc_now
 from bench.specs import Family, FitSpec, ModelSpec, RunSpec, key, seed_for
 from bench.store.records import RunRecord
 from bench.store.store import Store, write_predictions
+from bench.task import get_task
 from bench.train.loop import Checkpointing, FitJob, seed_global
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of one prediction, which float32 keeps to 1e-6
@@ -132,7 +131,7 @@ class Runner:
         return {**self.worker.describe(), "device": device_name(self.device)}
 
     def _train(self, spec: FitSpec, starts: tuple[Posterior, ...], progress: Progress) -> None:
-        method = make_method(get_method(spec.method), spec.options)
+        method = get_method(spec.method).make(spec.options)
         train = load_split(get_task(spec.data.task), "train", self.source)
         kept, held = split_holdout(train.examples, spec.holdout, seed_for(spec, "holdout"))
         load = self._prepared(spec)
@@ -226,7 +225,7 @@ class Runner:
 
     def _evaluate(self, run: RunSpec, split: Split, encoded: Encoded | None, progress: Progress) -> None:
         fit_options = run.fit.options if run.fit.method == run.method else {}
-        method = make_method(get_method(run.method), {**fit_options, **run.options})
+        method = get_method(run.method).make({**fit_options, **run.options})
         posterior = self.fit(run.fit, progress)
         examples = self._examples(run)[0]
         task = get_task(run.data.task)

@@ -8,6 +8,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from bench.errors import near_miss
+
 T = TypeVar("T")
 
 
@@ -32,6 +34,11 @@ def cast(value: Any, hint: Any, name: str) -> Any:
         if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in args):
             return None
         return cast(value, next(a for a in args if a is not type(None)), name)
+    if origin is typing.Literal:
+        for choice in args:
+            if isinstance(choice, str) and value == choice:
+                return choice
+        raise ValueError(f"{name} is {value!r}.{near_miss(value, args)}")
     if origin is tuple:
         items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, list | tuple):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
-from bench.method import Method, PredictJob
-from bench.options import fit_option, predict_option
+from bench.method import FitJob, Method, PredictJob, register_method
+from bench.options import Fit, Predict
 from bench.posterior import DiagGaussian, Params, Posterior
-from bench.registry import register_method
-from bench.train.loop import FitJob
 from methods.ivon.diagnostics import diagnostics, warnings
 from methods.ivon.optimizer import IVON as Optimizer
 from methods.ivon.state import HYPER, check_hyper
@@ -25,20 +23,20 @@ class Ivon(Method):
     watch the warnings.
     """
 
-    name: ClassVar[str] = "ivon"
-    title: ClassVar[str] = "IVON"
+    name = "ivon"
+    title = "IVON"
 
-    lr: float = fit_option(0.03, "peak learning rate, linear to 0 without warm-up")
-    ess: float = fit_option(1e6, "effective sample size lambda: larger is narrower")
-    h0: float = fit_option(1e-3, "initial value of the Hessian estimate h")
-    weight_decay: float = fit_option(0.0, "prior precision over ess, delta")
-    beta1: float = fit_option(0.9, "decay of the gradient average")
-    beta2: float = fit_option(1 - 1e-5, "decay of the Hessian estimate")
-    clip_radius: float = fit_option(1e-3, "each coordinate's update is clipped to this before lr is applied, xi")
-    rescale_lr: bool = fit_option(False, "multiply lr by h0 + weight_decay")
-    train_draws: int = fit_option(1, "posterior draws per training step", least=1)
-    draws: int = predict_option(10, "posterior draws whose probabilities are averaged", least=1)
-    tau: float = predict_option(1.0, "scale of the variance: 0 is the mean, 1 the posterior", least=0)
+    lr: Annotated[float, Fit("peak learning rate, linear to 0 without warm-up")] = 0.03
+    ess: Annotated[float, Fit("effective sample size lambda: larger is narrower")] = 1e6
+    h0: Annotated[float, Fit("initial value of the Hessian estimate h")] = 1e-3
+    weight_decay: Annotated[float, Fit("prior precision over ess, delta")] = 0.0
+    beta1: Annotated[float, Fit("decay of the gradient average")] = 0.9
+    beta2: Annotated[float, Fit("decay of the Hessian estimate")] = 1 - 1e-5
+    clip_radius: Annotated[float, Fit("each coordinate's update is clipped to this before lr is applied, xi")] = 1e-3
+    rescale_lr: Annotated[bool, Fit("multiply lr by h0 + weight_decay")] = False
+    train_draws: Annotated[int, Fit("posterior draws per training step", ge=1)] = 1
+    draws: Annotated[int, Predict("posterior draws whose probabilities are averaged", ge=1)] = 10
+    tau: Annotated[float, Predict("scale of the variance: 0 is the mean, 1 the posterior", ge=0)] = 1.0
 
     def __post_init__(self) -> None:
         check_hyper({name: getattr(self, name) for name in HYPER})
@@ -71,6 +69,6 @@ class Ivon(Method):
 class IvonMean(Method):
     """IVON's posterior, predicted with at its mean m: the same as IVON with tau = 0."""
 
-    name: ClassVar[str] = "ivon_mean"
-    title: ClassVar[str] = "IVON@mean"
-    base: ClassVar[str | None] = "ivon"
+    name = "ivon_mean"
+    title = "IVON@mean"
+    base = "ivon"

@@ -15,7 +15,6 @@ whose maps read one tensor (A of q and A of v) share one input factor.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,8 +22,6 @@ from torch import Tensor
 from bench.posterior import Params, Posterior, flat_noise, sum_of_squares
 from bench.train.loop import seed_global
 from methods.laplace.curvature import Tape, output_gradients
-
-CONVENTIONS = ("expand", "reduce")
 
 
 class Factor:
@@ -183,7 +180,7 @@ class KroneckerGaussian(Posterior):
         prior: ``precision`` -> ().
     """
 
-    kind: ClassVar[str] = "kronecker"
+    kind = "kronecker"
     location: Params
     vectors: Params
     values: Params

@@ -13,21 +13,19 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from bench.data.batches import Batch
-from bench.method import Method, PredictJob, log_softmax
-from bench.options import fit_option, predict_option
+from bench.method import FitJob, Method, PredictJob, log_softmax, register_method
+from bench.options import Fit, Predict
 from bench.posterior import DiagGaussian, Posterior
-from bench.registry import register_method
 from bench.specs import TrainSpec
 from bench.task import Task
-from bench.train.loop import FitJob
 from methods.laplace.curvature import jacobians
-from methods.laplace.kronecker import CONVENTIONS, KroneckerGaussian
+from methods.laplace.kronecker import KroneckerGaussian
 
 JITTER = 1e-6  # added to the variance of each logit (PROTOCOL 5)
 
@@ -36,22 +34,22 @@ JITTER = 1e-6  # added to the variance of each logit (PROTOCOL 5)
 class Laplace(Method):
     """What both have in common: the data pass, the evidence, and the predictive."""
 
-    base: ClassVar[str | None] = "adamw"
+    base = "adamw"
 
-    subset: str = fit_option("all", "which adapters are uncertain: all, or those of the last block", ("all", "last"))
-    prior_precision: float = fit_option(0.0, "precision of the Gaussian prior; 0 maximises the evidence", least=0)
-    evidence_steps: int = fit_option(100, "steps of Adam on the log prior precision", least=1)
-    evidence_lr: float = fit_option(0.1, "learning rate of those steps", least=0)
-    predictive: str = predict_option(
-        "linearised", "Gaussian logits, or draws of the adapters", ("linearised", "sampled")
+    subset: Annotated[Literal["all", "last"], Fit("uncertain adapters: all, or those of the last block")] = "all"
+    prior_precision: Annotated[float, Fit("precision of the Gaussian prior; 0 maximises the evidence", ge=0)] = 0.0
+    evidence_steps: Annotated[int, Fit("steps of Adam on the log prior precision", ge=1)] = 100
+    evidence_lr: Annotated[float, Fit("learning rate of those steps", ge=0)] = 0.1
+    predictive: Annotated[Literal["linearised", "sampled"], Predict("Gaussian logits, or draws of the adapters")] = (
+        "linearised"
     )
-    link: str = predict_option(
-        "draws", "linearised: softmax averaged over logit draws, or its probit approximation", ("draws", "probit")
-    )
-    link_draws: int = predict_option(2000, "logit draws, the same standard normals for every example", least=1)
-    draws: int = predict_option(10, "sampled: draws of the adapters whose probabilities are averaged", least=1)
-    tau: float = predict_option(1.0, "scale of the covariance: 0 is the mean, 1 the posterior", least=0)
-    jacobian_batch: int = predict_option(8, "linearised: examples per forward and backward pass", least=1)
+    link: Annotated[
+        Literal["draws", "probit"], Predict("linearised: softmax averaged over logit draws, or probit approximation")
+    ] = "draws"
+    link_draws: Annotated[int, Predict("logit draws, the same standard normals for every example", ge=1)] = 2000
+    draws: Annotated[int, Predict("sampled: draws of the adapters whose probabilities are averaged", ge=1)] = 10
+    tau: Annotated[float, Predict("scale of the covariance: 0 is the mean, 1 the posterior", ge=0)] = 1.0
+    jacobian_batch: Annotated[int, Predict("linearised: examples per forward and backward pass", ge=1)] = 8
 
     def check(self, task: Task, train: TrainSpec) -> None:
         if importlib.util.find_spec("laplace") is None:
@@ -107,8 +105,8 @@ class Laplace(Method):
 class LaplaceDiag(Laplace):
     """Laplace with the diagonal of the GGN: P = diag(GGN) + prior I."""
 
-    name: ClassVar[str] = "la_diag"
-    title: ClassVar[str] = "LA (diag)"
+    name = "la_diag"
+    title = "LA (diag)"
 
     def approximate(self, job: FitJob, names: Sequence[str]) -> Posterior:
         from methods.laplace.laplace_torch import Passes, ReadOut, fit_diag
@@ -126,11 +124,11 @@ class LaplaceDiag(Laplace):
 class LaplaceKfac(Laplace):
     """Laplace with Kronecker factors: P = G x A + prior I for each adapter matrix (methods.laplace.kronecker)."""
 
-    name: ClassVar[str] = "la_kfac"
-    title: ClassVar[str] = "LA (KFAC)"
+    name = "la_kfac"
+    title = "LA (KFAC)"
 
-    convention: str = fit_option("expand", "how tokens that share a weight are summed", CONVENTIONS)
-    factor_rank: int = fit_option(0, "rank kept of factors wider than it; 0 keeps them whole", least=0)
+    convention: Annotated[Literal["expand", "reduce"], Fit("how tokens that share a weight are summed")] = "expand"
+    factor_rank: Annotated[int, Fit("rank kept of factors wider than it; 0 keeps them whole", ge=0)] = 0
 
     def approximate(self, job: FitJob, names: Sequence[str]) -> Posterior:
         from methods.laplace.laplace_torch import Passes, ReadOut, fit_kron

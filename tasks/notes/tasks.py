@@ -6,9 +6,8 @@ import random
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from bench.registry import register_task
 from bench.specs import digest
-from bench.task import LETTERS, Example, Row, Task
+from bench.task import LETTERS, Example, Row, Task, register_task
 from tasks.notes.world import NOTES_BOOL, NOTES_FOUR, NOTES_TWO, NoteTask, note_world
 
 

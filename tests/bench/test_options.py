@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
 
-from bench import registry
 from bench.data.splits import DataSource
 from bench.errors import BrokenPlugin
-from bench.method import Method, PredictJob
-from bench.options import fit_option, make_method, predict_option
+from bench.method import METHODS, Method, PredictJob, method_names, register_method
+from bench.options import Fit, Predict
 from bench.plan.runs import plan_run
 from bench.posterior import DiagGaussian, LowRankGaussian, Params, Point, Posterior, load_posterior
-from bench.registry import method_names, register_method
 from bench.specs import ModelSpec
 
 
@@ -25,31 +23,31 @@ from bench.specs import ModelSpec
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it."""
     method_names()
-    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+    monkeypatch.setattr(METHODS, "_classes", dict(METHODS._classes))
     yield
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optional(Method):
     name, title, base = "optional", "Optional", "adamw"
-    share: float | None = predict_option(None, "a share, or none", least=0)
-    kind: str | None = predict_option(None, "a kind, or none", ("x", "y"))
+    share: Annotated[float | None, Predict("a share, or none", ge=0)] = None
+    kind: Annotated[Literal["x", "y"] | None, Predict("a kind, or none")] = None
 
 
 def test_an_option_that_is_none_has_no_range() -> None:
-    made: Any = make_method(Optional, {})
+    made: Any = Optional.make()
     assert (made.share, made.kind) == (None, None)
-    assert make_method(Optional, {"share": "none", "kind": "x"}) == Optional(kind="x")
+    assert Optional.make({"share": "none", "kind": "x"}) == Optional(kind="x")
     with pytest.raises(ValueError, match=r"optional\.share is -1\.0: give at least 0"):
-        make_method(Optional, {"share": -1})
+        Optional.make({"share": -1})
     with pytest.raises(ValueError, match=r"optional\.kind is 'z'"):
-        make_method(Optional, {"kind": "z"})
+        Optional.make({"kind": "z"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Borrower(Method):
     name, title, base = "borrower", "Borrower", "adamw"
-    strength: float = fit_option(1.0, "read by nobody")
+    strength: Annotated[float, Fit("read by nobody")] = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ class Above(Method):
 def test_a_borrowed_fit_reads_no_options(name: str) -> None:
     register_method(Borrower)
     register_method(Above)
-    with pytest.raises(BrokenPlugin, match=r"^Borrower\.strength: nothing reads it, .* with predict_option"):
+    with pytest.raises(BrokenPlugin, match=r"^Borrower\.strength: nothing reads it, .* with Predict"):
         plan_run(name, "notes_two", 1, settings={}, model=ModelSpec(), source=DataSource())
 
 

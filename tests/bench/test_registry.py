@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,20 +13,18 @@ from typing import Any
 
 import pytest
 
-from bench import registry
-from bench.errors import near_miss
-from bench.method import Method
-from bench.registry import get_method, get_task, load_plugin, method_names, register_method, register_task, task_names
-from bench.task import Task
+from bench.errors import BrokenPlugin, near_miss
+from bench.method import METHODS, Method, get_method, method_names, register_method
+from bench.registry import load_plugin
+from bench.task import TASKS, Task, get_task, register_task, task_names
 
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers, imports or puts on the path is gone after it."""
     method_names(), task_names()
-    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
-    monkeypatch.setattr(registry, "_tasks", dict(registry._tasks))
-    monkeypatch.setattr(registry, "_loaded", set(registry._loaded))
+    for registry in (METHODS, TASKS):
+        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     monkeypatch.setattr(sys, "path", list(sys.path))
     known = set(sys.modules)
     yield
@@ -39,7 +38,8 @@ def method_class(name: Any) -> type[Method]:
 
 
 def task_class(name: Any) -> type[Task]:
-    contents = {"name": name, "title": "Probe", "answers": ("A", "B"), "__module__": __name__}
+    contents = {"name": name, "title": "Probe", "answers": ("A", "B"), "rows": {"train": 1}, "__module__": __name__}
+    contents |= {"source": "generated", "revision": "1", "licence": "CC0"}
     return type("Probe", (Task,), contents)
 
 
@@ -100,15 +100,15 @@ def test_a_method_and_a_task_may_share_a_name() -> None:
 
 
 def test_a_second_method_of_a_name_names_both_owners() -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(BrokenPlugin) as error:
         register_method(method_class("ivon"))
     said = str(error.value)
-    assert said == f"Two methods are named 'ivon': methods.ivon.Ivon and {__name__}.Probe. Rename one of them."
-    assert get_method("ivon").__module__ == "methods.ivon"  # the first stands
+    assert said == f"Two methods are named 'ivon': methods.ivon.ivon.Ivon and {__name__}.Probe. Rename one of them."
+    assert get_method("ivon").__module__ == "methods.ivon.ivon"  # the first stands
 
 
 def test_a_second_task_of_a_name_names_both_owners() -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(BrokenPlugin) as error:
         register_task(task_class("boolq"))
     said = str(error.value)
     assert said == f"Two tasks are named 'boolq': tasks.boolq.BoolQ and {__name__}.Probe. Rename one of them."
@@ -117,7 +117,7 @@ def test_a_second_task_of_a_name_names_both_owners() -> None:
 @pytest.mark.parametrize("name", ["", "Ivon", "2fast", "_x", "a-b", "a.b", "a b", "é", "x\n", "a" * 65, None, 3])
 @pytest.mark.parametrize(("register", "make"), [(register_method, method_class), (register_task, task_class)])
 def test_a_bad_name_is_refused_with_its_owner(register: Any, make: Any, name: Any) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(BrokenPlugin) as error:
         register(make(name))
     assert str(error.value) == (
         f"{__name__}.Probe: set `name` to lower-case letters, digits and underscores; it is {name!r}."
@@ -133,13 +133,13 @@ def test_the_longest_name_is_of_64_characters() -> None:
 @pytest.mark.parametrize("name", ["lora", "per_task", "set", "include"])
 def test_a_word_of_the_settings_files_is_no_name(register_and_make: Any, name: str) -> None:
     register, make = register_and_make
-    with pytest.raises(ValueError, match=f"the name '{name}' is taken by a setting of the suite; choose another"):
+    with pytest.raises(BrokenPlugin, match=f"the name '{name}' is taken by a setting of the suite; choose another"):
         register(make(name))
 
 
 @pytest.mark.parametrize("name", ["steps", "batch_size", "micro_batches", "max_length", "clip_norm"])
 def test_a_training_setting_is_no_method_name(name: str) -> None:
-    with pytest.raises(ValueError, match=f"the name '{name}' is taken by a setting"):
+    with pytest.raises(BrokenPlugin, match=f"the name '{name}' is taken by a setting"):
         register_method(method_class(name))
 
 
@@ -149,7 +149,7 @@ def test_a_training_setting_is_no_method_name(name: str) -> None:
 def test_answers_that_are_no_list_of_different_words_are_refused(answers: Any) -> None:
     cls = task_class("probe")
     setattr(cls, "answers", answers)  # noqa: B010  (a value of another type than the attribute's)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(BrokenPlugin) as error:
         register_task(cls)
     assert str(error.value) == (
         f"{__name__}.Probe: set `answers` to a tuple of two or more different words; it is {answers!r}."
@@ -170,7 +170,7 @@ def test_a_list_of_answers_becomes_a_tuple() -> None:
 def test_a_plug_in_beside_the_grid_is_found_and_registers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plug_beside.py").write_text(
         "from bench.method import Method\n"
-        "from bench.registry import register_method\n"
+        "from bench.method import register_method\n"
         "@register_method\n"
         "class Mine(Method):\n"
         "    name, title, base = 'mine', 'Mine', 'adamw'\n"
@@ -190,11 +190,12 @@ def test_a_plug_in_in_a_package_is_found(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_loading_a_plug_in_twice_is_no_duplicate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plug_twice.py").write_text(
-        "from bench.registry import register_task\n"
+        "from bench.task import register_task\n"
         "from bench.task import Task\n"
         "@register_task\n"
         "class Mine(Task):\n"
-        "    name, answers = 'plug_twice_task', ('A', 'B')\n"
+        "    name, title, answers, rows = 'plug_twice_task', 'Twice', ('A', 'B'), {'train': 1}\n"
+        "    source, revision, licence = 'generated', '1', 'CC0'\n"
     )
     monkeypatch.chdir(tmp_path)
     load_plugin("plug_twice")
@@ -226,8 +227,81 @@ def test_a_plug_in_given_as_a_file_is_told_to_leave_out_the_ending(
 def test_a_plug_in_that_lacks_a_dependency_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plug_needs.py").write_text("import plug_not_installed\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="plug_not_installed"):
+    with pytest.raises(
+        BrokenPlugin, match=r"^--plugin plug_needs cannot .*'plug_not_installed', plug_needs\.py line 1"
+    ):
         load_plugin("plug_needs")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("raise RuntimeError('no\\nluck')", "RuntimeError: no luck"),
+        ("{}['x']", "KeyError: 'x'"),
+        ("class E(BaseException): pass\nraise E", "E"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
+    ],
+)
+def test_whatever_a_plug_in_raises_becomes_one_sentence(
+    line: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plug_raises.py").write_text(line + "\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        BrokenPlugin, match=rf"^--plugin plug_raises cannot be imported \({kind}.*\): fix it.*\.$"
+    ) as error:
+        load_plugin("plug_raises")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("register", [register_method, register_task])
+@pytest.mark.parametrize("junk", [int, 3, lambda: None, Path])
+def test_what_is_not_of_the_kind_is_refused(register: Any, junk: Any) -> None:
+    if isinstance(junk, type):
+        junk = type("Junk", (junk,), {"name": "junk"})
+    with pytest.raises(BrokenPlugin, match=r"is not a (Method|Task): derive it|it decorates a class"):
+        register(junk)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("title", None), ("title", "a\nb"), ("version", "1"), ("version", 0), ("version", True), ("base", 3),
+     ("uses_model", "no"), ("tunes", 1)],
+)  # fmt: skip
+def test_metadata_of_a_method_is_checked_when_it_registers(name: str, value: Any) -> None:
+    cls = method_class("probe")
+    setattr(cls, name, value)
+    with pytest.raises(BrokenPlugin, match=rf"Probe: set `{name}` to .*; it is {re.escape(repr(value))}\."):
+        register_method(cls)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("title", ""), ("source", None), ("revision", 3), ("licence", " "), ("version", 1.5), ("rows", None), ("rows", {}),
+     ("rows", {"train": "many"}), ("rows", {"train": 0}), ("rows", {1: 1}), ("rows", [("train", 1)])],
+)  # fmt: skip
+def test_metadata_of_a_task_is_checked_when_it_registers(name: str, value: Any) -> None:
+    cls = task_class("probe")
+    setattr(cls, name, value)
+    with pytest.raises(BrokenPlugin, match=rf"Probe: set `{name}` to .*; it is {re.escape(repr(value))}\."):
+        register_task(cls)
+
+
+def test_a_base_that_does_not_exist_names_the_method_and_the_near_miss() -> None:
+    cls = method_class("probe")
+    cls.base = "adamv"
+    register_method(cls)
+    with pytest.raises(BrokenPlugin, match=r"Probe\.base: There is no method 'adamv'\. Did you mean 'adamw'\?"):
+        get_method("probe")
+
+
+def test_a_class_that_is_defined_again_replaces_the_first() -> None:
+    first, again = method_class("probe"), method_class("probe")
+    register_method(first), register_method(again)
+    assert get_method("probe") is again
 
 
 def test_a_plug_in_that_takes_a_name_is_refused_with_both_owners(
@@ -235,13 +309,13 @@ def test_a_plug_in_that_takes_a_name_is_refused_with_both_owners(
 ) -> None:
     (tmp_path / "plug_thief.py").write_text(
         "from bench.method import Method\n"
-        "from bench.registry import register_method\n"
+        "from bench.method import register_method\n"
         "@register_method\n"
         "class Thief(Method):\n"
         "    name, title = 'adamw', 'Mine'\n"
     )
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"methods\.adamw\.AdamW and plug_thief\.Thief"):
+    with pytest.raises(BrokenPlugin, match=r"methods\.adamw\.AdamW and plug_thief\.Thief"):
         load_plugin("plug_thief")
     assert get_method("adamw").__module__ == "methods.adamw"
 
@@ -257,11 +331,11 @@ def ask(code: str, first_on_path: Path, repository: Path) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize(("package", "call"), [("methods", "method_names()"), ("tasks", "task_names()")])
+@pytest.mark.parametrize(("package", "call"), [("methods", "method.method_names()"), ("tasks", "task.task_names()")])
 def test_a_foreign_package_of_our_name_is_refused(tmp_path: Path, repository: Path, package: str, call: str) -> None:
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text("print('foreign code ran')\n")
-    done = ask(f"from bench import registry; registry.{call}", tmp_path, repository)
+    done = ask(f"from bench import method, task; {call}", tmp_path, repository)
     assert done.returncode != 0
     assert f"ImportError: `import {package}` found {tmp_path.resolve() / package}" in done.stderr
     assert f"does not lie beside the suite ({repository})" in done.stderr
@@ -271,10 +345,10 @@ def test_a_foreign_package_is_refused_at_every_look_up(tmp_path: Path, repositor
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "__init__.py").write_text("")
     code = (
-        "from bench import registry\n"
+        "from bench.task import task_names\n"
         "for _ in range(2):\n"
         "    try:\n"
-        "        registry.task_names()\n"
+        "        task_names()\n"
         "    except ImportError as error:\n"
         "        print('refused')\n"
     )
@@ -288,11 +362,10 @@ def test_nothing_is_imported_before_the_first_look_up(tmp_path: Path, repository
 
 def test_a_package_that_failed_to_import_fails_again_with_the_same_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
-        raise ImportError(f"{name} has a fault")
+        raise RuntimeError(f"{name} has a fault")
 
-    monkeypatch.setattr(registry, "_methods", {})
-    monkeypatch.setattr(registry, "_loaded", set())
+    monkeypatch.setattr(METHODS, "_loaded", False)
     monkeypatch.setattr(importlib, "import_module", fail)
     for _ in range(2):
-        with pytest.raises(ImportError, match="methods has a fault"):
+        with pytest.raises(BrokenPlugin, match=r"The package 'methods' cannot .* methods has a fault"):
             get_method("adamw")

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +15,16 @@ import torch
 from support import STEPS, compute, plan, result_bytes
 
 from bench.data.splits import DataSource, load_split
-from bench.method import PredictJob
+from bench.method import PredictJob, get_method, method_names
 from bench.model.choice_model import ChoiceModel, load_model
-from bench.options import make_method, option_fields, options_of
+from bench.options import Hyperparameter
 from bench.plan.runs import families
 from bench.posterior import load_posterior
 from bench.process.progress import Progress
-from bench.registry import get_method, get_task, method_names
 from bench.run.runner import Runner
 from bench.specs import RunSpec, key, seed_for
 from bench.store.store import Store
+from bench.task import get_task
 
 METHODS = method_names()
 TASK = "notes_four"
@@ -31,7 +32,7 @@ TASK = "notes_four"
 
 def few(name: str) -> RunSpec:
     """A run of a few steps and, where the method has draws, a few of them."""
-    known = {field.name for field in option_fields(get_method(name))}
+    known = get_method(name).hyperparameters()
     return plan(name, TASK, **{name: {option: 3 for option in ("draws", "masks") if option in known}})
 
 
@@ -115,7 +116,7 @@ def test_predictions_do_not_depend_on_the_batch_size(
     name: str, stored: dict[str, tuple[Store, RunSpec]], model: ChoiceModel
 ) -> None:
     store, run = stored[name]
-    method = make_method(get_method(name), run.options)
+    method = get_method(name).make(run.options)
     one, seven = (method.predict(job_for(run, store, model, size)) for size in (1, 7))
     torch.testing.assert_close(one, seven, atol=2e-5, rtol=1e-5)
 
@@ -125,7 +126,7 @@ def test_predict_leaves_weights_and_modes_as_they_were(
     name: str, stored: dict[str, tuple[Store, RunSpec]], model: ChoiceModel
 ) -> None:
     store, run = stored[name]
-    method = make_method(get_method(name), run.options)
+    method = get_method(name).make(run.options)
 
     def state() -> str:
         parts = [p.detach().numpy().tobytes() for p in model.params.values()]
@@ -161,13 +162,21 @@ def test_a_posterior_saved_is_the_posterior_loaded(
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 
 
+def accepts(one: Hyperparameter, value: Any) -> bool:
+    """Whether ``value`` is one that the hyperparameter can be set to, other than its default."""
+    try:
+        return one.cast(value, one.name) != one.default
+    except ValueError:
+        return False
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_prediction_settings_cannot_cause_retraining(name: str) -> None:
     run = plan(name, TASK)
-    fields = {field.name: field for field in option_fields(get_method(name))}
-    for option in options_of(make_method(get_method(name), {}), "predict"):
-        field = fields[option]
-        other = next((c for c in field.metadata["choices"] if c != field.default), 3)
+    for option, one in get_method(name).hyperparameters().items():
+        if one.reader == "fit":
+            continue
+        other = next(value for value in (*one.choices, 3, 0.5, 1, True, False) if accepts(one, value))
         changed = plan(name, TASK, **{name: {option: other}})
         assert key(changed.fit) == key(run.fit)
         assert key(changed) != key(run)
@@ -184,7 +193,7 @@ def test_methods_with_one_seed_share_batches_and_adapters(name: str) -> None:
 def test_every_method_explains_itself(name: str) -> None:
     cls = get_method(name)
     assert cls.title and cls.__doc__ and dataclasses.is_dataclass(cls)
-    assert all(len(field.metadata["doc"]) > 3 for field in option_fields(cls))
+    assert all(len(one.doc) > 3 for one in cls.hyperparameters().values())
     assert cls.base is None or get_method(cls.base)
 
 

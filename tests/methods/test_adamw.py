@@ -10,7 +10,6 @@ import torch
 from support import plan
 from toy import Linear, Rows, flat
 
-from bench.options import make_method
 from methods.adamw import AdamW, Map
 
 
@@ -65,4 +64,4 @@ def test_the_prior_is_part_of_the_key() -> None:
 def test_options_out_of_range_are_named(cls: type, values: dict[str, float]) -> None:
     (name,) = values
     with pytest.raises(ValueError, match=f"{cls.name}.{name} is "):  # type: ignore[attr-defined]
-        make_method(cls, values)
+        cls.make(values)

@@ -14,7 +14,6 @@ from support import compute, plan
 
 from analysis.records.fits import chain_facts
 from bench.metrics import score
-from bench.options import make_method
 from bench.plan.runs import count_fits, families
 from bench.posterior import LowRankGaussian, Members
 from bench.run.runner import Runner
@@ -132,4 +131,4 @@ def test_the_first_draws_of_multi_swag_are_of_all_members() -> None:
 )
 def test_options_out_of_range_are_named(method: Any, values: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        make_method(method, values)
+        method.make(values)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from bench.data.splits import DataSource, load_split
 from bench.model.choice_model import load_model
-from bench.options import make_method
-from bench.registry import get_task
+from bench.task import get_task
 from methods.mc_dropout import McDropout, masked
 
 
@@ -83,4 +82,4 @@ def test_adapters_without_dropout_are_refused_before_any_work() -> None:
 
 def test_no_masks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mc_dropout\.masks is 0"):
-        make_method(McDropout, {"masks": 0})
+        McDropout.make({"masks": 0})

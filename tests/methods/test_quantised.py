@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from bench.data.splits import DataSource
+from bench.method import get_method, method_names
 from bench.plan.grid import choose_model
 from bench.plan.runs import families, plan_run
 from bench.posterior import load_posterior
-from bench.registry import get_method, method_names
 from bench.run.runner import Runner
 from bench.specs import RunSpec
 from bench.store.store import Store

@@ -10,7 +10,6 @@ import torch
 from support import compute, plan, result_bytes
 from toy import Linear, flat
 
-from bench.options import make_method
 from bench.plan.runs import count_fits, families
 from bench.posterior import LowRankGaussian
 from bench.process.progress import Progress
@@ -208,4 +207,4 @@ def test_comes_near_a_posterior_that_is_known(seed: int, tmp_path: Path) -> None
 )
 def test_options_out_of_range_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"swa.{name} is {value}"):
-        make_method(Swa, {name: value})
+        Swa.make({name: value})

@@ -14,12 +14,13 @@ from toy import Linear
 
 from bench.data.protocol import splits_for
 from bench.data.splits import DataSource, load_split, split_holdout
+from bench.method import get_method
 from bench.model.choice_model import load_model
 from bench.plan.runs import count_fits
-from bench.registry import get_method, get_task
 from bench.run.runner import Runner
 from bench.specs import seed_for
 from bench.store.store import Store
+from bench.task import get_task
 from methods.temperature import LARGEST, ScaledPoint, best_temperature
 
 

@@ -13,7 +13,7 @@ from bench.data.splits import DataSource, load_split
 from bench.method import PredictJob
 from bench.model.choice_model import load_model
 from bench.posterior import Point
-from bench.registry import get_task
+from bench.task import get_task
 from methods.zero_shot import ZeroShot
 
 

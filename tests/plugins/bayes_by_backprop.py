@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch.nn.functional import softplus
 
-from bench.method import Method
-from bench.options import fit_option, predict_option
+from bench.method import Method, register_method
+from bench.options import Fit, Predict
 from bench.posterior import DiagGaussian
-from bench.registry import register_method
 
 
 @register_method
@@ -18,10 +18,10 @@ class BayesByBackprop(Method):
     """q(A) = N(mu, softplus(rho)^2), prior N(0, prior_sd^2); minimises E_q[loss] + KL / N."""
 
     name, title = "bbb", "Bayes by backprop"
-    lr: float = fit_option(1e-3, "peak learning rate of AdamW")
-    sd: float = fit_option(0.01, "initial posterior standard deviation")
-    prior_sd: float = fit_option(0.2, "prior standard deviation")
-    draws: int = predict_option(5, "posterior draws")
+    lr: Annotated[float, Fit("peak learning rate of AdamW")] = 1e-3
+    sd: Annotated[float, Fit("initial posterior standard deviation")] = 0.01
+    prior_sd: Annotated[float, Fit("prior standard deviation")] = 0.2
+    draws: Annotated[int, Predict("posterior draws")] = 5
 
     def fit(self, job):
         params = job.model.params

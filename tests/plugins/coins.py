@@ -2,9 +2,8 @@
 
 import random
 
-from bench.registry import register_task
 from bench.specs import digest
-from bench.task import LETTERS, Example, Task
+from bench.task import LETTERS, Example, Task, register_task
 
 TOSSES = 7
 

@@ -1,7 +1,6 @@
 """A task with five choices that makes its own rows."""
 
-from bench.registry import register_task
-from bench.task import LETTERS, Example, Task
+from bench.task import LETTERS, Example, Task, lettered, register_task
 
 NAMES = ("red", "green", "blue", "white", "black")
 
@@ -17,5 +16,5 @@ class Colours(Task):
         return ({"name": NAMES[i * 7 % 5], "count": i} for i in range(self.rows[split]))
 
     def example(self, row):
-        listed = " ".join(f"{letter}. {name}." for letter, name in zip(LETTERS, NAMES, strict=False))
+        listed = " ".join(f"{letter}. {name}." for letter, name in lettered(self.answers, NAMES))
         return Example(f"Which is {row.text('name')} ({row['count']})? {listed} Answer:", row.position("name", NAMES))

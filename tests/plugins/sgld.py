@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
-from bench.method import Method
-from bench.options import fit_option
+from bench.method import Method, register_method
+from bench.options import Fit
 from bench.posterior import Members
-from bench.registry import register_method
 from bench.train.loop import Snapshots, constant
 
 
@@ -18,10 +18,10 @@ class Sgld(Method):
     """theta <- theta - lr grad + N(0, 2 lr T / N); keeps every ``every``-th step after ``burn_in``."""
 
     name, title = "sgld", "SGLD"
-    lr: float = fit_option(1e-2, "step size, constant")
-    temperature: float = fit_option(0.1, "T; 1 samples the posterior")
-    burn_in: int = fit_option(4, "steps before the first sample")
-    every: int = fit_option(2, "steps between samples")
+    lr: Annotated[float, Fit("step size, constant")] = 1e-2
+    temperature: Annotated[float, Fit("T; 1 samples the posterior")] = 0.1
+    burn_in: Annotated[int, Fit("steps before the first sample")] = 4
+    every: Annotated[int, Fit("steps between samples")] = 2
 
     def check(self, task, train):
         if train.steps < self.burn_in + self.every:

@@ -13,8 +13,7 @@ import pytest
 
 from bench.cli.listing import list_tasks, render
 from bench.data.splits import DataSource, data_spec, load_split
-from bench.registry import get_task, task_names
-from bench.task import MalformedRow, Row, Task
+from bench.task import MalformedRow, Row, Task, get_task, task_names
 from tasks.notes.world import NOTE_LENGTH, note_world
 
 TASKS = task_names()

@@ -13,8 +13,7 @@ import pytest
 from bench.cli.main import main
 from bench.data.protocol import splits_for
 from bench.data.splits import DataSource, load_split
-from bench.registry import get_task
-from bench.task import MalformedRow, Row
+from bench.task import MalformedRow, Row, get_task
 
 COUNTS = {"biology": 144, "chemistry": 100, "computer_science": 100, "mathematics": 100, "physics": 102}
 ROW = {"question": "Which is a force?", "subject": "college_physics", "choices": ["mass", "Weight.", "time", "heat"],

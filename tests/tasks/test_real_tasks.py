@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.data.splits import DataSource, data_spec, load_split
-from bench.registry import get_task
-from bench.task import MalformedRow, Row
+from bench.task import MalformedRow, Row, get_task
 
 ABCD = ["A", "B", "C", "D"]
 TASKS = ("wg_s", "wg_m", "arc_c", "arc_e", "obqa", "boolq")

@@ -14,8 +14,8 @@ import pytest
 import torch
 from support import bench
 
-from bench import registry
 from bench.cli.main import main
+from bench.method import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = """
@@ -129,14 +129,14 @@ def test_mistakes_get_a_sentence_before_anything_is_computed(
 
 METHOD = """
 from dataclasses import dataclass
-from bench.method import Method
-from bench.options import predict_option
-from bench.registry import register_method
+from typing import Annotated
+from bench.method import Method, register_method
+from bench.options import Predict
 @register_method
 @dataclass(frozen=True, kw_only=True)
 class Mine(Method):
     name, title, base = "{name}", "Mine", "adamw"
-    k: int = predict_option(1, "a number", (1, 2))
+    k: Annotated[int, Predict("a number")] = 1
 """
 
 
@@ -144,12 +144,12 @@ class Mine(Method):
     ("name", "old", "new", "sentence"),
     [
         ("mine_typed", "class Mine", "class Mine(:", "cannot be imported (SyntaxError"),
-        ("mine_plain", 'predict_option(1, "a number", (1, 2))', "3", "Mine.k: declare it with fit_option(...) or"),
-        ("mine_bare", "@dataclass(frozen=True, kw_only=True)\n", "", "Mine is no dataclass: decorate it"),
+        ("mine_plain", 'Annotated[int, Predict("a number")]', "int", "Mine.k: annotate it as Annotated[int, Fit("),
+        ("mine_bare", "@dataclass(frozen=True, kw_only=True)\n", "", "Mine is not a dataclass: decorate it"),
         ("mine_round", '"adamw"', '"mine_round"', "go in a circle: mine_round -> mine_round"),
         ("mine_alone", '"adamw"', "None", "'mine_alone' neither fits nor names a base"),
         ("mine_tunes", "    k:", "    tunes = True\n    k:", "'mine_tunes' tunes: define fit(job)"),
-        ("mine_choice", '(1, "a', '(4, "a', "mine_choice.k is '4'. Known: 1, 2."),
+        ("mine_range", 'number")', 'number", ge=2)', "The default of Mine.k is 1: give at least 2."),
     ],
 )
 def test_a_plugin_that_breaks_the_interface_gets_a_sentence(
@@ -165,7 +165,7 @@ def test_a_plugin_that_breaks_the_interface_gets_a_sentence(
     assert old in text
     (tmp_path / f"{name}.py").write_text(text.replace(old, new))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("bench.registry._methods", dict(registry._methods))
+    monkeypatch.setattr(METHODS, "_classes", dict(METHODS._classes))
     assert main(["run", "--method", name, "--task", "notes_two", "--plugin", name]) == 2
     error = capsys.readouterr().err
     assert error.startswith("bench: ") and sentence in error
@@ -173,10 +173,10 @@ def test_a_plugin_that_breaks_the_interface_gets_a_sentence(
 
 def test_a_failing_family_leaves_the_others_and_its_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("bench.registry._methods", dict(registry._methods))
+    monkeypatch.setattr(METHODS, "_classes", dict(METHODS._classes))
     (tmp_path / "broken_here.py").write_text(
-        "from dataclasses import dataclass\nfrom bench.method import Method\n"
-        "from bench.registry import register_method\n@register_method\n@dataclass(frozen=True, kw_only=True)\n"
+        "from dataclasses import dataclass\nfrom bench.method import Method, register_method\n"
+        "@register_method\n@dataclass(frozen=True, kw_only=True)\n"
         "class Broken(Method):\n    '''Fails.'''\n    name, title = 'broken', 'Broken'\n"
         "    def fit(self, job):\n        raise RuntimeError('no luck')\n"
     )

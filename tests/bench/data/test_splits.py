@@ -12,8 +12,7 @@ import pytest
 from bench.data import rows as raw
 from bench.data import splits
 from bench.data.splits import DataSource, Split, data_spec, load_split, split_holdout
-from bench.registry import get_task
-from bench.task import Example
+from bench.task import Example, get_task
 
 # --- what is set aside ------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,8 @@ from bench.data.splits import DataSource
 from bench.launch.backends.slurm import script, settings_of
 from bench.launch.launcher import get_launcher, launcher_names
 from bench.launch.submission import Submission, new_submission, read_item, read_submissions, write_submission
+from bench.method import method_names
 from bench.plan.runs import families
-from bench.registry import method_names
 from bench.run.worker import Job
 from bench.specs import key
 
@@ -40,7 +40,7 @@ steps = {steps}
 BROKEN = """
 from dataclasses import dataclass
 from bench.method import Method
-from bench.registry import register_method
+from bench.method import register_method
 
 @register_method
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import bench.grids
+from bench.method import get_method, method_names
 from bench.plan.grid import Grid, Variant, read_grid
 from bench.plan.runs import count_fits, families
 from bench.plan.tune import Scored, plan_tuning, stages, write_choice
-from bench.registry import get_method, get_task, method_names
 from bench.specs import RunSpec, key
+from bench.task import get_task
 
 GRIDS = Path(bench.grids.__file__).parent
 

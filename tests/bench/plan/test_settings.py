@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.options import option_fields, options_of
+from bench.method import get_method, method_names
 from bench.plan.settings import (
     check_settings,
     describe,
@@ -18,7 +18,6 @@ from bench.plan.settings import (
     read_toml,
     train_for,
 )
-from bench.registry import get_method, method_names
 from bench.specs import LoraSpec, TrainSpec
 
 
@@ -176,11 +175,11 @@ SETTINGS = {
 
 
 def test_a_method_has_its_per_task_values_on_that_task_only() -> None:
-    found = {task: options_of(method_for(SETTINGS, "ivon", task), "fit") for task in ("wg_s", "wg_m", "obqa")}
+    found = {task: method_for(SETTINGS, "ivon", task).options("fit") for task in ("wg_s", "wg_m", "obqa")}
     assert (found["wg_s"]["ess"], found["wg_m"]["ess"], found["obqa"]["ess"]) == (1e7, 5.0, 5.0)
     assert {options["lr"] for options in found.values()} == {0.1}
-    assert options_of(method_for(SETTINGS, "ivon", "obqa"), "predict")["tau"] == 0.0
-    assert options_of(method_for(SETTINGS, "ivon", "wg_s"), "predict")["tau"] == 1.0
+    assert method_for(SETTINGS, "ivon", "obqa").options("predict")["tau"] == 0.0
+    assert method_for(SETTINGS, "ivon", "wg_s").options("predict")["tau"] == 1.0
 
 
 def test_looking_up_a_method_leaves_the_settings_alone() -> None:
@@ -223,7 +222,7 @@ def test_the_defaults_are_the_papers() -> None:
 def test_every_hyperparameter_is_described(name: str) -> None:
     cls = get_method(name)
     rows = describe(cls)
-    assert [row["name"] for row in rows] == [field.name for field in option_fields(cls)]
+    assert [row["name"] for row in rows] == list(cls.hyperparameters())
     for row in rows:
         assert set(row) == {"name", "default", "reader", "doc"}
         assert row["reader"] in ("fit", "predict")

@@ -15,17 +15,17 @@ from support import STEPS, compute, plan, result_bytes
 
 from bench.data.splits import DataSource, load_split
 from bench.errors import ModelNotUsable
-from bench.method import PredictJob
+from bench.method import PredictJob, get_method
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.plan.runs import count_fits, families, missing
 from bench.posterior import DiagGaussian, Point
-from bench.registry import get_method, get_task
 from bench.run.provenance import PeakMemory
 from bench.run.runner import Runner
 from bench.run.worker import FAILED, HELD, Job, record_failure, work
 from bench.specs import Family, key
 from bench.store.records import DamagedRecord
 from bench.store.store import Store
+from bench.task import get_task
 from bench.train.loop import FitJob
 from bench.train.tree import save_tree
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from bench import specs
 from bench.method import Method
-from bench.options import fit_option, make_method, options_of, predict_option
+from bench.options import Fit, Predict
 from bench.specs import (
     DataSpec,
     FitSpec,
@@ -224,12 +224,12 @@ def test_one_number_is_one_value_however_it_is_written(written: Any, hint: type,
 
 
 def test_one_number_is_one_key_however_it_is_written() -> None:
-    from bench.registry import get_method
+    from bench.method import get_method
 
     keys = set()
     for written in (1e6, 1000000, "1e6"):
-        method = make_method(get_method("ivon"), {"ess": written})
-        keys.add(key(dataclasses.replace(FIT, options=options_of(method, "fit"))))
+        method = get_method("ivon").make({"ess": written})
+        keys.add(key(dataclasses.replace(FIT, options=method.options("fit"))))
     assert len(keys) == 1
 
 
@@ -335,14 +335,14 @@ class Whole(Method):
 
     name = "whole"
     title = "Whole"
-    scale: float = fit_option(1, "a float whose default is written as an int")
-    tau: float = predict_option(1, "the same, for prediction")
+    scale: Annotated[float, Fit("a float whose default is written as an int")] = 1
+    tau: Annotated[float, Predict("the same, for prediction")] = 1
 
 
 def test_a_default_written_as_an_int_is_the_same_as_the_value_set() -> None:
-    plain, given = make_method(Whole, {}), make_method(Whole, {"scale": 1, "tau": 1})
-    for reader in ("fit", "predict"):
-        assert canonical(options_of(plain, reader)) == canonical(options_of(given, reader))
+    plain, given = Whole.make(), Whole.make({"scale": 1, "tau": 1})
+    assert canonical(plain.options("fit")) == canonical(given.options("fit"))
+    assert canonical(plain.options("predict")) == canonical(given.options("predict"))
 
 
 # --- there and back ---------------------------------------------------------------------------------------------------

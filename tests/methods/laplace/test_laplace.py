@@ -8,10 +8,9 @@ import pytest
 import torch
 from support import compute, plan
 
-from bench.options import make_method
+from bench.method import get_method
 from bench.posterior import load_posterior
 from bench.process.progress import Progress
-from bench.registry import get_method
 from bench.run.runner import Runner
 from bench.store.store import Store
 from methods.laplace.curvature import jacobians
@@ -84,7 +83,7 @@ def test_a_low_rank_posterior_is_small_and_wider(tmp_path: Any) -> None:
 )
 def test_wrong_options_get_a_sentence(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        make_method(get_method("la_kfac"), values)
+        get_method("la_kfac").make(values)
 
 
 def test_names_without_blocks_have_no_last_block() -> None:

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from bench.data.splits import DataSource, load_split
 from bench.model.base import EMBEDDED
-from bench.registry import get_task
+from bench.task import get_task
 
 
 def lengths(task: str, split: str, source: DataSource) -> list[int]:

@@ -21,7 +21,7 @@ RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
 BROKEN = """
 from dataclasses import dataclass
 from bench.method import Method
-from bench.registry import register_method
+from bench.method import register_method
 
 @register_method
 @dataclass(frozen=True, kw_only=True)
