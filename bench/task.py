@@ -121,6 +121,8 @@ class Task:
         licence, citation: as the owners state them.
         answers: the answer words in label order; each must be one token after the prompt.
         rows: official number of rows of each labelled split, before any are dropped.
+        fingerprints: of the splits whose content is known (``Split.fingerprint`` in bench/data/splits.py), compared at
+            every reading. Other rows, from a local mirror or made by the task, have their own data revision.
         version: raise it when a prompt changes: every key of the task changes with it.
     """
 
@@ -133,6 +135,7 @@ class Task:
     citation: ClassVar[str] = ""
     answers: ClassVar[tuple[str, ...]]
     rows: ClassVar[Mapping[str, int]]
+    fingerprints: ClassVar[Mapping[str, str]] = {}
     version: ClassVar[int] = 1
 
     def example(self, row: Row) -> Example | None:

@@ -31,6 +31,7 @@ class ArcChallenge(Arc):
     title = "ARC-C"
     config = "ARC-Challenge"
     rows = {"train": 1119, "validation": 299, "test": 1172}
+    fingerprints = {"train": "1fda783ec1efe88b", "validation": "dc78afe4248754d9", "test": "1dae1917066963fe"}
 
 
 @register_task
@@ -39,3 +40,4 @@ class ArcEasy(Arc):
     title = "ARC-E"
     config = "ARC-Easy"
     rows = {"train": 2251, "validation": 570, "test": 2376}
+    fingerprints = {"train": "7c7862ffaa82f3ac", "validation": "07045c793665b8c6", "test": "b618a77e37c038bb"}

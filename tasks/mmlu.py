@@ -31,6 +31,7 @@ class CollegeBiology(CollegeSubject):
     title = "MMLU-Bio"
     config = "college_biology"
     rows = {"test": 144}
+    fingerprints = {"test": "6c088bea0336e5ab"}
 
 
 @register_task
@@ -39,6 +40,7 @@ class CollegeChemistry(CollegeSubject):
     title = "MMLU-Chem"
     config = "college_chemistry"
     rows = {"test": 100}
+    fingerprints = {"test": "b3e4d7baec87e040"}
 
 
 @register_task
@@ -47,6 +49,7 @@ class CollegeComputerScience(CollegeSubject):
     title = "MMLU-CS"
     config = "college_computer_science"
     rows = {"test": 100}
+    fingerprints = {"test": "56bf1adb8e9851b1"}
 
 
 @register_task
@@ -55,6 +58,7 @@ class CollegeMathematics(CollegeSubject):
     title = "MMLU-Math"
     config = "college_mathematics"
     rows = {"test": 100}
+    fingerprints = {"test": "c5f0bddcea066262"}
 
 
 @register_task
@@ -63,3 +67,4 @@ class CollegePhysics(CollegeSubject):
     title = "MMLU-Phys"
     config = "college_physics"
     rows = {"test": 102}
+    fingerprints = {"test": "ed6ab5b8400eaae0"}

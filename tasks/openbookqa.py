@@ -17,6 +17,7 @@ class OpenBookQA(Task):
     citation = "Mihaylov et al. 2018, arXiv 1809.02789"
     answers = LETTERS[:4]
     rows = {"train": 4957, "validation": 500, "test": 500}
+    fingerprints = {"train": "e52d23d2e39f60ce", "validation": "e63542e3b56be708", "test": "41fee4ae6cb3665c"}
 
     def example(self, row: Row) -> Example:
         options, labels = row.texts("choices", "text"), row.labels("choices")

@@ -28,6 +28,7 @@ class WinoGrandeS(WinoGrande):
     title = "WG-S"
     config = "winogrande_s"
     rows = {"train": 640, "validation": 1267}
+    fingerprints = {"train": "9f8214a8c7ccf6ae", "validation": "aaa4e0ea7edee280"}
 
 
 @register_task
@@ -36,3 +37,4 @@ class WinoGrandeM(WinoGrande):
     title = "WG-M"
     config = "winogrande_m"
     rows = {"train": 2558, "validation": 1267}
+    fingerprints = {"train": "350c9c90339f2771", "validation": "aaa4e0ea7edee280"}

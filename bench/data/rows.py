@@ -54,7 +54,7 @@ def find_rows(task: Task, split: str, data_dir: Path | None) -> Content:
     """
     generated = _generate(task, split)
     if generated is not None:
-        return Content(Origin.GENERATED, f"{task.name}/{split}", "", lambda: generated)
+        return generated
     if data_dir is None:
         name = f"{task.source} ({task.config or 'default'}, {split})"
         return Content(Origin.HUB, name, "", lambda: _from_hub(task.source, task.config, task.revision, split, name))
@@ -74,6 +74,11 @@ def find_rows(task: Task, split: str, data_dir: Path | None) -> Content:
     return Content(
         Origin.MIRROR, name, digest.hexdigest(), lambda: [row for file in contents for row in parse_parquet(*file)]
     )
+
+
+def makes_rows(task: Task) -> bool:
+    """Whether a task makes its own rows."""
+    return type(task).generate is not Task.generate
 
 
 def parse_parquet(name: str, content: bytes) -> list[dict[str, Any]]:
@@ -112,16 +117,20 @@ def _unreadable(path: Path, error: OSError) -> OSError:
     return OSError(f"{path} cannot be read ({error.strerror or error}): see to that, then run the same command again.")
 
 
-def _generate(task: Task, split: str) -> list[RawRow] | None:
+def _generate(task: Task, split: str) -> Content | None:
     """The rows that a task makes itself, made once in a process: the plan and the training see the same ones."""
     made = (type(task), split)
     if made not in _generated:
-        rows = task.generate(split)
-        _generated[made] = None if rows is None else list(rows)
+        found = task.generate(split)
+        rows = None if found is None else list(found)
+        _generated[made] = None
+        if rows is not None:
+            digest = hashlib.sha256(repr(rows).encode(errors="backslashreplace")).hexdigest()
+            _generated[made] = Content(Origin.GENERATED, f"{task.name}/{split}", digest, lambda: rows)
     return _generated[made]
 
 
-_generated: dict[tuple[type[Task], str], list[RawRow] | None] = {}
+_generated: dict[tuple[type[Task], str], Content | None] = {}
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import operator
+import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.data.rows import Content, Origin, find_rows
-from bench.specs import DataSpec, canonical, digest
+from bench.specs import canonical, digest
 from bench.task import Example, MalformedRow, Row, Task, as_text
 
 CACHED_SPLITS = 64  # kept in memory, of all tasks
@@ -23,6 +25,10 @@ class DataSource:
 
     data_dir: Path | None = None
     allow_partial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data_dir is not None:
+            object.__setattr__(self, "data_dir", Path(os.path.expanduser(self.data_dir)))  # noqa: PTH111 (never raises)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Split:
             "fingerprint": self.fingerprint,
         }
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of every prompt and label, in order: equal data gives it wherever it was read from."""
         content = [[e.id, e.prompt, e.label] for e in self.examples]
@@ -61,7 +67,8 @@ def load_split(task: Task, split: str, source: DataSource) -> Split:
     Raises:
         LookupError: the task has no such labelled split.
         FileNotFoundError: the rows are not where ``source`` says.
-        ValueError: wrong number of rows, or a malformed row (file, row number and field are named).
+        ValueError: wrong number of rows, a malformed row (file, row number and field are named), or rows whose
+            fingerprint is not the one that the task pins for a commit of the hub, or for its own code.
     """
     if split not in task.rows:
         raise LookupError(
@@ -88,7 +95,26 @@ def load_split(task: Task, split: str, source: DataSource) -> Split:
         )
     if not loaded.examples:
         raise ValueError(f"{content.name}: no row of {loaded.rows} could be used. Is it the right dataset?")
+    if content.origin is not Origin.MIRROR and loaded.rows == loaded.official:
+        _check_pinned(task, split, content, loaded)
     return loaded
+
+
+def _check_pinned(task: Task, split: str, content: Content, loaded: Split) -> None:
+    """Refuse rows that a revision vouches for and that are others."""
+    pinned = task.fingerprints.get(split, loaded.fingerprint)
+    if loaded.fingerprint == pinned:
+        return
+    fix = (
+        "Delete the copy in the cache of `datasets` and fetch it again."
+        if content.origin is Origin.HUB
+        else "Restore the code that makes them, or raise the task's `revision` and pin the new fingerprint."
+    )
+    raise ValueError(
+        f"{content.name}: these are not the {split} rows that {type(task).__qualname__} pins for revision "
+        f"{task.revision[:12]} (their fingerprint is {loaded.fingerprint}, not {pinned}). {fix} A task with other "
+        "prompts or rows than its parent's states its own `fingerprints`."
+    )
 
 
 _loaded: dict[tuple[type[Task], str, Origin, str], Split] = {}  # by what was read, oldest first
@@ -135,23 +161,6 @@ def _checked(example: Any, name: str, answers: int) -> Example:
     ):
         raise MalformedRow(f"truth {truth} is not a probability above 0 for each of the {answers} answers")
     return dataclasses.replace(example, id=name, label=label)
-
-
-def data_spec(task: Task, source: DataSource) -> DataSpec:
-    """The identity of a task's data. Rows are only read when a partial split was allowed, to see whether one is."""
-    revision = task.revision
-    if source.allow_partial:
-        partial = []
-        for split in task.rows:
-            try:
-                loaded = load_split(task, split, source)
-            except FileNotFoundError:
-                continue  # a split that is not there is missed when it is needed
-            if loaded.rows < loaded.official:
-                partial.append([split, loaded.fingerprint])
-        if partial:
-            revision += "+partial:" + hashlib.sha256(canonical(partial).encode()).hexdigest()[:12]
-    return DataSpec(task=task.name, version=task.version, revision=revision)
 
 
 def split_holdout(

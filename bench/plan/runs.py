@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bench.data.identity import data_spec
 from bench.data.protocol import CLEAN_SHARE, HOLDOUT, splits_for
-from bench.data.splits import DataSource, data_spec
+from bench.data.splits import DataSource
 from bench.errors import BrokenPlugin
 from bench.method import Method, get_method
 from bench.plan.settings import lora_for, method_for, train_for

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from bench.data.batches import Encoded
+from bench.data.identity import check_same_rows, load_planned
 from bench.data.protocol import HOLDOUT
-from bench.data.splits import DataSource, Split, load_split, split_holdout
+from bench.data.splits import DataSource, Split, split_holdout
 from bench.errors import ModelNotUsable
 from bench.method import Method, PredictJob, get_method
 from bench.metrics import nll, score
@@ -26,7 +27,7 @@ from bench.process.claim import SECONDS, Claim, Lost, Worker, claim, mentioned
 from bench.process.progress import FamilyProgress, Progress
 from bench.process.stop import Stopped
 from bench.run.provenance import PeakMemory, device_name, provenance, utc_now
-from bench.specs import Family, FitSpec, ModelSpec, RunSpec, key, seed_for
+from bench.specs import DataSpec, Family, FitSpec, ModelSpec, RunSpec, key, seed_for
 from bench.store.records import RunRecord
 from bench.store.store import Store, write_predictions
 from bench.task import get_task
@@ -123,8 +124,22 @@ class Runner:
         if not self.store.has(spec):
             starts = tuple(self.fit(base, progress) for base in spec.bases)
             self._train(spec, starts, progress)
+        else:
+            self._check_borrowed(spec)
         self.store.clear(spec)
         return self.store.posterior(spec)
+
+    def _rows(self, data: DataSpec, split: str) -> Split:
+        """A split of the data that a spec names."""
+        return load_planned(data, split, get_task(data.task), self.source)
+
+    def _check_borrowed(self, fit: FitSpec) -> None:
+        """Refuse a stored fit that was trained on other rows, as far as those can be had."""
+        try:
+            train = self._rows(fit.data, "train")
+        except (OSError, LookupError):
+            return  # nothing to compare with
+        check_same_rows(train, self.store.fit_facts(fit)["examples"], f"The stored fit {key(fit)} ({fit.method})")
 
     def _attempt(self) -> dict[str, Any]:
         """This process, as records show it."""
@@ -132,7 +147,7 @@ class Runner:
 
     def _train(self, spec: FitSpec, starts: tuple[Posterior, ...], progress: Progress) -> None:
         method = get_method(spec.method).make(spec.options)
-        train = load_split(get_task(spec.data.task), "train", self.source)
+        train = self._rows(spec.data, "train")
         kept, held = split_holdout(train.examples, spec.holdout, seed_for(spec, "holdout"))
         load = self._prepared(spec)
         name = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
@@ -199,8 +214,8 @@ class Runner:
         """
         share, seed = spec.bases[0].holdout, seed_for(spec, "holdout")
         if share == spec.holdout:
-            return load_split(get_task(spec.data.task), "validation", self.source).examples
-        train = load_split(get_task(spec.data.task), "train", self.source).examples
+            return self._rows(spec.data, "validation").examples
+        train = self._rows(spec.data, "train").examples
         left, scored = (split_holdout(train, part, seed)[1] for part in (share, spec.holdout))
         taken = {example.id for example in scored}
         return tuple(example for example in left if example.id not in taken)
@@ -213,7 +228,7 @@ class Runner:
             return None
         examples = held
         if not held and "validation" in get_task(spec.data.task).rows:
-            examples = load_split(get_task(spec.data.task), "validation", self.source).examples
+            examples = self._rows(spec.data, "validation").examples
         return load().encode(examples, spec.train.max_length) if examples else None
 
     def _readable(self, run: RunSpec) -> tuple[Split, Encoded | None]:
@@ -300,9 +315,9 @@ class Runner:
     def _examples(self, run: RunSpec) -> tuple[tuple[Any, ...], Split]:
         """The examples a run is scored on, and the split they come from."""
         if run.split != HOLDOUT:
-            split = load_split(get_task(run.data.task), run.split, self.source)
+            split = self._rows(run.data, run.split)
             return split.examples, split
-        split = load_split(get_task(run.data.task), "train", self.source)
+        split = self._rows(run.data, "train")
         held = split_holdout(split.examples, run.fit.holdout, seed_for(run.fit, "holdout"))[1]
         return held, split
 

@@ -41,6 +41,7 @@ class NotesTwo(Notes):
     title = "Notes-2"
     asks = NOTES_TWO
     answers = LETTERS[:2]
+    fingerprints = {"train": "16d29eb63b7b12de", "validation": "b1ec5f08e0f7d0f5", "test": "7d4614c5e14a4ba5"}
 
 
 @register_task
@@ -49,6 +50,7 @@ class NotesFour(Notes):
     title = "Notes-4"
     asks = NOTES_FOUR
     answers = LETTERS[:4]
+    fingerprints = {"train": "91d00fd9192dd7c5", "validation": "b608024e75097b8a", "test": "a4f75fd1b58a83c0"}
 
 
 @register_task
@@ -57,3 +59,4 @@ class NotesBool(Notes):
     title = "Notes-TF"
     asks = NOTES_BOOL
     answers = ("False", "True")
+    fingerprints = {"train": "2f320c9b959ab10b", "validation": "56431853f765be4a", "test": "486048c8903901d7"}

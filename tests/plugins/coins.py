@@ -1,4 +1,7 @@
-"""Two small tasks whose exact answer distribution is known: which of two biased coins was tossed."""
+"""Two small tasks whose exact answer distribution is known: which of two biased coins was tossed.
+
+Their rows are pinned, so the data revision is `revision` alone; rows that nothing pins would be hashed into it.
+"""
 
 import random
 
@@ -37,10 +40,12 @@ class Coins(Task):
 @register_task
 class Clear(Coins):
     name, title = "coins", "Coins"
+    fingerprints = {"train": "601f2e753a9e6a74", "validation": "385bfe7e8f70c5cc", "test": "2d6bc139e9bd4257"}
     heads = 0.7
 
 
 @register_task
 class Faint(Coins):
     name, title = "coins_faint", "Coins, faint"
+    fingerprints = {"train": "b4fdb67eb04e552a", "validation": "a15cf54df61dbffd", "test": "cad398f9619bbd93"}
     heads = 0.6

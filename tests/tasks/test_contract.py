@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bench.cli.listing import list_tasks, render
-from bench.data.splits import DataSource, data_spec, load_split
+from bench.data.identity import data_spec
+from bench.data.splits import DataSource, load_split
 from bench.task import MalformedRow, Row, Task, get_task, task_names
 from tasks.notes.world import NOTE_LENGTH, note_world
 
@@ -72,11 +73,24 @@ def test_an_instance_has_the_metadata_of_its_class_and_no_state(name: str) -> No
     assert vars(get_task(name)) == {}
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_identity_of_complete_data_is_name_version_and_revision(name: str) -> None:
+@pytest.mark.parametrize("name", [*HUB, *NOTES])
+def test_the_identity_of_hub_and_pinned_data_is_name_version_and_revision(name: str) -> None:
     task = get_task(name)
-    spec = data_spec(get_task(name), DataSource())  # reads nothing
+    spec = data_spec(task, DataSource())  # reads nothing
     assert (spec.task, spec.version, spec.revision) == (name, task.version, task.revision)
+
+
+@pytest.mark.parametrize("name", [name for name in GENERATED if not get_task(name).fingerprints])
+def test_rows_that_a_task_makes_and_does_not_pin_are_part_of_its_identity(name: str) -> None:
+    revision = data_spec(get_task(name), DataSource()).revision
+    assert re.fullmatch(re.escape(get_task(name).revision) + r"\+rows:[0-9a-f]{12}", revision)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_only_splits_that_exist_are_pinned_and_a_fingerprint_has_sixteen_digits(name: str) -> None:
+    task = get_task(name)
+    assert set(task.fingerprints) <= set(task.rows)
+    assert all(re.fullmatch(r"[0-9a-f]{16}", value) for value in task.fingerprints.values())
 
 
 def test_titles_tell_tasks_apart() -> None:

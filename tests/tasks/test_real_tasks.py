@@ -12,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.data.splits import DataSource, data_spec, load_split
-from bench.task import MalformedRow, Row, get_task
+from bench.data.identity import data_spec
+from bench.data.splits import DataSource, load_split
+from bench.task import MalformedRow, Row, get_task, task_names
 
 ABCD = ["A", "B", "C", "D"]
 TASKS = ("wg_s", "wg_m", "arc_c", "arc_e", "obqa", "boolq")
+MMLU = tuple(name for name in task_names() if name.startswith("mmlu_"))
 MULTIPLE_CHOICE = ("arc_c", "arc_e", "obqa")
 
 
@@ -385,13 +387,12 @@ def test_partial_data_marks_the_revision_by_what_is_missing(tmp_path: Path) -> N
     assert len(set(revisions)) == 3
 
 
-def test_complete_data_has_the_pinned_revision_with_or_without_permission(tmp_path: Path) -> None:
+def test_complete_data_has_one_identity_with_or_without_permission(tmp_path: Path) -> None:
     mirror(tmp_path, rows_of(640))
-    plain, allowed = (
-        data_spec(get_task("wg_s"), DataSource(tmp_path, allow_partial)) for allow_partial in (False, True)
-    )
+    task = get_task("wg_s")
+    plain, allowed = (data_spec(task, DataSource(tmp_path, allow_partial)) for allow_partial in (False, True))
     assert plain == allowed
-    assert plain.revision == "01e74176c63542e6b0bcb004dcdea22d94fb67b5"
+    assert re.fullmatch(r"01e74176c63542e6b0bcb004dcdea22d94fb67b5\+rows:[0-9a-f]{12}", plain.revision)
 
 
 def test_a_missing_folder_is_a_sentence_with_the_layout(tmp_path: Path) -> None:
@@ -627,6 +628,25 @@ def test_permission_for_partial_data_does_not_change_a_complete_task(real_data: 
     assert data_spec(get_task(task), DataSource(real_data, allow_partial=True)) == data_spec(
         get_task(task), DataSource(real_data)
     )
+
+
+@pytest.mark.parametrize("task", [*TASKS, *MMLU])
+def test_the_official_rows_are_the_pinned_ones_and_the_mirror_has_the_identity_of_the_hub(
+    real_data: Path, task: str
+) -> None:
+    found = get_task(task)
+    for split in found.rows:
+        if (task, split) != ("boolq", "train"):  # partial there
+            assert load_split(found, split, DataSource(real_data)).fingerprint == found.fingerprints[split]
+    assert data_spec(found, DataSource(real_data)) == data_spec(found, DataSource())
+
+
+def test_partial_boolq_keeps_the_revision_that_stored_results_have(real_data: Path) -> None:
+    source = DataSource(real_data, allow_partial=True)
+    train = load_split(get_task("boolq"), "train", source).fingerprint
+    suffix = hashlib.sha256(f'[["train","{train}"]]'.encode()).hexdigest()[:12]
+    assert data_spec(get_task("boolq"), source).revision == f"3de24cf8022e94f4ee4b9d55a6f539891524d646+partial:{suffix}"
+    assert suffix == "a85cdd9a299b"
 
 
 def test_fingerprints_are_of_the_content_not_of_the_place(real_data: Path) -> None:

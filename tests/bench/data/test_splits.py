@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.data import rows as raw
 from bench.data import splits
-from bench.data.splits import DataSource, Split, data_spec, load_split, split_holdout
+from bench.data.identity import data_spec
+from bench.data.splits import DataSource, Split, load_split, split_holdout
 from bench.task import Example, get_task
 
 # --- what is set aside ------------------------------------------------------------------------------------------------
@@ -61,20 +60,6 @@ def test_a_share_that_leaves_one_side_empty_is_refused(share: float) -> None:
 def test_every_example_has_the_same_chance_of_being_set_aside() -> None:
     counts = Counter(e.id for seed in range(400) for e in split_holdout(EXAMPLES[:20], 0.25, seed)[1])
     assert all(abs(counts[f"train/{n}"] - 100) < 5 * 8.7 for n in range(20))  # binomial(400, 1/4): sd 8.7
-
-
-@pytest.fixture
-def reading() -> Iterator[None]:
-    """What was read before this test is forgotten, and so is what is read in it."""
-
-    def forget() -> None:
-        splits._loaded.clear()
-        raw._generated.clear()
-        raw._from_hub.cache_clear()
-
-    forget()
-    yield
-    forget()
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
