@@ -45,6 +45,8 @@ class Method:
         version: raise it when the method's numbers change: every key of the method changes with it.
         base: name of the method whose posterior it starts from, or None.
         uses_model: whether it ever looks at the language model (the exact reference of a synthetic task does not).
+        reads_maps: whether it hooks or differentiates the adapters' linear maps (``model.adapters``); the runner then
+            checks before the training that each runs once per forward pass with one row per token.
         tunes: whether its own fit reads ``job.tuning``, examples that its base has not seen and that are not reported.
 
     Hyperparameters are annotated fields: see :mod:`bench.options`.
@@ -55,6 +57,7 @@ class Method:
     version: ClassVar[int] = 1
     base: ClassVar[str | None] = None
     uses_model: ClassVar[bool] = True
+    reads_maps: ClassVar[bool] = False
     tunes: ClassVar[bool] = False
 
     def check(self, task: Task, train: TrainSpec) -> None:
@@ -225,7 +228,7 @@ def _validate(cls: type[Method], where: str) -> None:
         raise BrokenPlugin(f"{where}: set `version` to a whole number of at least 1; it is {cls.version!r}.")
     if not isinstance(cls.base, str | None):
         raise BrokenPlugin(f"{where}: set `base` to the name of a method, or None; it is {cls.base!r}.")
-    for flag in ("uses_model", "tunes"):
+    for flag in ("uses_model", "reads_maps", "tunes"):
         if not isinstance(getattr(cls, flag), bool):
             raise BrokenPlugin(f"{where}: set `{flag}` to True or False; it is {getattr(cls, flag)!r}.")
 

@@ -41,6 +41,11 @@ class McDropout(Method):
                 "mc_dropout needs adapters trained with dropout, and lora.dropout is 0: all its masks would be alike. "
                 "Set lora.dropout, such as 0.1, or take mc_dropout out."
             )
+        if fit.model.lora.variant == "dora":
+            raise ValueError(
+                "mc_dropout masks the inputs of adapters by masking A, which in DoRA changes the norm of the weights, "
+                "too: use lora.variant=lora or rslora, or take mc_dropout out."
+            )
 
     def draw(self, job: PredictJob) -> Iterable[Params]:
         rate = job.model.spec.lora.dropout

@@ -2,81 +2,183 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
+import re
 import warnings
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bench.errors import ModelNotUsable, near_miss
-from bench.specs import ModelSpec
+from bench.specs import LoraSpec, ModelSpec
 
 NAME = "default"  # PEFT's name of the one adapter that we add
+HEAD = "head"  # the target that stands for the answer rows of the output layer
+VARIANTS: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
+MAGNITUDE = "lora_magnitude_vector"  # in the names of DoRA's magnitudes, which initialise to the weights' norms
 
 
 class Adapter(NamedTuple):
-    """Where an adapter parameter lives: the linear map whose weight it is, and the layer of the base that it adapts.
+    """Where an adapter matrix lives: the linear map whose weight it is, and the layer of the base that it adapts.
 
-    ``first``: the map reads the layer's input (A does; B reads the output of A).
+    ``first``: the map reads the layer's input (A does; B reads the output of A). ``at_end``: the layer is the answer
+    head, of which only the output at the last position is ever used.
     """
 
     linear: nn.Module
     host: nn.Module
     first: bool
+    at_end: bool = False
 
 
-def add_lora(base: Any, spec: ModelSpec) -> Any:
-    """The base with LoRA on ``spec.lora.targets``, as a PEFT model; adapters in float32 whatever the base is in.
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What ``lora.targets`` means in one base.
 
-    Raises:
-        ModelNotUsable: the base has no linear layer of such a name.
+    Attributes:
+        layers: full names of the adapted linear layers, in the model's order.
+        head: whether the answer rows are adapted, too.
+        left_out: full names of layers that a target names but that no text passes (a vision tower).
     """
-    from peft import LoraConfig, get_peft_model
+
+    layers: tuple[str, ...]
+    head: bool
+    left_out: tuple[str, ...]
+
+
+def linear_layers(base: Any) -> dict[str, nn.Module]:
+    """The base's linear layers by full name, without the output layer."""
     from transformers.pytorch_utils import Conv1D
 
     head = base.get_output_embeddings()
-    layers = [n for n, m in base.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    return {n: m for n, m in base.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head}
+
+
+def choose_targets(spec: ModelSpec, layers: Collection[str], ran: Collection[str]) -> Targets:
+    """Resolve ``spec.lora.targets`` to full names of ``layers``, as far as text passes them (``ran``).
+
+    A layer counts as passed if one of its kind ran: a name that differs only in numbers. So all experts of a mixture
+    are adapted, whichever of them the probe was routed to, and a vision tower is not.
+
+    Raises:
+        ModelNotUsable: a target names no layer, or only layers that never run.
+    """
+    kinds = {_kind(name) for name in ran}
+    named: set[str] = set()
     for target in spec.lora.targets:
-        if not any(f".{layer}".endswith(f".{target}") for layer in layers):
-            known = {layer.rsplit(".", 1)[-1] for layer in layers}
+        if target == HEAD:
+            continue
+        found = {layer for layer in layers if _matches(layer, target)}
+        if not found:
+            known = {HEAD, *(layer.rsplit(".", 1)[-1] for layer in layers)}
             raise ModelNotUsable(
-                f"{spec.id} has no layer '{target}' for LoRA (the output layer takes none).{near_miss(target, known)} "
-                f"Set it with --set lora.targets=NAME,NAME."
+                f"{spec.id} has no layer '{target}' for LoRA.{near_miss(target, known)} "
+                "Set it with --set lora.targets=NAME,NAME."
             )
+        if not any(_kind(layer) in kinds for layer in found):
+            raise ModelNotUsable(
+                f"LoRA on '{target}' would have no effect in {spec.id}: its layers never run. Choose other "
+                "lora.targets."
+            )
+        named |= found
+    chosen = tuple(layer for layer in layers if layer in named and _kind(layer) in kinds)
+    left_out = tuple(layer for layer in layers if layer in named and _kind(layer) not in kinds)
+    return Targets(chosen, HEAD in spec.lora.targets, left_out)
+
+
+def _matches(layer: str, target: str) -> bool:
+    """Whether ``target`` is the end of a layer's name, or a pattern (``*``, ``?``, ``[]``) of the whole name."""
+    if any(sign in target for sign in "*?["):
+        return fnmatch.fnmatchcase(layer, target)
+    return f".{layer}".endswith(f".{target}")
+
+
+def _kind(layer: str) -> str:
+    return re.sub(r"\d+", "#", layer)
+
+
+def add_lora(base: nn.Module, lora: LoraSpec, layers: Sequence[str]) -> None:
+    """Adapt ``layers`` (full names) of the base in place; adapters in float32 whatever the base is in."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if not layers:
+        return
     config = LoraConfig(
-        r=spec.lora.r,
-        lora_alpha=spec.lora.alpha,
-        lora_dropout=spec.lora.dropout,
-        target_modules=list(spec.lora.targets),
-        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(layers),
+        **VARIANTS[lora.variant],
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT remarks on fan_in_fan_out for GPT-2's Conv1D, and sets it right
-        model = get_peft_model(base, config)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # float32 adapters over any base (PROTOCOL: code)
-    return model
+        inject_adapter_in_model(config, base, adapter_name=NAME)
+    for name, parameter in base.named_parameters():
+        if _trains(name):
+            parameter.data = parameter.data.float()  # PROTOCOL: code
+    for module in base.modules():
+        layer: Any = module
+        for dora in getattr(layer, MAGNITUDE, {}).values():
+            dora.weight.data = _row_norms(layer.get_base_layer(), dora.fan_in_fan_out)
 
 
-def trainable(module: nn.Module) -> dict[str, str]:
-    """Freeze all but the adapters: short name -> full name in the PEFT model, in the model's order."""
-    names = {}
-    for full, parameter in module.named_parameters():
-        parameter.requires_grad_(f".{NAME}" in full and "lora_" in full)
-        if parameter.requires_grad:
-            names[full.removeprefix("base_model.model.").replace(f".{NAME}", "")] = full
-    return names
+def _row_norms(layer: Any, transposed: bool) -> Tensor:
+    """(out,): the norm of each output's weights, in float32 (PEFT rounds it to the base's dtype)."""
+    from peft.utils.integrations import dequantize_module_weight
+
+    weight = dequantize_module_weight(layer).detach().float()
+    norms: Tensor = torch.linalg.vector_norm(weight.T if transposed else weight, dim=1)
+    return norms
 
 
-def located(module: nn.Module, names: dict[str, str]) -> dict[str, Adapter]:
-    """The linear map and the adapted layer of every adapter parameter."""
-    find = module.get_submodule
-    return {
-        name: Adapter(find(full.removesuffix(".weight")), find(full[: full.index(".lora_")]), ".lora_A." in full)
-        for name, full in names.items()
-    }
+def adapted_rows(rows: nn.Linear, lora: LoraSpec) -> nn.Module:
+    """The answer rows (C, d) with LoRA: A (r, d), B (C, r)."""
+    holder = nn.ModuleDict({HEAD: rows})
+    with torch.random.fork_rng(devices=[]):  # PEFT draws initial values, which prepare() replaces
+        add_lora(holder, lora, [HEAD])
+    return holder[HEAD].eval()
 
 
-def dropouts(module: nn.Module) -> list[nn.Dropout]:
-    """The dropout layers of the adapters."""
-    return [m for name, m in module.named_modules() if "lora_dropout" in name and isinstance(m, nn.Dropout)]
+def _trains(full: str) -> bool:
+    return f".{NAME}" in full and "lora_" in full
+
+
+@dataclasses.dataclass
+class Parameters:
+    """The adapter parameters of a base, in the model's order, by short name (without PEFT's ``.default``).
+
+    Attributes:
+        values: short name -> parameter.
+        full: short name -> its name in the module.
+        places: short name of a matrix -> the map and the layer it belongs to (DoRA's magnitudes belong to none).
+        dropouts: the dropout layers of the adapters.
+    """
+
+    values: dict[str, nn.Parameter]
+    full: dict[str, str]
+    places: dict[str, Adapter]
+    dropouts: list[nn.Dropout]
+
+    @classmethod
+    def of(cls, module: nn.Module, head: nn.Module | None = None) -> Parameters:
+        """Find the adapters of ``module`` and freeze everything else. ``head``: its answer head."""
+        values, full_names, places = {}, {}, {}
+        find = module.get_submodule
+        for full, parameter in module.named_parameters():
+            parameter.requires_grad_(_trains(full))
+            if not _trains(full):
+                continue
+            short = full.replace(f".{NAME}", "")
+            values[short], full_names[short] = parameter, full
+            if MAGNITUDE not in full:
+                host = find(full[: full.index(".lora_")])
+                places[short] = Adapter(find(full.removesuffix(".weight")), host, ".lora_A." in full, host is head)
+        dropouts = [m for name, m in module.named_modules() if "lora_dropout" in name and isinstance(m, nn.Dropout)]
+        return cls(values, full_names, places, dropouts)
+
+    def magnitudes(self) -> dict[str, Tensor]:
+        """A copy of DoRA's magnitudes by short name; empty for other variants."""
+        return {name: value.detach().clone() for name, value in self.values.items() if MAGNITUDE in name}

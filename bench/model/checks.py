@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,24 +86,52 @@ def check_padding(spec: ModelSpec, base: Any, inputs: Callable[[Batch], dict[str
 
 
 @torch.no_grad()
-def check_targets(spec: ModelSpec, adapters: Mapping[str, Adapter], run: Callable[[], object]) -> None:
-    """Refuse a LoRA target none of whose layers is called by ``run``: some models only read the weight of a layer."""
-    ran: dict[str, bool] = {}
-    hooks = []
-    for name, adapter in adapters.items():
-        if not adapter.first:
-            continue
-        target = name.split(".lora_")[0].rsplit(".", 1)[-1]
-        ran.setdefault(target, False)
-        hooks.append(adapter.linear.register_forward_hook(lambda *_, target=target: ran.update({target: True})))
+def layers_that_run(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> set[str]:
+    """The names of the layers that are called by ``run``: some models only read a layer's weight, some have towers
+    that text never passes."""
+    ran: set[str] = set()
+    hooks = [layer.register_forward_hook(lambda *_, name=name: ran.add(name)) for name, layer in layers.items()]
     try:
         run()
     finally:
         for hook in hooks:
             hook.remove()
-    for target, it_ran in ran.items():
-        if not it_ran:
-            raise ModelNotUsable(
-                f"LoRA on '{target}' would have no effect in {spec.id}: its layers never run. Choose other "
-                "lora.targets."
+    return ran
+
+
+@torch.no_grad()
+def check_maps(
+    spec: ModelSpec, names: Iterable[str], adapters: Mapping[str, Adapter], batch: Batch, run: Callable[[], object]
+) -> None:
+    """Refuse adapters that are not maps y = W x, each running once per forward pass with one row per token.
+
+    ``names``: all adapter parameters. Methods that read or perturb what passes through the maps rely on it.
+    """
+    if strange := [name for name in names if name not in adapters]:
+        raise ValueError(
+            f"lora.variant '{spec.lora.variant}' has parameters that are not linear maps, such as {strange[0]}, and "
+            "this method handles linear maps only: use lora.variant=lora or rslora, or another method."
+        )
+    seen: dict[str, list[tuple[int, ...]]] = {name: [] for name in adapters}
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda module, args, output: seen[name].append(tuple(output.shape[:-1]))
+
+    hooks = [adapter.linear.register_forward_hook(note(name)) for name, adapter in adapters.items()]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    b, t = batch.input_ids.shape
+    for name, shapes in seen.items():
+        if len(shapes) != 1:
+            raise ValueError(
+                f"The adapter map {name} of {spec.id} ran {len(shapes)} times in one forward pass, and this method "
+                "needs exactly once. Choose other lora.targets."
+            )
+        if shapes[0] not in ((b, t), (b * t,)) and not (adapters[name].at_end and shapes[0] == (b, 1)):
+            raise ValueError(
+                f"The adapter map {name} of {spec.id} sees rows of shape {shapes[0]} for {b} prompts of {t} tokens, "
+                "and this method needs one row per token. Choose other lora.targets."
             )

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from bench.data.batches import Batch, Encoded
 from bench.errors import ModelNotUsable
 from bench.model import checks
-from bench.model.adapters import add_lora, dropouts, located, trainable
+from bench.model.adapters import (
+    Adapter,
+    Parameters,
+    adapted_rows,
+    add_lora,
+    choose_targets,
+    linear_layers,
+)
 from bench.model.answers import answer_rows, answer_tokens, closing_tokens
 from bench.model.base import (
     EMBEDDED,
@@ -40,15 +47,14 @@ class ChoiceModel:
     serves many fits: :meth:`prepare` sets the answers of a task and fresh adapters.
 
     Attributes:
-        params: the adapter parameters by name, in the model's order; P entries in all.
-        adapters: the linear map and the adapted layer of every adapter parameter, by its name in ``params``.
+        warnings: sentences about the model that whoever reads its numbers must know.
     """
 
     def __init__(self, spec: ModelSpec, folder: Path | str, device: torch.device) -> None:
         self.spec = spec
         self.device = device
         self.tokenizer = load_tokenizer(spec, folder)
-        self._base = base = load_base(spec, folder, device)
+        self._base = self._module = base = load_base(spec, folder, device)
         self._closing = closing_tokens(self.tokenizer)
         self._head = output_layer(base, spec)
         self._accepts = accepted(base, spec)
@@ -58,29 +64,47 @@ class ChoiceModel:
         probe = self._probe()
         with silence(), explained(spec, PROBING):
             checks.check_padding(spec, base, self._inputs, probe)
-        self._module = add_lora(base, spec)
-        self._module.eval()
-        self._full_names = trainable(self._module)
-        parameters = dict(self._module.named_parameters())
-        self.params: dict[str, nn.Parameter] = {name: parameters[full] for name, full in self._full_names.items()}
-        self.adapters = located(self._module, self._full_names)
-        with silence(), explained(spec, PROBING):
-            checks.check_targets(spec, self.adapters, lambda: base(**self._inputs(probe.batch([0]))))
-        self._dropouts = dropouts(self._module)
+            layers = linear_layers(base)
+            ran = checks.layers_that_run(layers, lambda: base(**self._inputs(probe.batch([0]))))
+        self.targets = choose_targets(spec, layers, ran)
+        add_lora(base, spec.lora, self.targets.layers)
+        base.eval()
+        self._adapters = Parameters.of(base)
+        self._magnitudes = self._magnitudes_of_layers = self._adapters.magnitudes()
+        self.warnings = list(self._remarks())
         self._answer_ids: tuple[int, ...] = ()
         self.forwards = 0  # examples passed forward since loading, for the cost table
+
+    @property
+    def params(self) -> dict[str, nn.Parameter]:
+        """The adapter parameters by name, in the model's order; P entries in all. Those of the head exist only after
+        :meth:`prepare`, which replaces them."""
+        return self._adapters.values
+
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """The linear map and the adapted layer of every adapter matrix, by its name in ``params``."""
+        return self._adapters.places
+
+    def _remarks(self) -> Iterator[str]:
+        if self.targets.left_out:
+            yield (
+                f"{len(self.targets.left_out)} layers that lora.targets names take no adapter because text does not "
+                f"pass them, such as {self.targets.left_out[0]}."
+            )
 
     def prepare(self, answers: Sequence[str], seed: int) -> None:
         """Read out at ``answers`` from now on, and start from fresh adapters: A ~ Kaiming-uniform(seed), B = 0.
 
         The draw is made on the CPU, so every device and every method starts from the same adapters (Hu et al. 2021).
+        DoRA's magnitudes start at the norms of the base's weights, so any variant starts from the base's function.
         """
         self._set_answers(answer_tokens(self.tokenizer, answers, self.spec.id))
-        self._module.eval()
+        self._base.eval()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in self.params.items():
-                fresh = torch.zeros(parameter.shape)
+                fresh = self._magnitudes.get(name, torch.zeros(parameter.shape))
                 if "lora_A" in name:
                     nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
                 parameter.copy_(fresh)
@@ -90,7 +114,14 @@ class ChoiceModel:
     def _set_answers(self, ids: tuple[int, ...]) -> None:
         """Put the answer rows of the output layer in its place, so no (B, T, vocabulary) logits are ever made."""
         self._answer_ids = ids
-        self._base.set_output_embeddings(answer_rows(self._head, ids))
+        rows = answer_rows(self._head, ids)
+        if not self.targets.head:
+            self._base.set_output_embeddings(rows)
+            return
+        head = adapted_rows(rows, self.spec.lora).to(self.device)
+        self._base.set_output_embeddings(head)
+        self._adapters = Parameters.of(self._base, head)
+        self._magnitudes = self._adapters.magnitudes() | self._magnitudes_of_layers
 
     def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
         """Tokenise prompts, cut on the right at ``max_length`` tokens, with the tokenizer's own BOS and no EOS.
@@ -109,6 +140,17 @@ class ChoiceModel:
         rows = len(self._base.get_input_embeddings().weight)
         checks.check_readable(self.spec, tokens, pad, rows, self._places, self._steady)
         return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated)
+
+    def check_maps(self) -> None:
+        """Probe what methods that hook the adapter matrices rely on (call :meth:`prepare` first).
+
+        Raises:
+            ValueError: a matrix does not run once per forward pass with one row per token, or a parameter has none.
+        """
+        tokens = self._probe().tokens[0]
+        pair = Encoded((tokens, tokens[: len(tokens) // 2]), (checks.PROBE, checks.PROBE), tokens[0], self.device, 0)
+        batch = pair.batch([0, 1])
+        checks.check_maps(self.spec, self.params, self.adapters, batch, lambda: self._base(**self._inputs(batch)))
 
     def _probe(self) -> Encoded:
         """A short prompt, cut to what the model can read."""
@@ -129,10 +171,10 @@ class ChoiceModel:
         inputs = self._inputs(batch)
         self.forwards += len(batch)
         if params is None:
-            out = self._module(**inputs)
+            out = self._base(**inputs)
         else:
-            named = {self._full_names[name]: value for name, value in params.items()}
-            out = torch.func.functional_call(self._module, named, kwargs=inputs)
+            named = {self._adapters.full[name]: value for name, value in params.items()}
+            out = torch.func.functional_call(self._base, named, kwargs=inputs)
         logits: Tensor = out.logits[:, -1, :]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -169,13 +211,14 @@ class ChoiceModel:
     @contextlib.contextmanager
     def dropout(self, on: bool = True) -> Iterator[None]:
         """Adapter dropout on (or off) inside, as it was on the way out. The base's own dropouts are never on."""
-        before = [module.training for module in self._dropouts]
+        modules = self._adapters.dropouts
+        before = [module.training for module in modules]
         try:
-            for module in self._dropouts:
+            for module in modules:
                 module.train(on)
             yield
         finally:
-            for module, mode in zip(self._dropouts, before, strict=True):
+            for module, mode in zip(modules, before, strict=True):
                 module.train(mode)
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from bench.errors import ModelNotUsable, near_miss
+from bench.model.adapters import VARIANTS
 from bench.model.base import DTYPES, EMBEDDED
 from bench.model.quantization import QUANTIZATIONS
 from bench.specs import ModelSpec
@@ -25,6 +26,8 @@ def resolve_model(spec: ModelSpec, path: Path | None) -> ModelSpec:
         raise ModelNotUsable(f"quantization '{spec.quantization}'.{near_miss(spec.quantization, QUANTIZATIONS)}")
     if spec.dtype not in DTYPES:
         raise ModelNotUsable(f"dtype '{spec.dtype}'.{near_miss(spec.dtype, DTYPES)}")
+    if spec.lora.variant not in VARIANTS:
+        raise ModelNotUsable(f"lora.variant '{spec.lora.variant}'.{near_miss(spec.lora.variant, VARIANTS)}")
     if spec.id == "embedded":
         return dataclasses.replace(spec, revision=fingerprint(EMBEDDED))
     if path is not None:

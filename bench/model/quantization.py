@@ -63,17 +63,25 @@ def _bitsandbytes() -> None:
         ) from error
 
 
-def _spare_inputs(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Copy the float16 input of int8 layers on a CPU.
+def _int8_on_cpu(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Two repairs of int8 layers on a CPU.
 
-    bitsandbytes sets large entries of the input itself to zero, then puts them back; autograd, which may need that
-    tensor for its backward pass, then refuses it.
+    bitsandbytes sets large entries of a float16 input to zero in place, then puts them back; autograd, which may need
+    that tensor for its backward pass, then refuses it: the layer reads a copy. PEFT replaces the weight by a copy
+    without its scales whenever DoRA dequantises it: the layer takes them from its state.
     """
-    if device.type != "cpu" or dtype != torch.float16:
+    if device.type != "cpu":
         return
+
+    def restore_scales(layer: Any, _: Any) -> None:
+        if layer.weight.CB is not None and layer.weight.SCB is None:
+            layer.weight.SCB = layer.state.SCB
+
     for module in model.modules():
         if type(module).__name__ == "Linear8bitLt":
-            module.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:]))
+            module.register_forward_pre_hook(restore_scales)
+            if dtype == torch.float16:
+                module.register_forward_pre_hook(lambda _, args: (args[0].clone(), *args[1:]))
 
 
 def _portable_nf4(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -91,6 +99,6 @@ def _portable_nf4(model: nn.Module, device: torch.device, dtype: torch.dtype) ->
 
 QUANTIZATIONS: dict[str, Quantization] = {
     "none": Quantization(),
-    "int8": Quantization(_int8, _bitsandbytes, _spare_inputs),
+    "int8": Quantization(_int8, _bitsandbytes, _int8_on_cpu),
     "nf4": Quantization(_nf4, _bitsandbytes, _portable_nf4),
 }

@@ -193,7 +193,7 @@ class Runner:
             "examples": {**train.facts, "held_out": len(held)},
             "attempts": self.store.attempts(spec),
             "diagnostics": job.facts,
-            "warnings": job.warnings,
+            "warnings": [*(load().warnings if method.uses_model else ()), *job.warnings],
             "provenance": provenance(self.device, self.source),
         }
 
@@ -236,7 +236,10 @@ class Runner:
         examples, split = self._examples(run)
         if not get_method(run.method).uses_model or self.store.has(run.fit):
             return split, None
-        return split, self._prepared(run.fit)().encode(examples, run.fit.train.max_length)
+        model = self._prepared(run.fit)()
+        if get_method(run.method).reads_maps:
+            model.check_maps()
+        return split, model.encode(examples, run.fit.train.max_length)
 
     def _evaluate(self, run: RunSpec, split: Split, encoded: Encoded | None, progress: Progress) -> None:
         fit_options = run.fit.options if run.fit.method == run.method else {}
@@ -328,6 +331,8 @@ class Runner:
             if self._model is None or self._model[0] != spec.model:
                 self._model = None  # free the old base before the new one is loaded
                 self._model = (spec.model, load_model(spec.model, self.model_path, self.device))
+                for sentence in self._model[1].warnings:
+                    self.log(f"warning: {sentence}")
             model = self._model[1]
             model.prepare(answers or get_task(spec.data.task).answers, seed_for(spec, "init"))
             return model

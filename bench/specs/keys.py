@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.specs.casting import cast, hints
-from bench.specs.spec import MEMBER, DataSpec, FitSpec, LoraSpec, ModelSpec, RunSpec, TrainSpec
+from bench.specs.spec import MEMBER, SINCE, DataSpec, FitSpec, LoraSpec, ModelSpec, RunSpec, TrainSpec
 
 SCHEMA = 1  # raise it when the meaning of a spec changes: every key changes with it
 
@@ -22,12 +22,21 @@ SCHEMA = 1  # raise it when the meaning of a spec changes: every key changes wit
 def to_json(spec: Any) -> Any:
     """Plain JSON data of a spec (dataclasses become objects, tuples become arrays)."""
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
-        return {f.name: to_json(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+        return {name: to_json(getattr(spec, name)) for name in present(spec)}
     if isinstance(spec, Mapping):
         return {str(name): to_json(value) for name, value in spec.items()}
     if isinstance(spec, tuple | list):
         return [to_json(value) for value in spec]
     return spec
+
+
+def present(spec: Any) -> list[str]:
+    """The fields of a spec that its JSON shows: all but those added later (``SINCE``) that are at their defaults."""
+    return [
+        field.name
+        for field in dataclasses.fields(spec)
+        if SINCE not in field.metadata or getattr(spec, field.name) != field.default
+    ]
 
 
 def canonical(data: Any) -> str:
@@ -55,8 +64,9 @@ def _hash(spec: FitSpec | RunSpec) -> str:
 def _cast_json(spec: Any) -> dict[str, Any]:
     """JSON data of a spec, each number as its field's type: LoraSpec(alpha=16) and alpha=16.0 are one spec."""
     data: dict[str, Any] = {}
-    for name, hint in hints(type(spec)).items():
-        value: Any = getattr(spec, name)
+    types_of = hints(type(spec))
+    for name in present(spec):
+        hint, value = types_of[name], getattr(spec, name)
         if isinstance(value, FitSpec):
             data[name] = _cast_json(value)
         elif isinstance(value, tuple) and value and isinstance(value[0], FitSpec):

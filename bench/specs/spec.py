@@ -8,17 +8,25 @@ from typing import Any
 
 MEMBER = 2**32  # seed + m * MEMBER is the seed of an ensemble's member m: it shares the hold-out, and nothing else
 
+SINCE = "since"  # metadata of a field added after results were stored: left out of keys while at its default
+
 Option = None | bool | int | float | str | tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraSpec:
-    """LoRA by PEFT: W + (alpha / r) B A on the layers whose names end in one of ``targets``."""
+    """LoRA by PEFT: W + (alpha / r) B A on the linear layers that ``targets`` name.
+
+    A target is the end of a layer's name (``q_proj``), a pattern over full names (``*language_model*.q_proj``) or
+    ``head``, the answer rows of the output layer. ``variant``: lora; rslora (alpha / sqrt(r), Kalajdzievski 2023,
+    arXiv 2312.03732); dora (a trainable magnitude for each output, Liu et al. 2024, arXiv 2402.09353).
+    """
 
     r: int = 8
     alpha: float = 16.0
     dropout: float = 0.1
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    variant: str = dataclasses.field(default="lora", metadata={SINCE: "0.2"})
 
     def __post_init__(self) -> None:
         _require(self.r >= 1, f"lora.r is {self.r}: give a rank of at least 1.")

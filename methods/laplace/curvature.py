@@ -39,7 +39,8 @@ class Tape:
 
     Attributes:
         logits: (B, C), with their graph.
-        inputs: name -> (B, T, in), zero at padding, in float32 or wider.
+        inputs: name -> (B, T, in), zero at padding, in float32 or wider; (B, 1, in) for maps of the answer head, whose
+            output is read at the last position only.
         sources: name -> a number that two parameters share when their maps read the same tensor (A of q and of v).
 
     Raises:
@@ -49,6 +50,7 @@ class Tape:
     def __init__(self, model: Adapted, batch: Batch, names: Sequence[str]) -> None:
         adapters = {name: model.adapters[name] for name in names}
         self._mask = batch.attention_mask.unsqueeze(-1)
+        self.at_end = {name for name, adapter in adapters.items() if adapter.at_end}
         read: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
         given: dict[str, Tensor] = {}  # the tensors themselves, so that none is freed and its identity used again
 
@@ -96,12 +98,15 @@ class Tape:
         pulled = self.pull(vectors, last)
         return {name: torch.einsum("bto,bti->boi", g, self.inputs[name]) for name, g in pulled.items()}
 
-    def mean_input(self, x: Tensor) -> Tensor:
-        """(B, in): the mean of (B, T, in) inputs over the tokens that are not padding."""
-        return x.sum(1) / self._mask.sum(1)
+    def mean_input(self, name: str) -> Tensor:
+        """(B, in): the mean input of a map over the tokens that are not padding."""
+        total = self.inputs[name].sum(1)
+        return total if name in self.at_end else total / self._mask.sum(1)
 
     def _rows(self, name: str, tensor: Tensor) -> Tensor:
         b, t, _ = self._mask.shape
+        if name in self.at_end:
+            return tensor.to(torch.promote_types(tensor.dtype, torch.float32)).reshape(b, -1, tensor.shape[-1])[:, -1:]
         if tensor.shape[:-1] not in ((b, t), (b * t,)):
             raise ValueError(
                 f"The adapter map {name} sees {tuple(tensor.shape)} for {b} prompts of {t} tokens: curvature needs one "

@@ -3,7 +3,8 @@
 For a parameter W (out, in) the curvature is taken to be G (out, out) x A (in, in), with row-major vec(W): an input
 factor A from what the map reads, an output factor G from the gradients at its output. Martens and Grosse 2015; for
 weights shared over tokens Eschenhagen et al. 2023, arXiv 2311.00636, has two conventions, with x_bt and g_bkt the input
-and output gradient of example b, root k (methods.laplace.curvature) and token t, N examples and R = sum_b T_b tokens:
+and output gradient of example b, root k (methods.laplace.curvature) and token t, N examples and R = sum_b T_b tokens
+(maps of the answer head count one token, the last, of each example: R = N):
 
     expand   A = 1/R sum_b sum_t x_bt x_bt^T      G = sum_b sum_k sum_t g_bkt g_bkt^T
     reduce   A = 1/N sum_b m_b m_b^T              G = sum_b sum_k s_bk s_bk^T,   m_b = mean_t x_bt,  s_bk = sum_t g_bkt
@@ -89,7 +90,8 @@ class Rows:
         self.inputs: dict[int, Tensor] = {}
         for name, x in tape.inputs.items():
             if tape.sources[name] not in self.inputs:
-                scaled = tape.mean_input(x) / examples**0.5 if reduce else x.flatten(0, 1) / tokens**0.5
+                count = examples if reduce or name in tape.at_end else tokens
+                scaled = (tape.mean_input(name) if reduce else x.flatten(0, 1)) / count**0.5
                 self.inputs[tape.sources[name]] = scaled
         pulled = list(output_gradients(tape))
         self.outputs = {

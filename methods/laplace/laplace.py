@@ -35,6 +35,7 @@ class Laplace(Method):
     """What both have in common: the data pass, the evidence, and the predictive."""
 
     base = "adamw"
+    reads_maps = True
 
     subset: Annotated[Literal["all", "last"], Fit("uncertain adapters: all, or those of the last block")] = "all"
     prior_precision: Annotated[float, Fit("precision of the Gaussian prior; 0 maximises the evidence", ge=0)] = 0.0

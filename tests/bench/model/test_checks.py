@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from tiny import CPU, FAMILIES, LLAMA, NEOX, TRUTHS, build, byte_level, examples, lora, save
+from torch import nn
 
-from bench.model.checks import steady_length
+from bench.data.batches import Encoded
+from bench.model.adapters import Adapter
+from bench.model.checks import PROBE, check_maps, steady_length
 from bench.model.choice_model import load_model
+from bench.specs import LoraSpec, ModelSpec
 
 REFUSED: dict[str, dict[str, Any]] = {
     "bert": NEOX,  # looks ahead
@@ -84,3 +90,49 @@ def test_a_tokenizer_of_another_model_is_refused_before_the_model_reads_anything
     said = r"^The tokenizer of tiny has ids up to \d+, its embedding only 20 rows: use the model's own tokenizer\.$"
     with pytest.raises(ValueError, match=said):
         load_model(lora(), folder, CPU)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "bloom", "opt"])
+def test_maps_of_ordinary_layers_run_once_with_a_row_per_token(name: str, tmp_path: Path) -> None:
+    options, targets = FAMILIES[name]
+    folder = save(tmp_path / name, build(name, options), byte_level("<s>"))
+    model = load_model(lora((*targets, "head")), folder, CPU)
+    model.prepare(TRUTHS, seed=1)
+    model.check_maps()
+    assert not any(a.linear._forward_hooks for a in model.adapters.values())
+
+
+def test_maps_that_methods_cannot_read_are_refused(tmp_path: Path) -> None:
+    dora = load_model(ModelSpec(lora=LoraSpec(variant="dora")), None, CPU)
+    dora.prepare(TRUTHS, seed=1)
+    with pytest.raises(ValueError, match=r"lora.variant 'dora' has parameters that are not linear maps.*magnitude"):
+        dora.check_maps()
+
+    folder = save(tmp_path / "m", build("llama", LLAMA), byte_level("<s>"))
+    model = load_model(lora(), folder, CPU)
+    model.prepare(TRUTHS, seed=1)
+    inner = model._base.model
+    layers = list(inner.layers)
+    inner.layers[1] = inner.layers[0]
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_proj\.lora_A\.weight of tiny ran 2 times"):
+        model.check_maps()
+    inner.layers[1] = layers[1]
+
+
+def test_a_map_that_sees_some_of_the_tokens_only_is_refused() -> None:
+    routed = nn.Linear(4, 2)
+    batch = Encoded(((1,) * 8, (1,) * 5), (PROBE, PROBE), 0, CPU, 0).batch([0, 1])
+    for rows, fine in (((2, 8), True), ((16,), True), ((2, 1), False), ((7,), False)):
+        run = partial(routed, torch.zeros(*rows, 4))
+        if fine:
+            check_maps(ModelSpec(), ["a"], {"a": Adapter(routed, routed, True)}, batch, run)
+            continue
+        with pytest.raises(ValueError, match=r"The adapter map a of embedded sees rows .* needs one row per token"):
+            check_maps(ModelSpec(), ["a"], {"a": Adapter(routed, routed, True)}, batch, run)
+    check_maps(
+        ModelSpec(),
+        ["a"],
+        {"a": Adapter(routed, routed, True, at_end=True)},
+        batch,
+        partial(routed, torch.zeros(2, 1, 4)),
+    )

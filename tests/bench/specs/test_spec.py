@@ -121,7 +121,7 @@ def test_the_order_in_which_options_were_given_does_not_matter() -> None:
 
 
 OTHER: dict[type, dict[str, Any]] = {
-    LoraSpec: {"r": 4, "alpha": 32.0, "dropout": 0.0, "targets": ("v_proj", "q_proj")},
+    LoraSpec: {"r": 4, "alpha": 32.0, "dropout": 0.0, "targets": ("v_proj", "q_proj"), "variant": "dora"},
     ModelSpec: {"id": "x/y", "revision": "beef", "quantization": "int8", "dtype": "bfloat16", "lora": LoraSpec(r=2)},
     TrainSpec: {"steps": 201, "batch_size": 8, "micro_batches": 2, "max_length": 256, "clip_norm": 1.0},
     DataSpec: {"task": "arc_c", "version": 2, "revision": "abc+partial:0123"},
