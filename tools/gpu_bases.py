@@ -1,4 +1,4 @@
-"""Randomly initialised bases of a given shape, made on the device itself, and stacked adapters: parts of tools/gpu.py."""
+"""For tools/gpu.py: randomly initialised bases of a given shape, made on the device itself, and stacked adapters."""
 
 from __future__ import annotations
 

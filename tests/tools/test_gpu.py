@@ -1,0 +1,65 @@
+"""tools/gpu.py at a tiny shape: what it measures must run where no GPU is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools import gpu, gpu_bases
+from tools.gpu_common import Bench
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Bench:
+    return Bench(torch.device("cpu"), True, tmp_path, matmul=1e9)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_a_random_base_reads_and_learns(quantization: str, tiny: Bench) -> None:
+    model = tiny.model("llama_7b", quantization)
+    data = tiny.data(model, 4)
+    loss = torch.nn.functional.cross_entropy(model.logits(data.batch(range(4))), data.batch(range(4)).labels)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.params.values())
+    kinds = {type(module).__name__ for module in model._base.modules()}
+    assert {"none": "Linear", "int8": "Linear8bitLt", "nf4": "Linear4bit"}[quantization] in kinds
+
+
+def test_stacked_draws_predict_what_looped_ones_do(tiny: Bench) -> None:
+    model = tiny.model("qwen_05b")
+    batch = tiny.data(model, 3).batch(range(3))
+    draws = [{name: torch.randn_like(p) for name, p in model.params.items()} for _ in range(2)]
+    wide = type(batch)(
+        *(torch.cat([getattr(batch, name)] * 2) for name in ("input_ids", "attention_mask", "position_ids", "labels")),
+        ids=batch.ids * 2,
+    )
+    with torch.no_grad():
+        with gpu_bases.stacked(model, draws):
+            side_by_side = model.logits(wide).unflatten(0, (2, -1))
+        looped = []
+        for draw in draws:
+            with model.assign(draw):
+                looped.append(model.logits(batch))
+    assert not torch.allclose(looped[0], looped[1])
+    torch.testing.assert_close(side_by_side, torch.stack(looped), rtol=0.02, atol=0.02)  # a bfloat16 base
+
+
+def test_parts_are_written_as_they_end_and_errors_do_not_stop_the_rest(tiny: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    gpu.PARTS["fails"] = (lambda b: 1 / 0, 0)  # type: ignore[assignment, return-value]
+    try:
+        gpu.measure(tiny, ["fails", "05b"], out)
+    finally:
+        del gpu.PARTS["fails"]
+    parts = json.loads(out.read_text())["parts"]
+    assert "ZeroDivisionError" in parts["fails"]["error"]
+    assert not [row for row in parts["05b"].values() if isinstance(row, dict) and "error" in row]
+    assert {"forward_backward", "adamw_step", "swag_collection", "ten_draws", "la_diag", "la_kfac"} <= set(parts["05b"])
+
+
+def test_a_part_that_no_longer_fits_is_left_out(tiny: Bench, tmp_path: Path) -> None:
+    tiny.ends = 0.0
+    assert gpu.measure(tiny, ["7b_int8"], tmp_path / "gpu.json")["7b_int8"]["skipped"] == "out of time"

@@ -1,0 +1,225 @@
+"""Parts of tools/gpu.py in one process: one base's passes, steps, curvature and predictives; graphs; torch.compile."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.posterior import DiagGaussian, Point
+from bench.train.graphs import CudaRecorder, GraphedLoss
+from methods.adamw import AdamW
+from methods.ivon import Ivon
+from methods.ivon.optimizer import IVON
+from methods.laplace import LaplaceDiag, LaplaceKfac
+from methods.swa import Moments
+from tools.gpu_bases import stacked
+from tools.gpu_common import Bench, fit_job, predict_job
+
+DRAWS = 10
+
+
+def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
+    """Passes, draws, optimizer steps, curvature and predictives of one base."""
+    began = time.perf_counter()
+    model = b.model(name, quantization)
+    b.synchronize()
+    data = b.data(model, 64)
+    parameters = list(model.params.values())
+    found: dict[str, Any] = {
+        "load_seconds": time.perf_counter() - began,
+        "adapter_parameters": sum(p.numel() for p in parameters),
+        "held_mib": torch.cuda.memory_allocated() / 2**20 if b.device.type == "cuda" else None,
+    }
+    job = fit_job(b, model, data)
+    batches = [data.batch(range(start, start + 4)) for start in range(0, 40, 4)]
+    weights = sum(p.numel() for n, p in model._base.named_parameters() if "layers" in n and "lora_" not in n)
+    if quantization != "none":  # packed weights: count the linear maps instead
+        linear = (m for n, m in model._base.named_modules() if "layers" in n and hasattr(m, "in_features"))
+        weights = sum(m.in_features * m.out_features for m in linear if "lora" not in type(m).__module__)
+
+    @contextlib.contextmanager
+    def noted(what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            found[what] = {"error": traceback.format_exc()[-1500:]}
+        gc.collect()
+
+    def passes() -> None:
+        with model.dropout():
+            for batch in batches:
+                job.loss(batch).backward()
+        for p in parameters:
+            p.grad = None
+
+    with noted("forward_backward"):
+        one = b.milliseconds(passes, repeats=5)
+        tokens = sum(len(data.tokens[row]) for row in range(40))
+        padded = sum(batch.input_ids.numel() for batch in batches)
+        speed = tokens / (one["ms"] / 1e3)
+        found["forward_backward"] = one | {
+            "ms": one["ms"] / len(batches),
+            "examples": 4,
+            "tokens_per_s": speed,
+            "padded_tokens_per_s": padded / (one["ms"] / 1e3),
+            "share_of_matmul": 4 * weights * padded / (one["ms"] / 1e3) / b.matmul,  # forward and input gradients
+        }
+    gradients = [torch.randn_like(p) * 1e-4 for p in parameters]
+
+    def give() -> None:
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g
+
+    for source in ("cpu", "device"):
+        with noted(f"ivon_draw, noise from {source}"):
+            generator = torch.Generator().manual_seed(1) if source == "cpu" else None
+            ivon = IVON(parameters, 0.0, ess=1e6, h0=1e-3, clip_radius=1e-3, generator=generator)
+
+            def draw(ivon: IVON = ivon) -> None:
+                ivon.zero_grad()
+                with ivon.sampled():
+                    give()
+
+            found[f"ivon_draw, noise from {source}"] = b.milliseconds(draw)
+
+            def draw_and_step(ivon: IVON = ivon) -> None:
+                draw(ivon)
+                ivon.step()
+
+            found[f"ivon_draw_and_step, noise from {source}"] = b.milliseconds(draw_and_step)
+            del ivon
+    with noted("adamw_step"):
+        adamw = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0, foreach=True)
+        give()
+        found["adamw_step"] = b.milliseconds(adamw.step)
+        del adamw
+    with noted("swag_collection"):
+        moments = Moments(5)
+        found["swag_collection"] = b.milliseconds(lambda: moments.add(model.params))
+    for method in (AdamW(lr=1e-5), Ivon(lr=1e-3)):
+        with noted(f"training step of {method.name}"):
+            steps = 4 if b.tiny else 24
+            method.fit(fit_job(b, model, data, 4))  # warm-up
+            timed = fit_job(b, model, data, steps)
+            method.fit(timed)
+            found[f"training step of {method.name}"] = {"ms": 1e3 * timed.train_seconds / steps, "steps": steps}
+    posterior: Any = DiagGaussian(model.snapshot(), {n: torch.full_like(p, 1e-4) for n, p in model.params.items()})
+    draws = [dict(draw) for draw in posterior.draws(DRAWS, torch.Generator().manual_seed(5))]
+    eight = data.batch(range(8))
+
+    @torch.no_grad()
+    def looped() -> Tensor:
+        rows = []
+        for params in draws:
+            with model.assign(params):
+                rows.append(model.logits(eight))
+        return torch.stack(rows)
+
+    def times(field: str) -> Any:
+        value = getattr(eight, field)
+        return value * DRAWS if isinstance(value, tuple) else value.repeat(DRAWS, *[1] * (value.ndim - 1))
+
+    @torch.no_grad()
+    def batched() -> Tensor:
+        wide = type(eight)(**{f.name: times(f.name) for f in dataclasses.fields(eight)})
+        with stacked(model, draws):
+            return model.logits(wide).unflatten(0, (DRAWS, -1))
+
+    with noted("ten_draws"):
+        difference = (looped() - batched()).abs().max()
+        found["ten_draws"] = {
+            "examples": 8,
+            "looped": b.milliseconds(looped, repeats=5),
+            "batched": b.milliseconds(batched, repeats=5),
+            "largest_logit_difference": float(difference),
+            "spread_of_logits": float(looped().std()),
+        }
+    rank = 64 if name == "llama_7b" else 0
+    for laplace in (LaplaceDiag(), LaplaceKfac(factor_rank=0 if b.tiny else rank)):
+        with noted(laplace.name):
+            start = (Point(model.snapshot()),)
+            seconds = {}
+            for count in (4, 8) if b.tiny else (4, 8, 24):  # the first warms up
+                one_job = fit_job(b, model, b.data(model, count), starts=start)
+                if b.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                since = time.perf_counter()
+                fitted = laplace.fit(one_job)
+                b.synchronize()
+                seconds[count] = time.perf_counter() - since
+            low, high = sorted(seconds)[-2:]
+            per = (seconds[high] - seconds[low]) / (high - low)
+            found[laplace.name] = {
+                "curvature_ms_per_example": 1e3 * per,
+                "evidence_and_factors_seconds": seconds[high] - high * per,
+            }
+            if b.device.type == "cuda":
+                found[laplace.name]["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+            predict = predict_job(model, b.data(model, 8), fitted)
+            one = b.milliseconds(functools.partial(laplace.predict, predict), repeats=2, warm=1)
+            found[laplace.name]["linearised_predictive"] = one | {"ms_per_example": one["ms"] / 8}
+            del fitted, predict
+    return found
+
+
+def graphs(b: Bench) -> dict[str, Any]:
+    """A 0.5 B training step as the loop takes it, eager and with CUDA graphs, AdamW and IVON; and the pass alone."""
+    model = b.model("qwen_05b")
+    data = b.data(model, 64)
+    found: dict[str, Any] = {}
+    steps = 4 if b.tiny else 64
+    ways = (False, True) if b.device.type == "cuda" else (False,)
+    for method in (AdamW(lr=1e-5), Ivon(lr=1e-3)):
+        for graphed in ways:
+            for count in (steps, 2 * steps):  # recording costs the same in both: the difference is steps alone
+                job = fit_job(b, model, data, count, graphs=graphed)
+                method.fit(job)
+                found.setdefault(f"{method.name}, {'graphs' if graphed else 'eager'}", {})[count] = job.train_seconds
+    for row in found.values():
+        row["ms_per_step"] = 1e3 * (row[2 * steps] - row[steps]) / steps
+        row["start_seconds"] = 2 * row[steps] - row[2 * steps]
+    if b.device.type == "cuda":
+        batch = data.batch(range(4))
+        job = fit_job(b, model, data)
+        replay = GraphedLoss(job.loss, list(model.params.values()), CudaRecorder())
+        found["pass alone, graph"] = b.milliseconds(lambda: replay(batch), repeats=20)
+        found["pass alone, eager"] = b.milliseconds(lambda: job.loss(batch).backward(), repeats=20)
+    return found
+
+
+def compiled(b: Bench) -> dict[str, Any]:
+    """torch.compile of the loss over three prompt lengths: seconds of compiling, and the step after it."""
+    model = b.model("qwen_05b")
+    data = b.data(model, 64)
+    batches = [data.batch(range(start, start + 4)) for start in (0, 4, 8)]
+    began = time.perf_counter()
+
+    @torch.compile(dynamic=True, backend="eager" if b.tiny else "inductor")
+    def loss(input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
+        out = model._module(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            logits_to_keep=1,
+        )
+        return torch.nn.functional.cross_entropy(out.logits[:, -1].float(), labels)
+
+    def passes() -> None:
+        for batch in batches:
+            loss(batch.input_ids, batch.attention_mask, batch.position_ids, batch.labels).backward()
+
+    passes()
+    b.synchronize()
+    warm = time.perf_counter() - began
+    one = b.milliseconds(passes)
+    return {"compile_seconds": warm, "pass_ms": one["ms"] / len(batches), **one}
