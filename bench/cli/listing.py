@@ -1,16 +1,22 @@
-"""What ``bench list`` prints."""
+"""``bench list``: the registered methods and tasks."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Annotated, Any, Literal
 
-from bench.method import get_method, method_names
-from bench.plan.settings import describe
-from bench.task import get_task, task_names
+import typer
+
+from bench.cli.app import SETUP, command
+from bench.cli.options import Json, Plugins
+from bench.cli.terminal import say
 
 
 def list_methods() -> list[dict[str, Any]]:
     """Name, title, base, version, first line of the docstring and hyperparameters of each method."""
+    from bench.method import get_method, method_names
+    from bench.plan.settings import describe
+
     found = []
     for name in method_names():
         cls = get_method(name)
@@ -24,6 +30,8 @@ def list_methods() -> list[dict[str, Any]]:
 
 def list_tasks() -> list[dict[str, Any]]:
     """Name, title, source, revision, answers, rows by split, licence and citation of each task."""
+    from bench.task import get_task, task_names
+
     found = []
     for name in task_names():
         task = get_task(name)
@@ -51,3 +59,20 @@ def render(rows: list[dict[str, Any]]) -> str:
             lines.append(f"    {where} @ {row['revision'][:12]}; licence: {row['licence']}")
             lines.append(f"    {len(row['answers'])} answers ({', '.join(row['answers'])}); rows: {splits}")
     return "\n".join(lines)
+
+
+@command(SETUP, "list")
+def listing(
+    what: Annotated[
+        Literal["methods", "tasks"], typer.Argument(metavar="methods|tasks", help="The registry.", show_default=False)
+    ],
+    as_json: Json = False,
+    plugins: Plugins = [],  # noqa: B006
+) -> None:
+    """List the methods or the tasks."""
+    from bench.registry import load_plugin
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    rows = list_methods() if what == "methods" else list_tasks()
+    say(json.dumps(rows, indent=2) if as_json else render(rows))

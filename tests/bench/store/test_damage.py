@@ -90,10 +90,10 @@ def test_a_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_numbers_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     (tmp_path / "g.toml").write_text(GRID)
     said = bench("grid", "g.toml", "--max-parallel", "-3", "--dry-run", cwd=tmp_path, check=2).stderr
-    assert said == "bench: --max-parallel -3: give 0 (no limit) or more.\n"
+    assert said == "bench: --max-parallel -3: use 0 (no limit) or more.\n"
     for lines in ("0", "-2"):
         said = bench("logs", "abcd", "--lines", lines, cwd=tmp_path, check=2).stderr
-        assert said == f"bench: --lines {lines}: give at least 1.\n"
+        assert said == f"bench: --lines {lines}: use at least 1.\n"
 
 
 # --- logs -------------------------------------------------------------------------------------------------------------
@@ -172,5 +172,5 @@ def test_cancel_asks_the_jobs_of_other_schedulers_and_leaves_slurms(
     assert cancelled("pbs.1") == f"adamw: runs as job pbs.1 on {host}; stop it there\n"
     assert cancelled("") == f"adamw: runs on {host}; stop it there\n"
     about.write_text(json.dumps({**json.loads(about.read_text()), "launcher": "slurm"}))
-    assert "nothing of g waits or runs" in cancelled(f"{about.parent.name}/7/0")
+    assert "No family of g is queued or running" in cancelled(f"{about.parent.name}/7/0")
     assert len(asked) == 2

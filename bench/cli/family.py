@@ -1,0 +1,60 @@
+"""``bench family``: one family of a submission, the command that schedulers run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.app import SCHEDULERS, command
+from bench.cli.terminal import complain
+from bench.process.stop import EXIT_STOPPED, StopRequest, start_again
+
+
+@command(SCHEDULERS)
+def family(
+    file: Annotated[
+        Path, typer.Argument(metavar="FAMILIES", help="The families.jsonl of a submission.", show_default=False)
+    ],
+    item: Annotated[int, typer.Option(metavar="N", help="Number of the family in the file, from 0.")],
+    job: Annotated[str, typer.Option(metavar="NAME", help="The scheduler's job, by a name that is never reused.")] = "",
+    restart: Annotated[int, typer.Option(metavar="N", help="How often the scheduler has restarted that job.")] = 0,
+    node: Annotated[str, typer.Option(metavar="NAME", help="Name of this machine.", show_default="its host name")] = "",
+    on_warning: Annotated[
+        str, typer.Option(metavar="COMMAND", help="Run this after SIGUSR2, once a checkpoint is written.")
+    ] = "",
+) -> int:
+    """Compute one family of a submission."""
+    from bench.launch.submission import peek, read_item
+    from bench.process.claim import Held, Worker, claim, covers
+    from bench.store.store import Store
+
+    worker = Worker(job, restart, **({"node": node} if node else {}))
+    with StopRequest().installed() as stop:  # before the imports, which take seconds
+        runs, key, undone = peek(file, item)
+        if not undone:
+            complain("this family is done")
+            return 0
+        wait = False
+        try:
+            with claim(Store(runs).claim_file(key), worker, wait=False, stop=stop):
+                pass  # only to see whether another process is at work, before the imports
+        except Held as held:
+            if covers(held.holder, undone):
+                complain(held)
+                return 0
+            wait = True  # it computes less than this submission asks for
+
+        from bench.process.progress import Bar
+        from bench.run.worker import FAILED, STOPPED, make_runner, record_failure, work
+
+        settings, planned = read_item(file, item)
+        bar = Bar(planned.label, 1)
+        with record_failure(settings, planned):
+            runner = make_runner(settings, bar.log, stop, worker)
+        kind, text = work(runner, planned, lambda fraction, text: bar.update(key, fraction, text), wait)
+        bar.log(f"{kind}: {text}")
+        if kind == STOPPED and stop.warned and on_warning:
+            start_again(on_warning)
+        return {STOPPED: EXIT_STOPPED, FAILED: 1}.get(kind, 0)

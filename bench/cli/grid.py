@@ -1,0 +1,105 @@
+"""Commands that compute or follow a grid: `grid`, `tune`, `status`, `logs`, `cancel`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from bench.cli.app import FOLLOW, RUN, command
+from bench.cli.launching import grid_of, launch
+from bench.cli.options import RUNS, ExecutionOptions, GridFile, Json, Key, LaunchOptions, Runs, SpecOptions
+from bench.cli.terminal import complain, say
+
+
+@command(RUN)
+def grid(
+    file: GridFile,
+    spec: SpecOptions,
+    execution: ExecutionOptions,
+    options: LaunchOptions,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Follow submitted families until all have ended.", rich_help_panel="Where it runs"),
+    ] = False,
+    runs: Runs = RUNS,
+) -> int:
+    """Compute every run of a grid file that the store does not hold yet."""
+    planned = grid_of(file, spec)
+    families = planned.families()
+    status = launch(planned, families, runs, execution, options, wait)
+    count = sum(len(family.runs) for family in families)
+    complain(f"{planned.name}: {count} evaluations of {len(families)} families in {runs}")
+    return status
+
+
+@command(RUN)
+def tune(
+    file: GridFile,
+    spec: SpecOptions,
+    execution: ExecutionOptions,
+    options: LaunchOptions,
+    runs: Runs = RUNS,
+) -> int:
+    """Tune the settings of methods on held-out training data."""
+    from bench.plan.runs import missing
+    from bench.plan.tune import Scored, choose, plan_tuning, stages, write_choice
+    from bench.store.store import Store
+
+    planned = grid_of(file, spec, with_variants=False)
+    whole = plan_tuning(planned)  # all of it first: a mistake in the last method shows before the first is trained
+    scored: list[Scored] = []
+    for methods in stages(planned):
+        chosen = {item.candidate.method: item.candidate.values for item in scored if item.chosen}
+        tuning = plan_tuning(planned, methods, chosen)
+        say(tuning.summary())
+        sys.stdout.flush()
+        store = Store(runs)
+        families = tuning.families(None if options.retry_failed else store)
+        status = launch(planned, families, runs, execution, options, wait=True)  # the choice needs every score
+        if missing(tuning.families(store), store, sys.maxsize)[0]:  # runs that failed without diverging
+            return status
+        scored += choose(tuning, runs)
+    for written in write_choice(whole, scored, file):
+        say(f"wrote {written}")
+    return 0
+
+
+@command(FOLLOW)
+def status(file: GridFile, spec: SpecOptions, as_json: Json = False, runs: Runs = RUNS) -> int:
+    """Show the state of every run in a grid; exits with 1 until all are done."""
+    from bench.launch.status import grid_status
+
+    data, lines, complete = grid_status(grid_of(file, spec), runs)
+    say(json.dumps(data, indent=2) if as_json else "\n".join(lines))
+    return 0 if complete else 1
+
+
+@command(FOLLOW)
+def logs(
+    key: Key,
+    lines: Annotated[int, typer.Option(metavar="N", help="Show the last N lines of each log.")] = 200,
+    runs: Runs = RUNS,
+) -> None:
+    """Show failures and job logs of a family, fit or evaluation."""
+    from bench.launch.logs import logs as text_of
+
+    if lines < 1:
+        raise ValueError(f"--lines {lines}: use at least 1.")
+    say(text_of(runs, key, lines))
+
+
+@command(FOLLOW)
+def cancel(file: GridFile, spec: SpecOptions, runs: Runs = RUNS) -> None:
+    """Cancel queued and running families of a grid; finished results are kept."""
+    from bench.launch.launcher import get_launcher, launcher_names
+
+    planned = grid_of(file, spec)
+    keys = {family.key for family in planned.families()}
+    said = []
+    for name in launcher_names():
+        stop = get_launcher(name).cancel
+        said += stop(runs, keys) if stop else []
+    say("\n".join(said) or f"No family of {planned.name} is queued or running.")

@@ -1,0 +1,123 @@
+"""From options to a grid, and from a grid to launched families: what `run`, `grid`, `tune`, `status`, ... share."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.cli.options import ExecutionOptions, LaunchOptions, SpecOptions
+from bench.cli.terminal import complain
+
+if TYPE_CHECKING:
+    from bench.plan.grid import Grid
+    from bench.run.worker import Job
+    from bench.specs import Family
+
+
+def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True) -> Grid:
+    """The grid of a file, overridden by what the command line says."""
+    from bench.plan.grid import read_grid
+    from bench.plan.settings import merge, parse_assignment
+
+    return read_grid(
+        file,
+        data_dir=spec.data_dir,
+        allow_partial=spec.allow_partial_data,
+        model=spec.model_table,
+        overrides=merge(*map(parse_assignment, spec.assignments)),
+        plugins=tuple(spec.plugins),
+        with_variants=with_variants,
+    )
+
+
+def job_of(grid: Grid, runs: Path, execution: ExecutionOptions) -> Job:
+    """What a worker needs to know besides its families.
+
+    Raises:
+        ValueError, FileNotFoundError: an option is out of range, or the data folder does not exist.
+    """
+    from bench.run.worker import Job
+
+    if execution.threads < 1:
+        raise ValueError(f"--threads {execution.threads}: use at least 1.")
+    if execution.claim_seconds <= 0:
+        raise ValueError(f"--claim-seconds {execution.claim_seconds}: use more than 0.")
+    if not execution.checkpoint_seconds >= 0:  # NaN too
+        raise ValueError(f"--checkpoint-seconds {execution.checkpoint_seconds}: use 0 or more.")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", execution.device):
+        raise ValueError(f"--device '{execution.device}': use auto, cpu, cuda or cuda:N.")
+    folder = grid.source.data_dir
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} (--data-dir, or data_dir in the grid).")
+    return Job(
+        runs=runs,
+        source=grid.source,
+        model_path=grid.model_path,
+        device=execution.device,
+        threads=execution.threads,
+        eval_every=grid.eval_every,
+        graphs=execution.graphs,
+        checkpoint_seconds=execution.checkpoint_seconds,
+        claim_seconds=execution.claim_seconds,
+        plugins=grid.plugins,
+    )
+
+
+def launch(
+    grid: Grid,
+    families: Sequence[Family],
+    runs: Path,
+    execution: ExecutionOptions,
+    options: LaunchOptions,
+    wait: bool = False,
+) -> int:
+    """Hand the missing ``families`` to the launcher; with ``wait``, follow those that it only submits.
+
+    Returns:
+        The exit status: 0, or 1 when a family failed or was given up.
+    """
+    from bench.launch.follow import follow
+    from bench.launch.launcher import Order, get_launcher, sent
+    from bench.plan.runs import missing
+    from bench.plan.settings import merge, parse_assignment
+    from bench.process.stop import StopRequest
+    from bench.store.store import Store
+
+    if options.workers < 1:
+        raise ValueError(f"--workers {options.workers}: use at least 1.")
+    if options.max_parallel < 0:
+        raise ValueError(f"--max-parallel {options.max_parallel}: use 0 (no limit) or more.")
+    if not options.retry_failed and options.retries < 1:
+        raise ValueError(f"--retries {options.retries}: use at least 1.")
+    launcher = get_launcher(options.launcher)
+    assignments = map(parse_assignment, options.launcher_assignments)
+    settings = merge(grid.launchers.get(launcher.name, {}), *assignments)
+    launcher.check(settings)
+    job = job_of(grid, runs, execution)
+    store = Store(runs)
+    undone, given_up = missing(families, store, sys.maxsize if options.retry_failed else options.retries)
+    known = launcher.queue(runs) if launcher.queue else {}
+    todo = [family for family in undone if not sent(family, known, store)]
+    failures: list[str] = []
+    if todo:
+        with StopRequest().installed() as stop:
+            order = Order(
+                title=grid.name,
+                job=job,
+                families=tuple(todo),
+                workers=options.workers,
+                max_parallel=options.max_parallel,
+                settings=settings,
+                dry_run=options.dry_run,
+                stop=stop,
+            )
+            failures = launcher.launch(order)
+    if launcher.queue and not options.dry_run:
+        complain(f"{grid.name}: {len(todo)} families submitted, {len(undone) - len(todo)} already queued")
+        failures = follow(grid.name, undone, runs) if wait and undone else []
+    for failure in (*given_up, *failures):
+        complain(failure)
+    return 1 if given_up or failures else 0

@@ -1,0 +1,153 @@
+"""Options that several commands share. A command takes one of the dataclasses as a parameter (`bench.cli.app`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.process.claim import SECONDS
+
+_SPEC, _MACHINE, _LAUNCH = "What is run", "This machine", "Where it runs"  # groups of options in the help
+
+GridFile = Annotated[Path, typer.Argument(metavar="GRID", help="A grid file (TOML).", show_default=False)]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="A key, or its first four or more digits.", show_default=False)]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The store: where results are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Plugins = Annotated[
+    list[str],
+    typer.Option("--plugin", metavar="MODULE", help="Import a module with methods or tasks first.", show_default=False),
+]
+RUNS = Path("runs")
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecOptions:
+    """What the command line says about runs besides the grid file."""
+
+    assignments: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Change a setting: steps=200, lora.r=16, ivon.ess=1e6, ...",
+            show_default=False,
+            rich_help_panel=_SPEC,
+        ),
+    ] = dataclasses.field(default_factory=list)
+    plugins: Annotated[
+        list[str],
+        typer.Option(
+            "--plugin",
+            metavar="MODULE",
+            help="Import a module with methods or tasks first.",
+            show_default=False,
+            rich_help_panel=_SPEC,
+        ),
+    ] = dataclasses.field(default_factory=list)
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR", help="Base model: embedded (default), hub name or folder.", rich_help_panel=_SPEC
+        ),
+    ] = None
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Commit, tag or branch of a hub model.", rich_help_panel=_SPEC),
+    ] = None
+    quantization: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Quantization of the base: none (default), int8, nf4.", rich_help_panel=_SPEC
+        ),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Number format of the base: float32 (default), bfloat16, float16.",
+            rich_help_panel=_SPEC,
+        ),
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Read the datasets from this local mirror of the hub.", rich_help_panel=_SPEC),
+    ] = None
+    allow_partial_data: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial-data", help="Accept splits with missing rows; results are marked.", rich_help_panel=_SPEC
+        ),
+    ] = False
+
+    @property
+    def model_table(self) -> dict[str, Any]:
+        """The fields of a ``[model]`` table that the command line sets."""
+        given = {
+            "id": self.model,
+            "revision": self.revision,
+            "quantization": self.quantization,
+            "dtype": self.dtype,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionOptions:
+    """How this machine computes; no result depends on any of it."""
+
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MACHINE)
+    ] = "auto"
+    threads: Annotated[
+        int, typer.Option(metavar="N", help="CPU threads of each process.", rich_help_panel=_MACHINE)
+    ] = 1
+    graphs: Annotated[
+        bool,
+        typer.Option("--graphs", help="Train with CUDA graphs: faster for small models.", rich_help_panel=_MACHINE),
+    ] = False
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(metavar="S", help="Shortest time between two checkpoints.", rich_help_panel=_MACHINE),
+    ] = 30.0
+    claim_seconds: Annotated[
+        float,
+        typer.Option(metavar="S", help="Silence after which another process counts as dead.", rich_help_panel=_MACHINE),
+    ] = SECONDS
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchOptions:
+    """Where families are computed, and how often."""
+
+    launcher: Annotated[str, typer.Option(metavar="NAME", help="local, slurm or print.", rich_help_panel=_LAUNCH)] = (
+        "local"
+    )
+    launcher_assignments: Annotated[
+        list[str],
+        typer.Option(
+            "--with",
+            metavar="NAME=VALUE",
+            help="Change a setting of the launcher: partition=gpu, ...",
+            show_default=False,
+            rich_help_panel=_LAUNCH,
+        ),
+    ] = dataclasses.field(default_factory=list)
+    workers: Annotated[int, typer.Option(metavar="N", help="Local processes.", rich_help_panel=_LAUNCH)] = 1
+    max_parallel: Annotated[
+        int,
+        typer.Option(metavar="N", help="Families at once on a cluster; 0: no limit.", rich_help_panel=_LAUNCH),
+    ] = 0
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be launched.", rich_help_panel=_LAUNCH)
+    ] = False
+    retries: Annotated[
+        int,
+        typer.Option(metavar="N", help="Failures after which a family is given up.", rich_help_panel=_LAUNCH),
+    ] = 3
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Try families that were given up once more.", rich_help_panel=_LAUNCH),
+    ] = False

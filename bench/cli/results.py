@@ -1,0 +1,120 @@
+"""Commands that read results: `report`, `leaderboard`, `compare`, `show`, `merge`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bench.cli.app import RESULTS, command
+from bench.cli.complete import keys
+from bench.cli.options import RUNS, Runs
+from bench.cli.terminal import complain, say
+
+
+@command(RESULTS)
+def report(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write to.")] = Path("report"),
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="METHOD", help="Method that differences and costs are relative to.", show_default="adamw"),
+    ] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Write tables, figures and report.html from the stored results."""
+    from analysis.report import write_report
+
+    for file in write_report(runs, out, baseline):
+        say(f"wrote {file}")
+
+
+@command(RESULTS)
+def leaderboard(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="CSV file to write.")] = Path("leaderboard.csv"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if the file differs from the results.")
+    ] = False,
+    add: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="Merge this store into --runs first.", show_default=False)
+    ] = [],  # noqa: B006
+    runs: Runs = RUNS,
+) -> int:
+    """Write leaderboard.csv from the stored results."""
+    from analysis.tables.leaderboard import check_leaderboard, write_leaderboard
+
+    if check and add:
+        raise ValueError("--check writes nothing, so it does not go with --add: drop one of them.")
+    if check:
+        stale = check_leaderboard(runs, out)
+        for line in stale:
+            say(line)
+        if stale:
+            complain(f"{out} is stale. Write it again: bench leaderboard --runs {runs} --out {out}")
+        return 1 if stale else 0
+    if add and (status := _merge(runs, add, dry_run=False)):
+        return status
+    rows = write_leaderboard(runs, out)
+    say(f"wrote {out}: {rows} rows")
+    return 0
+
+
+@command(RESULTS)
+def compare(
+    reference: Annotated[
+        Literal["published"], typer.Argument(metavar="published", help="Table 1 of the paper.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write published.md and published.csv here.")
+    ] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Compare the stored results with published ones."""
+    from analysis.tables.reproduction import compare_published
+
+    text, written = compare_published(runs, out)
+    say(text)
+    for file in written:
+        say(f"wrote {file}")
+
+
+@command(RESULTS)
+def show(
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY", help="A key, or its first four or more digits.", show_default=False, autocompletion=keys
+        ),
+    ],
+    runs: Runs = RUNS,
+) -> None:
+    """Show a stored fit or evaluation: its spec and its facts."""
+    from bench.store.store import Store, read_whole
+
+    folder = Store(runs).find(key)
+    spec, facts = read_whole(folder / "spec.json"), read_whole(folder / "facts.json")
+    say(json.dumps({"folder": str(folder), "spec": spec, "facts": facts}, indent=2))
+
+
+@command(RESULTS)
+def merge(
+    sources: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Stores to copy from.", show_default=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be copied, and copy nothing.")] = False,
+    runs: Runs = RUNS,
+) -> int:
+    """Copy the results of other stores into --runs, all of them or none."""
+    return _merge(runs, sources, dry_run)
+
+
+def _merge(runs: Path, sources: Sequence[Path], dry_run: bool) -> int:
+    from bench.store.merge import Refused, describe, merge_stores
+
+    try:
+        merged = merge_stores(sources, runs, dry_run)
+    except Refused as error:
+        complain(error)
+        return 1
+    say("\n".join([*describe(merged), f"{runs}: {merged.summary(dry_run)}"]))
+    return 0

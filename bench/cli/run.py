@@ -1,0 +1,96 @@
+"""``bench run``: one method on one task with one seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.app import RUN, command
+from bench.cli.complete import methods, tasks
+from bench.cli.launching import launch
+from bench.cli.options import RUNS, ExecutionOptions, LaunchOptions, Runs, SpecOptions
+from bench.cli.terminal import say
+
+if TYPE_CHECKING:
+    from bench.store.records import RunRecord
+
+_LAUNCH = LaunchOptions(retry_failed=True)  # one run, here: who asks for it again wants it tried again
+
+
+@command(RUN)
+def run(
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="See `bench list methods`.", show_default=False, autocompletion=methods)
+    ],
+    task: Annotated[
+        str, typer.Option(metavar="NAME", help="See `bench list tasks`.", show_default=False, autocompletion=tasks)
+    ],
+    spec: SpecOptions,
+    execution: ExecutionOptions,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of every random number.")] = 21,
+    protocol: Annotated[str, typer.Option(metavar="NAME", help="paper or clean.")] = "paper",
+    eval_task: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TASK",
+            help="Also evaluate on this task, out of distribution.",
+            show_default=False,
+            autocompletion=tasks,
+        ),
+    ] = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
+    variant: Annotated[
+        str, typer.Option(metavar="LABEL", help="Label of these settings in tables.", show_default=False)
+    ] = "",
+    eval_every: Annotated[int, typer.Option(metavar="N", help="Score the mean every N training steps; 0: never.")] = 0,
+    runs: Runs = RUNS,
+) -> int:
+    """Train and evaluate one method on one task with one seed."""
+    from bench.data.splits import DataSource
+    from bench.method import get_method
+    from bench.plan.grid import Grid, Variant, choose_model
+    from bench.plan.runs import families
+    from bench.plan.settings import check_settings, merge, parse_assignment
+    from bench.registry import load_plugin
+    from bench.store.store import Store
+    from bench.task import get_task
+
+    for plugin in spec.plugins:
+        load_plugin(plugin)
+    get_method(method)
+    get_task(task)
+    settings = merge(*map(parse_assignment, spec.assignments))
+    check_settings(settings)
+    if eval_every < 0:
+        raise ValueError(f"--eval-every {eval_every}: use a number of steps, or 0.")
+    model, path = choose_model(spec.model_table)
+    grid = Grid(
+        name="run",
+        methods=(method,),
+        tasks=(task,),
+        seeds=(seed,),
+        protocol=protocol,
+        plugins=tuple(spec.plugins),
+        eval_every=eval_every,
+        source=DataSource(spec.data_dir, spec.allow_partial_data),
+        model=model,
+        model_path=path,
+        settings=settings,
+        variants={variant: Variant()},
+        evals={task: tuple(dict.fromkeys(eval_task))},
+    )
+    planned = grid.runs()
+    status = launch(grid, families(planned), runs, execution, _LAUNCH)
+    for each in planned if status == 0 else ():
+        _print_result(Store(runs).record(each))
+    return status
+
+
+def _print_result(record: RunRecord) -> None:
+    spec = record.spec
+    trained = "" if spec.data.task == spec.fit.data.task else f", trained on {spec.fit.data.task}"
+    say(f"{spec.method} on {spec.data.task} ({spec.split}){trained}, seed {spec.fit.seed}, key {record.key}")
+    for name, value in record.metrics.items():
+        say(f"  {name:12} {value:.4f}")
+    if record.facts["partial_data"]:
+        say("  partial data: not comparable with results on the whole dataset")
