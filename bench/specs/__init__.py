@@ -1,6 +1,6 @@
 """What a run is: specs, their keys and random streams. Standard library only, so that ``analysis`` needs no torch."""
 
-from bench.specs.casting import build, cast, hints
+from bench.specs.casting import UnknownField, build, cast, hints
 from bench.specs.family import Family
 from bench.specs.keys import SCHEMA, canonical, digest, key, seed_for, to_json
 from bench.specs.spec import MEMBER, DataSpec, FitSpec, LoraSpec, ModelSpec, Option, RunSpec, TrainSpec, member
@@ -16,6 +16,7 @@ __all__ = [
     "Option",
     "RunSpec",
     "TrainSpec",
+    "UnknownField",
     "build",
     "canonical",
     "cast",

@@ -13,6 +13,13 @@ from bench.errors import near_miss
 T = TypeVar("T")
 
 
+class UnknownField(ValueError):
+    """A spec with a field that this version of the suite does not know."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"its field '{name}' is unknown here: a newer version of the suite wrote it. Update the suite")
+
+
 def hints(cls: type) -> dict[str, Any]:
     """The types of a dataclass's fields. Working them out is slow, so each class's are kept."""
     if cls not in _hints:
@@ -73,10 +80,17 @@ def cast(value: Any, hint: Any, name: str) -> Any:
 
 
 def build(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """A dataclass from plain data (JSON or TOML), each number cast to its field's type."""
+    """A dataclass from plain data (JSON or TOML), each number cast to its field's type.
+
+    Raises:
+        UnknownField: the data has a field that this version of the suite does not know.
+        ValueError: a value does not fit its field's type.
+    """
     types_of = hints(cls)
     made: dict[str, Any] = {}
     for name, value in values.items():
+        if name not in types_of:
+            raise UnknownField(f"{prefix}{name}")
         hint = types_of[name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             made[name] = build(hint, value, f"{prefix}{name}.")

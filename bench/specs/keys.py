@@ -31,12 +31,20 @@ def to_json(spec: Any) -> Any:
 
 
 def present(spec: Any) -> list[str]:
-    """The fields of a spec that its JSON shows: all but those added later (``SINCE``) that are at their defaults."""
-    return [
-        field.name
-        for field in dataclasses.fields(spec)
-        if SINCE not in field.metadata or getattr(spec, field.name) != field.default
-    ]
+    """The fields of a spec that its JSON shows: all but those added later (``SINCE``) that are at their defaults.
+
+    Raises:
+        TypeError: a field with ``SINCE`` has no default.
+    """
+    return [field.name for field in dataclasses.fields(spec) if not _absent(spec, field)]
+
+
+def _absent(spec: Any, field: dataclasses.Field[Any]) -> bool:
+    if SINCE not in field.metadata:
+        return False
+    if field.default is dataclasses.MISSING:
+        raise TypeError(f"{type(spec).__name__}.{field.name} was added later: write a plain default, which keys omit.")
+    return bool(getattr(spec, field.name) == field.default)
 
 
 def canonical(data: Any) -> str:

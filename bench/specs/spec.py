@@ -6,9 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from bench.errors import near_miss
+
 MEMBER = 2**32  # seed + m * MEMBER is the seed of an ensemble's member m: it shares the hold-out, and nothing else
 
-SINCE = "since"  # metadata of a field added after results were stored: left out of keys while at its default
+# The metadata key of a field that was added after results had been stored, with the version that added it. While such
+# a field has its default it is left out of all JSON, so neither keys nor random streams of earlier results change.
+SINCE = "since"
+LORA_VARIANTS = ("lora", "dora", "rslora")
 
 Option = None | bool | int | float | str | tuple[Any, ...]
 
@@ -31,6 +36,9 @@ class LoraSpec:
     def __post_init__(self) -> None:
         _require(self.r >= 1, f"lora.r is {self.r}: give a rank of at least 1.")
         _require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}: give a probability in [0, 1).")
+        _require(
+            self.variant in LORA_VARIANTS, f"lora.variant is '{self.variant}'.{near_miss(self.variant, LORA_VARIANTS)}"
+        )
         _require(self.alpha > 0, f"lora.alpha is {self.alpha}: give a scale above 0.")
         _require(bool(self.targets), "lora.targets is empty: name at least one layer, such as q_proj.")
         _require(all(map(str.strip, self.targets)), f"lora.targets is {self.targets}: a layer's name is missing.")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.specs import RunSpec, build, canonical, key
+from bench.specs import RunSpec, UnknownField, build, canonical, key
 
 
 class DamagedRecord(ValueError):
@@ -56,6 +56,8 @@ def read_record(folder: Path) -> RunRecord:
         found = key(spec)
         numbers = [value for value in facts["metrics"].values() if not isinstance(value, bool)]
         sound = len(numbers) == len(facts["metrics"]) and all(map(math.isfinite, numbers))
+    except UnknownField as error:
+        raise DamagedRecord(f"{folder} cannot be read: {error}.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRecord(f"{folder} is damaged ({error}): delete that folder and run the grid again.") from error
     if found != folder.name:

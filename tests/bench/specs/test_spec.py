@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -19,6 +20,7 @@ from bench.specs import (
     ModelSpec,
     RunSpec,
     TrainSpec,
+    UnknownField,
     build,
     canonical,
     cast,
@@ -27,6 +29,8 @@ from bench.specs import (
     seed_for,
     to_json,
 )
+from bench.specs.spec import SINCE
+from bench.store.records import RunRecord
 
 DATA = DataSpec(task="arc_e", version=1, revision="abc")
 LORA = LoraSpec(r=8, alpha=16.0, dropout=0.1, targets=("q_proj", "v_proj"))
@@ -314,6 +318,8 @@ def test_a_number_too_large_for_a_float_is_refused_by_name(hint: type) -> None:
         (LoraSpec, {"r": 0}, "lora.r is 0: give a rank of at least 1."),
         (LoraSpec, {"dropout": 1.0}, "lora.dropout is 1.0: give a probability in [0, 1)."),
         (LoraSpec, {"dropout": -0.1}, "lora.dropout is -0.1: give a probability in [0, 1)."),
+        (LoraSpec, {"variant": "lora+"}, "lora.variant is 'lora+'. Did you mean 'lora' or 'rslora' or 'dora'?"),
+        (LoraSpec, {"variant": "qqq"}, "lora.variant is 'qqq'. Known: dora, lora, rslora."),
         (LoraSpec, {"targets": ()}, "lora.targets is empty: name at least one layer, such as q_proj."),
         (TrainSpec, {"steps": 0}, "steps is 0: give at least 1."),
         (TrainSpec, {"batch_size": 0}, "batch_size is 0: give at least 1."),
@@ -385,6 +391,82 @@ def test_a_wrong_value_deep_inside_is_named_with_its_place() -> None:
     data["fit"]["model"]["lora"]["r"] = "eight"
     with pytest.raises(ValueError, match=r"^fit\.model\.lora\.r is 'eight': give a int"):
         build(RunSpec, data)
+
+
+@pytest.mark.parametrize("place", ["fit.model.lora.rank_pattern", "fit.train.warmup", "fit.bases2", "weighting"])
+def test_a_field_of_a_newer_version_is_named_and_called_so(place: str) -> None:
+    data = to_json(RUN)
+    inner = data
+    *outer, last = place.split(".")
+    for part in outer:
+        inner = inner[part]
+    inner[last] = 1
+    with pytest.raises(
+        UnknownField, match=rf"^its field '{place}' is unknown here: a newer version .* Update the suite$"
+    ):
+        build(RunSpec, data)
+
+
+# --- fields that are added later --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaterLora(LoraSpec):
+    """What LoraSpec will be once a field is added to it."""
+
+    scale: float = dataclasses.field(default=1.0, metadata={SINCE: "9.0"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaterTrain(TrainSpec):
+    """What TrainSpec will be once a field is added to it."""
+
+    schedule: str = dataclasses.field(default="linear", metadata={SINCE: "9.0"})
+
+
+def later(**changes: Any) -> RunSpec:
+    """RUN as a version with two more fields writes it."""
+    lora = LaterLora(**{f.name: getattr(LORA, f.name) for f in dataclasses.fields(LORA)}, **changes.pop("lora", {}))
+    train = LaterTrain(**{f.name: getattr(TRAIN, f.name) for f in dataclasses.fields(TRAIN)}, **changes)
+    model = dataclasses.replace(MODEL, lora=lora)
+    return dataclasses.replace(RUN, fit=dataclasses.replace(FIT, model=model, train=train))
+
+
+def test_a_field_added_later_changes_nothing_while_at_its_default() -> None:
+    assert key(later()) == key(RUN) == "10dab1efc9fe8eb3"
+    assert key(later().fit) == key(FIT) == "e9a491f520228f64"
+    assert canonical(later()) == RUN_TEXT
+    for stream in (*STREAMS, "predict"):
+        assert seed_for(later(), stream) == seed_for(RUN, stream)
+    assert RunRecord("", later(), {}, Path()).settings == RunRecord("", RUN, {}, Path()).settings
+
+
+@pytest.mark.parametrize("changes", [{"schedule": "cosine"}, {"lora": {"scale": 2}}])
+def test_a_field_added_later_enters_the_key_once_it_is_set(changes: dict[str, Any]) -> None:
+    assert key(later(**changes)) not in (key(RUN), key(later()))
+    assert canonical(later(**changes)) != RUN_TEXT
+
+
+def test_an_int_for_the_default_of_a_later_float_is_the_default() -> None:
+    assert key(later(lora={"scale": 1})) == key(RUN)
+
+
+def test_a_later_field_needs_a_plain_default() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Wrong:
+        x: list[int] = dataclasses.field(default_factory=list, metadata={SINCE: "9.0"})
+
+    with pytest.raises(TypeError, match=r"^Wrong\.x was added later: write a plain default"):
+        to_json(Wrong())
+
+
+def test_lora_variants_have_streams_and_keys_of_their_own() -> None:
+    fits = [
+        dataclasses.replace(FIT, model=dataclasses.replace(MODEL, lora=dataclasses.replace(LORA, variant=variant)))
+        for variant in ("lora", "dora", "rslora")
+    ]
+    assert key(fits[0]) == key(FIT) and seed_for(fits[0], "init") == seed_for(FIT, "init")
+    assert len(set(map(key, fits))) == len({seed_for(fit, "init") for fit in fits}) == 3
 
 
 def test_specs_cannot_be_changed_after_the_fact() -> None:
