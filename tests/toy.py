@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch.nn import Parameter
 
 from bench.process.progress import Progress
 from bench.specs import DataSpec, FitSpec, ModelSpec, TrainSpec, digest
-from bench.train.loop import Checkpointing, FitJob
+from bench.train.checkpoint import Checkpointing
+from bench.train.loop import FitJob
 
 
 class Rows(tuple[int, ...]):
@@ -51,6 +52,11 @@ class ToyModel:
 
     def dropout(self, on: bool = True) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def load(self, params: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in params.items():
+                self.params[name].copy_(value)
 
     def snapshot(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.params.items()}

@@ -22,7 +22,7 @@ from bench.errors import ModelNotUsable
 from bench.method import Method, PredictJob, get_method
 from bench.metrics import nll, score
 from bench.model.choice_model import ChoiceModel, load_model
-from bench.posterior import Posterior
+from bench.posterior import Point, Posterior
 from bench.process.claim import SECONDS, Claim, Lost, Worker, claim, mentioned
 from bench.process.progress import FamilyProgress, Progress
 from bench.process.stop import Stopped
@@ -31,7 +31,9 @@ from bench.specs import DataSpec, Family, FitSpec, ModelSpec, RunSpec, key, seed
 from bench.store.records import RunRecord
 from bench.store.store import Store, write_predictions
 from bench.task import get_task
-from bench.train.loop import Checkpointing, FitJob, seed_global
+from bench.train.checkpoint import Checkpointing
+from bench.train.loop import FitJob
+from bench.train.seeding import seed_global
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of one prediction, which float32 keeps to 1e-6
 
@@ -164,12 +166,11 @@ class Runner:
             checkpointing=Checkpointing(
                 self.store.work(spec) / "checkpoint.safetensors",
                 self.checkpoint_seconds,
-                self.log,
                 stop=self.stop,
                 began=lambda step: self._began(spec, name, step),
             ),
             progress=progress,
-            watch=self._watched(spec, method, held, load),
+            score=self._watched(spec, method, held, load),
             eval_every=self.eval_every,
             graphs=self.graphs,
         )
@@ -222,14 +223,38 @@ class Runner:
 
     def _watched(
         self, spec: FitSpec, method: Method, held: tuple[Any, ...], load: Callable[[], ChoiceModel]
-    ) -> Encoded | None:
-        """The examples for mid-run evaluation: validation where there is one, else what was held out of train."""
+    ) -> Callable[[Posterior], dict[str, float]] | None:
+        """Mid-run evaluation: on validation where there is one, else on what was held out of train.
+
+        A point is scored at its value, any other posterior by the method's own ``predict``.
+        """
         if not self.eval_every or not method.uses_model:
             return None
         examples = held
         if not held and "validation" in get_task(spec.data.task).rows:
             examples = self._rows(spec.data, "validation").examples
-        return load().encode(examples, spec.train.max_length) if examples else None
+        if not examples:
+            return None
+        task = get_task(spec.data.task)
+        encoded = load().encode(examples, spec.train.max_length)
+        labels = np.array([example.label for example in examples], dtype=np.int64)
+
+        def metrics(posterior: Posterior) -> dict[str, float]:
+            job = PredictJob(
+                posterior=posterior,
+                examples=examples,
+                answers=task.answers,
+                generator=torch.Generator().manual_seed(seed_for(spec, "train")),
+                batch_size=32,
+                load=load,
+                max_length=spec.train.max_length,
+                _encoded=encoded,
+            )
+            at_mean = isinstance(posterior, Point)
+            log_probs = job.log_probs(posterior.mean).unsqueeze(0) if at_mean else method.predict(job)
+            return score(as_predictions(log_probs, spec.method, len(examples), len(task.answers)), labels)
+
+        return metrics
 
     def _readable(self, run: RunSpec) -> tuple[Split, Encoded | None]:
         """What a run is scored on, tokenised if its fit is missing: no training is worth a prompt that does not fit."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.posterior import Params, Posterior, flat_noise, sum_of_squares
-from bench.train.loop import seed_global
+from bench.train.seeding import seed_global
 from methods.laplace.curvature import Tape, output_gradients
 
 

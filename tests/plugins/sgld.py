@@ -9,7 +9,8 @@ import torch
 from bench.method import Method, register_method
 from bench.options import Fit
 from bench.posterior import Members
-from bench.train.loop import Snapshots, constant
+from bench.train.checkpoint import Snapshots
+from bench.train.schedules import constant
 
 
 @register_method

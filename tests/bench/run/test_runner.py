@@ -27,7 +27,6 @@ from bench.store.records import DamagedRecord
 from bench.store.store import Store
 from bench.task import get_task
 from bench.train.loop import FitJob
-from bench.train.tree import save_tree
 
 
 def quiet(runs: Path, **options: object) -> Runner:
@@ -111,18 +110,6 @@ def test_gradient_accumulation_is_the_whole_batch(tmp_path: Path) -> None:
     for other in quantities[1:]:
         for name, value in quantities[0].items():
             torch.testing.assert_close(other[name], value, atol=2e-6, rtol=1e-3)
-
-
-def test_a_damaged_checkpoint_costs_its_work_and_nothing_else(tmp_path: Path) -> None:
-    run = plan("adamw")
-    whole = compute(run, tmp_path / "whole")
-    work = Store(tmp_path / "hurt").work(run.fit)
-    work.mkdir(parents=True)
-    (work / "checkpoint.safetensors").write_bytes(b"\x00garbage")
-    said: list[str] = []
-    Runner(store=Store(tmp_path / "hurt"), log=said.append).run(families([run])[0])
-    assert any("is damaged" in line and "step 0" in line for line in said)
-    assert result_bytes(Store(tmp_path / "hurt"), run) == result_bytes(whole, run)
 
 
 def test_a_damaged_posterior_is_named_and_not_used(tmp_path: Path) -> None:
@@ -210,34 +197,6 @@ def test_what_is_no_posterior_is_never_stored(
     with pytest.raises((TypeError, FloatingPointError), match=said):
         compute(plan("adamw"), tmp_path)
     assert not Store(tmp_path).has(plan("adamw").fit)
-
-
-@pytest.mark.parametrize("tree", [{}, {"adapters": 3}, "row"])
-def test_a_checkpoint_of_other_code_is_named_and_not_used(tree: Any, tmp_path: Path) -> None:
-    run = plan("adamw")
-    work = Store(tmp_path).work(run.fit)
-    work.mkdir(parents=True)
-    if tree == "row":
-        names = compute(run, tmp_path / "whole").posterior(run.fit).mean
-        tree = {"adapters": {name: value[:1] for name, value in names.items()}}
-    save_tree({"fit": key(run.fit), **tree}, work / "checkpoint.safetensors")
-    with pytest.raises(ValueError, match=r"does not fit this training .* Delete that file to start again"):
-        compute(run, tmp_path)
-    assert not Store(tmp_path).has(run.fit)
-
-
-@pytest.mark.parametrize("tree", [[1, 2], {"fit": "0123456789abcdef", "step": 4}])
-def test_a_checkpoint_of_another_fit_is_left_alone(tree: Any, tmp_path: Path) -> None:
-    run, said = plan("adamw"), list[str]()
-    folder = Store(tmp_path / "runs").work(run.fit)
-    folder.mkdir(parents=True)
-    save_tree(tree, folder / "checkpoint.safetensors")
-    (folder / "attempt-1-cut.json").touch()  # and an attempt that a crash cut off costs nothing
-    Runner(store=Store(tmp_path / "runs"), log=said.append).run(families([run])[0])
-    assert [line for line in said if "is of another fit; training starts from step 0" in line]
-    assert len(Store(tmp_path / "runs").fit_facts(run.fit)["attempts"]) == 1
-    whole = compute(run, tmp_path / "whole")
-    assert result_bytes(Store(tmp_path / "runs"), run) == result_bytes(whole, run)
 
 
 def test_a_prompt_that_does_not_fit_is_found_before_the_training(

@@ -1,0 +1,172 @@
+"""The checkpoint of a training: when it is written, what it holds, and when it may be believed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bench.model.choice_model import ChoiceModel
+from bench.posterior import Params
+from bench.train.clock import Clock
+from bench.train.tree import load_tree, save_tree
+
+logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """Anything a method keeps between steps and wants in the checkpoint: a collector of samples, moments, ..."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nested dicts and lists of tensors and plain values."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Restore what :meth:`state_dict` returned."""
+
+
+class Snapshots:
+    """A list of adapter values collected during training; checkpointed with it."""
+
+    def __init__(self) -> None:
+        self.values: list[Params] = []
+
+    def add(self, params: Params) -> None:
+        """Keep a copy of ``params`` as they are now."""
+        self.values.append({name: value.detach().clone() for name, value in params.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": [dict(value) for value in self.values]}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.values = list(state["values"])
+
+
+@dataclasses.dataclass
+class TrainState:
+    """Everything that a training continues from after a kill.
+
+    Attributes:
+        fit: the key of the fit.
+        parameters: the optimizer's tensors.
+        extras: what the method keeps besides.
+        trace: rows of the training curve so far.
+        running: loss summed since the last row of the trace.
+        step: optimizer steps done.
+    """
+
+    fit: str
+    model: ChoiceModel
+    optimizer: torch.optim.Optimizer
+    parameters: list[Tensor]
+    extras: Mapping[str, Stateful]
+    clock: Clock
+    trace: list[dict[str, float]]
+    running: Tensor
+    step: int = 0
+
+    def tree(self) -> dict[str, Any]:
+        """The state as nested dicts and lists of tensors and plain values."""
+        return {
+            "fit": self.fit,
+            "step": self.step,
+            "seconds": self.clock.seconds,
+            "trace": json.dumps(self.trace),
+            "running": self.running,
+            "optimizer": self.optimizer.state_dict(),
+            "parameters": self.parameters,
+            "adapters": dict(self.model.params),
+            "extras": {name: item.state_dict() for name, item in self.extras.items()},
+        }
+
+    def load(self, tree: Any) -> None:
+        """Restore :meth:`tree`.
+
+        Raises:
+            Exception: it is the state of another training. Part of this one's state has been replaced then.
+        """
+        if tree["fit"] != self.fit:
+            raise ValueError(f"it belongs to fit {tree['fit']}")
+        self.model.load(tree["adapters"])
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, tree["parameters"], strict=True):
+                if value.shape != parameter.shape:  # copy_ would broadcast
+                    raise ValueError(f"a parameter of shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+                parameter.copy_(value)
+        self.optimizer.load_state_dict(tree["optimizer"])
+        for name, item in self.extras.items():
+            item.load_state_dict(tree["extras"][name])
+        self.trace[:] = json.loads(tree["trace"])
+        self.step, self.running, self.clock.seconds = int(tree["step"]), tree["running"], float(tree["seconds"])
+
+
+@dataclasses.dataclass
+class Checkpointing:
+    """Where a training keeps its checkpoint, how often it is written, and when the training is asked to stop.
+
+    Attributes:
+        every_seconds: least time between two checkpoints.
+        stop: the reason to stop, "" as long as there is none; then a last checkpoint is written and ``Stopped`` raised.
+        began: told the first step that this process takes: 0, or the checkpoint's.
+        code: what the numbers depend on besides the spec (code, versions of libraries). A checkpoint of other code is
+            not continued.
+    """
+
+    file: Path
+    every_seconds: float = 30.0
+    stop: Callable[[], str] = lambda: ""
+    began: Callable[[int], None] = lambda step: None
+    code: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    _saved_at: float = 0.0  # by time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        return time.monotonic() - self._saved_at >= self.every_seconds
+
+    def save(self, state: TrainState) -> None:
+        """Replace the checkpoint in one step: a kill leaves the old one or the new one."""
+        new = self.file.with_suffix(f".{uuid.uuid4().hex[:8]}.new")  # unique: a stalled process may wake up
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_tree({**state.tree(), "code": dict(self.code)}, new)
+            with new.open("rb") as stream:
+                os.fsync(stream.fileno())
+            new.replace(self.file)
+        finally:
+            new.unlink(missing_ok=True)
+        self._saved_at = time.monotonic()
+
+    def resume(self, state: TrainState) -> None:
+        """Continue from the checkpoint. Without one that can be used, start at step 0; a warning says what is wrong."""
+        why = self._load(state) if self.file.exists() else ""
+        if why:
+            logger.warning("%s %s: training starts from step 0.", self.file, why)
+        self.began(state.step)
+        self._saved_at = time.monotonic()
+
+    def _load(self, state: TrainState) -> str:
+        """Load the checkpoint into ``state``, or leave it as it is and return the reason."""
+        try:
+            tree = load_tree(self.file, state.model.device)
+            code = dict(tree["code"])
+        except Exception as error:  # whatever is wrong with the file, the training can start again without it
+            return f"is damaged ({type(error).__name__}: {error})"
+        if changed := sorted(name for name in {*code, *self.code} if code.get(name) != self.code.get(name)):
+            return f"was written with other code (changed since: {', '.join(changed)})"
+        fresh = copy.deepcopy(state.tree())
+        try:
+            state.load(tree)
+        except Exception as error:  # of any kind: the optimizer's and the method's own code read it too
+            state.load(fresh)
+            return f"does not fit this training ({type(error).__name__}: {error})"
+        return ""
