@@ -27,6 +27,7 @@ from bench.train.clock import Clock
 from bench.train.graphs import CudaRecorder, GraphedLoss
 from bench.train.schedules import Rates, Schedule, linear_to_zero
 from bench.train.seeding import seed_global
+from bench.train.trackers import Tracking
 
 TRACE_POINTS = 100  # losses kept per training, evenly spaced
 
@@ -49,6 +50,7 @@ class FitJob:
         eval_every: steps between mid-run evaluations; 0 for none.
         graphs: replay forward and backward passes as CUDA graphs, where a step is one pass of the default loss.
         trace: the rows of the training curve.
+        tracking: where these rows go besides.
         train_seconds: seconds of optimization, by the training clock.
         train_ended: ``time.perf_counter()`` when the training was done: what follows is the posterior's cost.
         forwards: examples passed forward by the training's steps, without mid-run evaluation.
@@ -67,6 +69,7 @@ class FitJob:
     generator: torch.Generator = dataclasses.field(default_factory=torch.Generator)
     step: int = 0
     trace: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    tracking: Tracking = dataclasses.field(default_factory=Tracking)
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
     train_seconds: float = 0.0
@@ -154,6 +157,8 @@ class FitJob:
             running=torch.zeros((), device=self.model.device),
         )
         self.checkpointing.resume(now)
+        for row in self.trace:
+            self.tracking.log(row)
         watched = posterior or (lambda: Point(mean() if mean is not None else self.model.params))
         self.progress.start("train", settings.steps, done=now.step)
         if now.step == 0:
@@ -182,6 +187,7 @@ class FitJob:
                 self.progress.step(done)
                 if done < settings.steps:
                     self._save(now)
+        self.tracking.close()
         self.train_seconds += clock.seconds
         self.progress.finish()
         self.train_ended = time.perf_counter()
@@ -240,7 +246,7 @@ class FitJob:
             )
         row = {"step": now.step, "seconds": now.clock.seconds, "loss": loss, "lr": now.optimizer.param_groups[0]["lr"]}
         row.update(diagnose() if diagnose is not None else {})
-        self.trace.append(row)
+        self._record(row)
         now.running = torch.zeros_like(now.running)
 
     def _evaluate(self, done: int, clock: Clock, watched: Callable[[], Posterior]) -> None:
@@ -249,7 +255,11 @@ class FitJob:
             return
         with self.model.dropout(False):
             metrics = self.score(watched())
-        self.trace.append({"step": done, "seconds": clock.seconds, **metrics})
+        self._record({"step": done, "seconds": clock.seconds, **metrics})
+
+    def _record(self, row: dict[str, float]) -> None:
+        self.trace.append(row)
+        self.tracking.log(row)
 
     def _save(self, now: TrainState) -> None:
         """Write a checkpoint if it is due, or if there is a reason to stop, which is then done."""
