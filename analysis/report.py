@@ -1,139 +1,111 @@
-"""``bench report``: tables, differences, figures and the page of a runs folder, from its records only."""
+"""``bench report``: tables, figures and the page of a runs folder, from its records only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from analysis.figures import clock, cost, draws, overhead, rank_map, reliability, tau, tradeoff
-from analysis.figures import ranks as ranks_figure
-from analysis.figures import results as results_figure
+from analysis.figures import (
+    clock,
+    cost,
+    draws,
+    overhead,
+    rank_map,
+    ranks,
+    reliability,
+    results,
+    tau,
+    tradeoff,
+)
 from analysis.figures.gallery import draw_all
 from analysis.figures.panels import Draw
 from analysis.page.write import write_page
-from analysis.records.load import load
-from analysis.records.order import BASELINE
-from analysis.statistics.curves import curves, tau_csv
-from analysis.tables.costs import costs, costs_csv
-from analysis.tables.differences import compare, differences, differences_csv
-from analysis.tables.files import csv_text, write_text
+from analysis.statistics.study import Study, study
+from analysis.tables import costs, curves, differences, headline, seed_rows, settings, tuning
+from analysis.tables import ranks as rank_tables
+from analysis.tables import results as result_tables
 from analysis.tables.latex import results_latex
 from analysis.tables.leaderboard import COLUMNS, leaderboard_rows
-from analysis.tables.ood import detections
+from analysis.tables.markdown import escape
 from analysis.tables.preamble import preamble
-from analysis.tables.ranks import rankings, ranks, ranks_csv
-from analysis.tables.recomputed import recompute, rows_csv, rows_table
-from analysis.tables.results import results, table1_csv
-from analysis.tables.settings import settings
-from analysis.tables.tuning import tuning
+from analysis.tables.table import Csv, Table, show
+from analysis.tables.text import Value, check_folder, write_text
+
+
+def _leaderboard(study: Study) -> tuple[list[dict[str, Value]], list[str]]:
+    return leaderboard_rows(study.runs.results), []
+
+
+LEADERBOARD = Table("", "", _leaderboard, csv=Csv("results.csv", COLUMNS, lambda _, rows: rows))
+
+TABLES: tuple[Table, ...] = (
+    headline.TABLE,
+    result_tables.TABLE,
+    seed_rows.DETECTION,
+    seed_rows.FURTHER,
+    rank_tables.TABLE,
+    differences.TABLE,
+    costs.TABLE,
+    settings.TABLE,
+    tuning.TABLE,
+    curves.TABLE,
+    LEADERBOARD,
+)
+"""The tables of a report, in their order. Another is a file in ``analysis/tables`` and a line here."""
 
 FIGURES: Mapping[str, Draw] = {
-    "Results by task": results_figure.draw,
+    "Results by task": results.draw,
     "Interpolating between the mean and the posterior": tau.draw,
     "Number of draws": draws.draw,
     "Accuracy and calibration": tradeoff.draw,
     "Reliability": reliability.draw,
     "Ranks by task": rank_map.draw,
-    "Ranks over tasks": ranks_figure.draw,
+    "Ranks over tasks": ranks.draw,
     "Against the clock": clock.draw,
     "Quality and cost": cost.draw,
     "Cost of a training step": overhead.draw,
 }
+"""The kinds of figure, in their order. Another is a file in ``analysis/figures`` and a line here."""
 
 
-FURTHER_TEXT = (
-    "Recomputed from the stored predictions (mean ± standard error over seeds); `analysis/statistics/quality.py` "
-    "has the definitions and sources. Bins are 15 unless a heading says otherwise; the debiased ECE may be negative.\n"
-)
-RANKS_TEXT = (
-    "Ranks by displayed means over seeds; 1 is best, ties share their mean rank. Ranked are trained methods that have "
-    "every task and no disqualifying flag.\n"
-)
-OOD_TEXT = (
-    "A fit scored on another task than it was trained on (trained → scored). Detection tells the examples of its own "
-    "task (the positive class) from those of the other; FPR95 is the false positive rate at the threshold that keeps "
-    "95 % of its own. Scores: entropy of the mixture, its largest probability, and mutual information (MI), which "
-    "needs more than one draw.\n"
-)
-TUNING_TEXT = (
-    "What `bench tune` tried: each candidate trained on the training split less a hold-out, and scored on that; means "
-    "over seeds. **Bold** is the lowest mean of a method's candidates; the grid's criterion (NLL unless it says "
-    "otherwise) decides. No reported split is in it.\n"
-)
-
-
-def write_report(runs: Path, out: Path, baseline: str | None = None) -> list[Path]:
-    """Write ``report.html``, ``tables.md``, ``results.csv``, ``differences.csv``, ``tau.csv`` and the figures.
+def write_report(runs: Path, out: Path, baseline: str | None = None, main_variant: str | None = None) -> list[Path]:
+    """Write ``report.html``, ``tables.md``, and the folders ``tables`` and ``figures``.
 
     Args:
         runs: the store.
         out: where to.
-        baseline: what differences and relative costs are taken to; ``BASELINE`` unless given.
+        baseline: the method that differences and relative costs are taken to; ``BASELINE`` by default.
+        main_variant: the variant of the settings that opens the report; by default the one with most results.
 
     Returns:
-        The files, all in ``out``.
+        The files, all under ``out``.
 
     Raises:
-        ValueError: there is no result under ``runs``, or none of the method that was asked for as baseline.
+        ValueError: ``out`` cannot be a folder; there is no result under ``runs``, or none of the baseline or variant.
     """
-    loaded = load(runs)
-    methods = sorted({group.spec.method for group in loaded.results})
-    if baseline is not None and baseline not in methods:
-        raise ValueError(f"There is no result of the baseline '{baseline}' in {runs}. It has {', '.join(methods)}.")
-    baseline = baseline or BASELINE
-    found, notes = compare(loaded, baseline)
-    (further, more), (away, lost), (ranked, left_out) = (
-        recompute(loaded),
-        detections(loaded),
-        rankings(loaded, baseline),
-    )
-    notes += [*more, *lost, *left_out]
-    written = [
-        write_text(out / "results.csv", csv_text(COLUMNS, leaderboard_rows(loaded.results))),
-        write_text(out / "differences.csv", differences_csv(found)),
-        write_text(out / "table1.csv", table1_csv(loaded, baseline)),
-        write_text(out / "table1.tex", results_latex(loaded, baseline)),
-        write_text(out / "costs.csv", costs_csv(loaded, baseline)),
-        write_text(out / "metrics.csv", rows_csv(loaded, further, baseline)),
-        write_text(out / "ranks.csv", ranks_csv(ranked)),
-        *([write_text(out / "ood.csv", rows_csv(loaded, away, baseline))] if away else []),
-        write_text(out / "tau.csv", tau_csv(curves([*loaded.results, *loaded.sweeps]))),
-    ]
-    shown = []
-    kinds = draw_all(FIGURES, loaded, out, baseline)
+    check_folder(out)
+    found = study(runs, baseline, main_variant)
+    shown = [show(table, found) for table in TABLES]
+    files = [write_text(out / "tables" / part.csv[0], part.csv[1]) for part in shown if part.csv is not None]
+    files.append(write_text(out / "tables" / "table1.tex", results_latex(found.once(result_tables.compute)[0])))
+    kinds = draw_all(FIGURES, found, out / "figures")
+    notes = [*(note for part in shown for note in part.notes), *(note for kind in kinds for note in kind.notes)]
+    pictures = []
     for kind in kinds:
-        notes += kind.notes
-        written += kind.files
-        shown += [f"## {kind.heading}\n"] if kind.pictures else []
-        shown += [f"![{kind.heading}]({picture.name}.png)\n\n{picture.caption}\n" for picture in kind.pictures]
+        files += kind.files
+        pictures += [f"## {kind.heading}\n"] if kind.pictures else []
+        pictures += [f"![{kind.heading}](figures/{p.name}.png)\n\n{escape(p.caption)}\n" for p in kind.pictures]
+    opening, *rest = (part.markdown for part in shown)
     parts = [
         "# Report\n",
-        preamble(loaded),
-        "## Results\n",
-        f"Mean ± standard error over seeds (change against {baseline}); `-` is a missing run. Bold is the best "
-        "displayed mean of a trained method without a flag, which says nothing of chance: see the differences. "
-        "In brackets: missing seeds, and the flags `dirty` (code in no commit), `partial` (dataset), `mixed-devices`, "
-        "`no-commit` (code outside a checkout), `fit-missing`.\n",
-        results(loaded, baseline),
-        *(["## Out of distribution\n", OOD_TEXT, rows_table(loaded, away, baseline)] if away else []),
-        "## Further metrics\n",
-        FURTHER_TEXT,
-        rows_table(loaded, further, baseline),
-        *(["## Ranks\n", RANKS_TEXT, ranks(ranked)] if ranked else []),
-        "## Differences\n" if found else "",
-        differences(found, baseline),
-        *shown,
-        "## Costs\n",
-        f"Means over seeds, from the records; in parentheses how many times the cost of {baseline}. Costs of a "
-        "posterior include those of all fits it was made from (a base, an ensemble's members): seconds and passes add "
-        "up, memory is the largest peak. Mid-run evaluation is not counted. A pass is one example passed forward.\n",
-        costs(loaded, baseline),
-        "## Settings\n",
-        settings(loaded, baseline),
-        *(["## Tuning\n", TUNING_TEXT, tuning(loaded, baseline)] if loaded.tunes else []),
+        opening,
+        "## What was run\n",
+        preamble(found.runs),
+        *rest,
+        *pictures,
         "## Not shown\n" if notes else "",
-        *(f"- {note}" for note in notes),
+        *(f"- {escape(note)}" for note in dict.fromkeys(notes)),
     ]
-    written.append(write_page(loaded, out, kinds, notes, baseline))
+    page = write_page(found, out, kinds, out / "figures", notes)
     tables = write_text(out / "tables.md", "\n".join(part for part in parts if part) + "\n")
-    return [tables, *written]
+    return [tables, page, *files]

@@ -1,17 +1,63 @@
-"""The four metrics of the protocol as pure functions of stored predictions. numpy only: analysis uses them too.
+"""The metrics of the protocol: one table of pure functions of stored predictions. numpy only: analysis uses them too.
 
 Notation: S draws, N examples, C answers. Every mean is over examples, never a mean of batch means.
+
+A metric is declared once, as a :class:`Metric` in ``METRICS``: its name, how it is shown, which direction is better and
+its terms per example. Scores, tables, differences, ranks and figures all read that table.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Labels = NDArray[np.integer]
+Terms = Callable[[Floats, Labels], NDArray[np.float64]]
 
 BINS = 10  # PROTOCOL section 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric: how it is computed from predictions, and how it is shown.
+
+    Attributes:
+        name: its identifier in records and CSV files.
+        title: its name in tables, with its unit.
+        better: 1 where higher is better, -1 where lower is better, 0 where neither is.
+        scale: factor between the stored value (fractions, nats) and the displayed one.
+        digits: displayed decimals.
+        terms: (N, C) log-probabilities and (N,) labels to (N,) terms, whose mean is the metric; or to (N, B) terms, of
+            which the metric is ``sum_b |mean_n terms_nb|``. None where a metric is not of that form.
+    """
+
+    name: str
+    title: str
+    better: int = 0
+    scale: float = 1.0
+    digits: int = 3
+    terms: Terms | None = None
+
+    def __call__(self, log_probs: Floats, labels: Labels) -> float:
+        """The metric of (N, C) log-probabilities against (N,) labels."""
+        if self.terms is None:
+            raise TypeError(f"The metric '{self.name}' has no terms per example: it cannot be computed from these.")
+        terms = self.terms(log_probs, labels)
+        return float(terms.mean() if terms.ndim == 1 else np.abs(terms.sum(axis=0)).sum() / len(terms))
+
+    @property
+    def heading(self) -> str:
+        """The title and the direction."""
+        arrow = {1: " ↑", -1: " ↓", 0: ""}[self.better]
+        return f"{self.title}{arrow}"
+
+    def show(self, value: float) -> str:
+        """A value in the metric's scale and digits; never a negative zero."""
+        return f"{round(value * self.scale, self.digits) + 0.0:.{self.digits}f}"
 
 
 def mixture(log_probs: Floats) -> NDArray[np.float64]:
@@ -26,25 +72,68 @@ def mixture(log_probs: Floats) -> NDArray[np.float64]:
     return mixed
 
 
+def bin_of(values: Floats, bins: int = BINS) -> NDArray[np.intp]:
+    """The index of each value's bin, of equal widths (lo, hi] from 0 to 1; 0 falls in the first."""
+    return np.clip(np.ceil(values * bins).astype(np.intp) - 1, 0, bins - 1)
+
+
+def _probs(log_probs: Floats) -> NDArray[np.float64]:
+    probs: NDArray[np.float64] = np.exp(np.asarray(log_probs, np.float64))
+    return probs
+
+
+def _right(log_probs: Floats, labels: Labels) -> NDArray[np.float64]:
+    """(N,) 1 where the most probable answer is the label, else 0."""
+    right: NDArray[np.float64] = (np.argmax(log_probs, axis=1) == labels).astype(np.float64)
+    return right
+
+
+def _surprise(log_probs: Floats, labels: Labels) -> NDArray[np.float64]:
+    """(N,) -log p(y_n), in nats."""
+    lost: NDArray[np.float64] = -np.asarray(log_probs, np.float64)[np.arange(len(labels)), labels]
+    return lost
+
+
+def _squared_error(log_probs: Floats, labels: Labels) -> NDArray[np.float64]:
+    """(N,) sum_c (p_nc - [y_n = c])^2, in [0, 2]."""
+    probs = _probs(log_probs)
+    squares: NDArray[np.float64] = ((probs - np.eye(probs.shape[1])[labels]) ** 2).sum(axis=1)
+    return squares
+
+
+def _gap_by_bin(log_probs: Floats, labels: Labels, bins: int = BINS) -> NDArray[np.float64]:
+    """(N, bins) of right - confidence, in the column of the confidence's bin; confidence 1.0 falls in the last bin."""
+    confidence = _probs(log_probs).max(axis=1)
+    gaps = np.zeros((len(labels), bins))
+    gaps[np.arange(len(labels)), bin_of(confidence, bins)] = _right(log_probs, labels) - confidence
+    return gaps
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "Accuracy (%)", 1, 100, 1, _right),
+        Metric("ece", "ECE × 100", -1, 100, 1, _gap_by_bin),
+        Metric("nll", "NLL (nats)", -1, terms=_surprise),
+        Metric("brier", "Brier", -1, terms=_squared_error),
+    )
+}
+EXCESS_NLL = Metric("excess_nll", "NLL over Bayes-optimal (nats)", -1)  # needs the true answer distribution
+
+
 def accuracy(log_probs: Floats, labels: Labels) -> float:
-    """Share of examples whose most probable answer is the label; (N, C) and (N,)."""
-    return float((np.argmax(log_probs, axis=1) == labels).mean())
+    """Fraction of examples whose most probable answer is the label; (N, C) and (N,)."""
+    return METRICS["accuracy"](log_probs, labels)
 
 
 def nll(log_probs: Floats, labels: Labels) -> float:
     """Mean negative log-likelihood of the labels in nats: -1/N sum_n log p(y_n)."""
-    return float(-np.asarray(log_probs, np.float64)[np.arange(len(labels)), labels].mean())
+    return METRICS["nll"](log_probs, labels)
 
 
 def brier(log_probs: Floats, labels: Labels) -> float:
     """Mean over examples of the squared error summed over answers: 1/N sum_n sum_c (p_nc - [y_n = c])^2, in [0, 2]."""
-    probs = np.exp(np.asarray(log_probs, np.float64))
-    return float(((probs - np.eye(probs.shape[1])[labels]) ** 2).sum(axis=1).mean())
-
-
-def bin_of(values: Floats, bins: int = BINS) -> NDArray[np.intp]:
-    """The number of each value's bin, of equally wide ones (lo, hi] from 0 to 1; 0 falls in the first."""
-    return np.clip(np.ceil(values * bins).astype(np.intp) - 1, 0, bins - 1)
+    return METRICS["brier"](log_probs, labels)
 
 
 def ece(log_probs: Floats, labels: Labels, bins: int = BINS) -> float:
@@ -53,17 +142,17 @@ def ece(log_probs: Floats, labels: Labels, bins: int = BINS) -> float:
     Confidence is the largest probability; 1.0 falls in the last bin. A fraction, not a percentage.
     Guo et al. 2017, equation 3.
     """
-    probs = np.exp(np.asarray(log_probs, np.float64))
-    confidence = probs.max(axis=1)
-    correct = (probs.argmax(axis=1) == labels).astype(np.float64)
-    gaps = np.bincount(bin_of(confidence, bins), weights=correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    gaps = _gap_by_bin(log_probs, labels, bins)
+    return float(np.abs(gaps.sum(axis=0)).sum() / len(labels))
 
 
-METRICS = {"accuracy": accuracy, "ece": ece, "nll": nll, "brier": brier}
+def score(log_probs: Floats, labels: Labels, truth: Floats | None = None) -> dict[str, float]:
+    """All metrics of the mixture over draws of (S, N, C) log-probabilities, against (N,) labels.
 
-
-def score(log_probs: Floats, labels: Labels) -> dict[str, float]:
-    """All metrics of the mixture over draws of (S, N, C) log-probabilities, against (N,) labels."""
+    With the (N, C) log-probabilities of the true answers also ``excess_nll``, the NLL less that of the truth.
+    """
     mixed = mixture(log_probs)
-    return {name: metric(mixed, labels) for name, metric in METRICS.items()}
+    found = {name: metric(mixed, labels) for name, metric in METRICS.items()}
+    if truth is not None:
+        found[EXCESS_NLL.name] = found["nll"] - nll(truth, labels)
+    return found

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 from support import bench
 
 from analysis import report as reporting
+from analysis.records.names import lost_as_number
 
 FIXTURE = Path(__file__).resolve().parent / "fixtures" / "earlier_store"
 EXPECTED = FIXTURE / "expected"
@@ -92,6 +93,9 @@ def assert_rows(found: list[dict[str, str]], expected: list[dict[str, str]]) -> 
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
         for column, value in theirs.items():
+            if column == "settings" and lost_as_number(value):  # 4203e969 was an id: spreadsheets showed a number
+                assert not lost_as_number(mine[column])
+                continue
             try:
                 assert float(mine[column]) == pytest.approx(float(value), abs=1.5e-6), (column, mine, theirs)
             except ValueError:

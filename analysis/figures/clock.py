@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from analysis.figures.panels import ACROSS, Drawn, few_ticks, line_with_band, looks, scaled, task_panels
-from analysis.figures.style import legend_below, styled
-from analysis.records.fits import fit_facts, machine, trace
-from analysis.records.groups import Group, Runs
+from analysis.figures.panels import Drawn, few_ticks, line_with_band, looks, panel_figure, scaled
+from analysis.records.groups import Group, Section, titled
 from analysis.records.labels import distinguish, flatten
-from analysis.statistics.metric import metric_of
+from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
+from bench.metrics import METRICS, Metric
 from bench.specs import FitSpec, canonical, key
 
-METRICS = ("accuracy", "nll")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN = ("accuracy", "nll")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,25 +35,21 @@ class Training:
         return sorted(set.intersection(*(set(rows) for rows in self.traces)))
 
 
-def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
-    """A figure per section. Refuses to draw seconds of unlike machines beside each other."""
-    drawn, notes = [], []
-    for section in runs.sections:
-        found, left_out = alike_held(trainings(runs, runs.of(section)), runs.of(section), baseline)
-        notes += [f"{note} ({section.title})." for note in left_out]
-        machines = sorted({name for training in found for name in training.machines})
-        if len(machines) > 1:
-            notes.append(f"No wall-clock figure for {section.title}: it mixes machines ({', '.join(machines)}).")
-        elif found:
-            drawn.append(_figure(runs, found, baseline, f"clock-{section.slug}", f"{section.title}, {machines[0]}"))
-        else:
-            notes.append(
-                f"No wall-clock figure for {section.title}: no training was evaluated on its way (eval_every)."
-            )
-    return drawn, notes
+def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
+    """The figure of a section; none where it would mix seconds of different machines."""
+    found, notes = alike_held(trainings(study, study.of(section)), study.of(section), study.baseline)
+    notes = [f"{note} ({section.title})." for note in notes]
+    machines = sorted({name for training in found for name in training.machines})
+    if len(machines) > 1:
+        notes.append(f"No wall-clock figure for {section.title}: it mixes machines ({', '.join(machines)}).")
+    elif not found:
+        notes.append(f"No wall-clock figure for {section.title}: no training was evaluated on its way (eval_every).")
+    else:
+        return [_figure(study, found, f"clock-{section.slug}", section.title, machines[0])], notes
+    return [], notes
 
 
-def trainings(runs: Runs, groups: Sequence[Group]) -> list[Training]:
+def trainings(study: Study, groups: Sequence[Group]) -> list[Training]:
     """The root trainings of groups, each once, that have at least two mid-run evaluations in common."""
     roots = {key(r.spec.fit.root): r.spec.fit.root for g in groups for r in g.records if not g.reference}
     alike: dict[str, list[FitSpec]] = {}
@@ -58,9 +57,9 @@ def trainings(runs: Runs, groups: Sequence[Group]) -> list[Training]:
         alike.setdefault(canonical(dataclasses.replace(root, seed=0)), []).append(root)
     found = []
     for fits in alike.values():
-        traces = [{row["step"]: row for row in trace(runs.folder, fit) if "accuracy" in row} for fit in fits]
-        facts = [known for fit in fits if (known := fit_facts(runs.folder, fit)) is not None]
-        machines = frozenset(machine(known["provenance"]) for known in facts)
+        traces = [{row["step"]: row for row in study.runs.fits.trace(fit) if set(SHOWN) <= row.keys()} for fit in fits]
+        facts = [known for fit in fits if (known := study.runs.fits.facts(fit)) is not None]
+        machines = frozenset(known.provenance.machine for known in facts if known.provenance is not None)
         training = Training(fits[0], fits[0].data.task, tuple(rows for rows in traces if rows), machines)
         if training.traces and machines and len(training.steps) > 1:
             found.append(training)
@@ -70,8 +69,8 @@ def trainings(runs: Runs, groups: Sequence[Group]) -> list[Training]:
 def alike_held(found: Sequence[Training], groups: Sequence[Group], baseline: str) -> tuple[list[Training], list[str]]:
     """The trainings that are evaluated on what the baseline's is, by task, and notes on the others.
 
-    A training of its own with another hold-out (a base that leaves examples for tuning) is no line beside the others.
-    Without a baseline, the smallest hold-out of a task stays.
+    A training with another hold-out (a base that leaves examples for tuning) is evaluated on other examples. Without a
+    baseline, the smallest hold-out of a task stays.
     """
     held: dict[str, float] = {}
     for task in {training.task for training in found}:
@@ -98,29 +97,25 @@ def _held_text(found: Sequence[Training]) -> str:
     return " and ".join(f"{words[share]} ({names})" for share, names in parts.items())
 
 
-def _figure(runs: Runs, found: Sequence[Training], baseline: str, name: str, title: str) -> Drawn:
+def _figure(study: Study, found: Sequence[Training], name: str, title: str, machine: str) -> Drawn:
     labels = distinguish([(t.fit.method, t.task, flatten(canonical(t.fit), ignore=("seed",))) for t in found])
-    style = looks(runs, baseline, labels)
-    tasks = sorted({training.task for training in found})
-    with styled():
-        figure, panels = task_panels(tasks, len(METRICS))
+    style = looks(study, labels)
+
+    def fill(axes: Axes, task: str, metric: Metric) -> None:
         for training, label in zip(found, labels, strict=True):
-            for metric, axes in zip(map(metric_of, METRICS), panels[training.task], strict=True):
+            if training.task == task:
                 rows = [[trace[step] for trace in training.traces] for step in training.steps]
                 seconds = [summarize([row["seconds"] for row in at_step]).mean for at_step in rows]
                 points = [scaled([row[metric.name] for row in at_step], metric) for at_step in rows]
-                line_with_band(axes, seconds, points, label, style[label])
-        for number, column in enumerate(panels.values()):
-            for metric, axes in zip(map(metric_of, METRICS), column, strict=True):
-                few_ticks(axes)
-                if number % ACROSS == 0:
-                    axes.set_ylabel(metric.heading)
-            column[-1].set_xlabel("training (s)")
-        figure.align_ylabels()
-        legend_below(figure)
+                shown = titled(label, training.fit.method, study.runs.titles)
+                line_with_band(axes, seconds, points, shown, style[label])
+        few_ticks(axes)
+
+    tasks = sorted({training.task for training in found})
+    figure = panel_figure(title, tasks, [METRICS[name] for name in SHOWN], fill, "training (s)")
     counts = sorted({len(training.traces) for training in found})
     caption = (
-        f"{title}. Mid-run evaluation at the mean on {_held_text(found)}, against seconds of training without "
-        f"evaluation. Mean over {' to '.join(map(str, counts))} seeds; bands are ± one standard error."
+        f"{title}, {machine}. Mid-run evaluation at the mean on {_held_text(found)}, against seconds of training "
+        f"without evaluation. Mean over {' to '.join(map(str, counts))} seeds; bands are ± one standard error."
     )
     return Drawn(name, caption, figure)

@@ -3,98 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from analysis.figures.panels import (
-    ACROSS,
     Drawn,
     few_ticks,
     level_lines,
     levels_text,
     looks,
+    panel_figure,
     point_with_bars,
     scaled,
     seeds_text,
-    task_panels,
 )
-from analysis.figures.style import legend_below, styled
-from analysis.records.fits import chain_facts, machine
-from analysis.records.groups import Group, Runs
+from analysis.records.groups import Group, Section
 from analysis.records.order import row_names
-from analysis.statistics.metric import metric_of
+from analysis.statistics.study import Study
 from analysis.statistics.summary import Summary, summarize
+from bench.metrics import METRICS, Metric
 
-METRICS = ("accuracy", "nll")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
+SHOWN = ("accuracy", "nll")
 
-def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
-    """A figure per section. Refuses to draw seconds of unlike machines beside each other."""
-    drawn, notes = [], []
-    for section in runs.sections:
-        groups = runs.of(section)
-        found, machines = {}, set[str]()
-        for group in (group for group in groups if not group.reference):
-            seconds = seconds_of(runs, group, machines)
-            if seconds is None:
-                notes.append(
-                    f"{group.name} on {group.task} is not in the cost figure for {section.title}: "
-                    "a fit that it was made from is not in the store."
-                )
-            else:
-                found[group.name, group.task] = (group, seconds)
-        if len(machines) > 1:
-            notes.append(f"No cost figure for {section.title}: it mixes machines ({', '.join(sorted(machines))}).")
-        elif found:
-            title = f"{section.title}, {machines.pop()}"
-            drawn.append(_figure(runs, groups, found, baseline, f"cost-{section.slug}", title))
-    return drawn, notes
+Placed = Mapping[tuple[str, str], tuple[Group, Summary]]  # (row, task) to the group and its seconds
 
 
-def seconds_of(runs: Runs, group: Group, machines: set[str]) -> Summary | None:
+def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
+    """The figure of a section; none where it would mix seconds of different machines."""
+    found: dict[tuple[str, str], tuple[Group, Summary]] = {}
+    notes, machines = [], set[str]()
+    for group in (group for group in study.of(section) if not group.reference):
+        seconds = seconds_of(study, group, machines)
+        if seconds is None:
+            notes.append(
+                f"{group.name} on {group.task} is not in the cost figure for {section.title}: "
+                "a fit that it was made from is not in the store."
+            )
+        else:
+            found[group.name, group.task] = (group, seconds)
+    if len(machines) > 1:
+        notes.append(f"No cost figure for {section.title}: it mixes machines ({', '.join(sorted(machines))}).")
+        return [], notes
+    return [_figure(study, section, found, machines.pop())] if found else [], notes
+
+
+def seconds_of(study: Study, group: Group, machines: set[str]) -> Summary | None:
     """Seconds of training, posterior and prediction, over seeds; None when a fit behind them is not known.
 
     The machines that they were measured on are added to ``machines``.
     """
     totals = []
     for record in group.records:
-        chain = chain_facts(runs.folder, record)
+        chain = study.runs.fits.chain(record.spec.fit, record.facts)
         if chain is None:
             return None
-        fitting = sum(facts["seconds"]["train"] + facts["seconds"]["posterior"] for facts in chain)
-        totals.append(fitting + record.facts["seconds"]["predict"])
-        machines |= {machine(facts["provenance"]) for facts in (record.facts, *chain) if "provenance" in facts}
+        fitting = sum(facts.train_seconds + facts.posterior_seconds for facts in chain)
+        totals.append(fitting + record.facts.predict_seconds)
+        sources = [record.facts.provenance, *(fit.provenance for fit in chain if fit.provenance is not None)]
+        machines |= {source.machine for source in sources}
     return summarize(totals)
 
 
-def _figure(
-    runs: Runs,
-    results: Sequence[Group],
-    found: Mapping[tuple[str, str], tuple[Group, Summary]],
-    baseline: str,
-    name: str,
-    title: str,
-) -> Drawn:
-    style, far = looks(runs, baseline), set[str]()
-    tasks = sorted({task for _, task in found})
-    names = row_names([group for group, _ in found.values()], baseline)
-    with styled():
-        figure, panels = task_panels(tasks, len(METRICS))
-        for number, (task, column) in enumerate(panels.items()):
-            for metric, axes in zip(map(metric_of, METRICS), column, strict=True):
-                for method in names:
-                    if (method, task) in found:
-                        group, seconds = found[method, task]
-                        point_with_bars(axes, seconds, scaled(group.values(metric.name), metric), method, style[method])
-                references = [group for group in results if group.task == task and group.reference]
-                far |= level_lines(axes, references, lambda g, m=metric: scaled(g.values(m.name), m), runs, baseline)  # type: ignore[misc]
-                few_ticks(axes, x=4)
-                if number % ACROSS == 0:
-                    axes.set_ylabel(metric.heading)
-            column[-1].set_xlabel("cost (s)")
-        figure.align_ylabels()
-        legend_below(figure)
+def _figure(study: Study, section: Section, found: Placed, machine: str) -> Drawn:
+    style, far = looks(study), set[str]()
+    groups = [group for group, _ in found.values()]
+    names = row_names(groups, study.baseline)
+
+    def fill(axes: Axes, task: str, metric: Metric) -> None:
+        for name in names:
+            if (name, task) in found and found[name, task][0].having(metric.name):
+                group, seconds = found[name, task]
+                y = scaled(group.values(metric.name), metric)
+                point_with_bars(axes, seconds, y, group.title, style[name])
+        references = [g for g in study.of(section) if g.task == task and g.reference and g.having(metric.name)]
+        far.update(level_lines(axes, study, references, lambda group: _level(group, metric)))
+        few_ticks(axes, x=4)
+
+    tasks: Sequence[str] = sorted({task for _, task in found})
+    figure = panel_figure(section.title, tasks, [METRICS[name] for name in SHOWN], fill, "cost (s)")
     caption = (
-        f"{title}. Accuracy and NLL against seconds of training, posterior and prediction, those of the fits that a "
-        f"method starts from included. Mean over {seeds_text([group for group, _ in found.values()])}; bars are ± one "
-        f"standard error. {levels_text(far, baseline=False)}"
+        f"{section.title}, {machine}. Accuracy and NLL against seconds of training, posterior and prediction, those of "
+        f"the fits that a method starts from included. Mean over {seeds_text(groups)}; bars are ± one standard error. "
+        f"{levels_text(far, baseline=False)}"
     )
-    return Drawn(name, caption, figure)
+    return Drawn(f"cost-{section.slug}", caption, figure)
+
+
+def _level(group: Group, metric: Metric) -> Summary:
+    return scaled(group.values(metric.name), metric)

@@ -2,97 +2,70 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from analysis.figures.panels import (
-    ACROSS,
     Drawn,
     level_lines,
     levels_text,
     line_with_band,
     looks,
+    panel_figure,
     scaled,
     seeds_text,
-    task_panels,
 )
-from analysis.figures.style import legend_below, styled
-from analysis.records.groups import Group, Runs
-from analysis.records.predictions import read_predictions
-from analysis.statistics.metric import metric_of
-from bench.metrics import METRICS as SCORES
-from bench.metrics import mixture
-from bench.store.records import DamagedRecord
+from analysis.records.groups import Group, Section
+from analysis.statistics.measured import BY_DRAWS
+from analysis.statistics.study import Study
+from analysis.statistics.summary import Summary
+from bench.metrics import METRICS, Metric
 
-METRICS = ("accuracy", "nll")
-
-ByDraws = list[list[dict[str, float]]]  # a run's metrics with its first 1, 2, ... draws, for each run
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
-    """A figure per section: a line for every method that predicts with several draws."""
-    drawn, notes = [], []
-    for section in runs.sections:
-        found: list[tuple[Group, ByDraws]] = []
-        for group in runs.of(section):
-            if all(record.facts["draws"] > 1 for record in group.records):
-                try:
-                    found.append((group, by_draws(group)))
-                except DamagedRecord as error:
-                    print(f"left out of the figure of draws: {error}", file=sys.stderr)
-                    notes.append(f"Left out of the figure of draws: {error}")
-        if found:
-            drawn.append(_figure(runs, runs.of(section), found, baseline, f"draws-{section.slug}", section.title))
-        else:
-            notes.append(f"No figure of draws for {section.title}: no method predicts with more than one draw.")
-    return drawn, notes
+def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
+    """The figure of a section: a line for every method that predicts with several draws."""
+    found = [group for group in study.of(section) if all(study.measured[r.key].by_draws for r in group.records)]
+    if not found:
+        return [], [f"No figure of draws for {section.title}: no method predicts with more than one draw."]
+    style, far = looks(study), set[str]()
 
+    def fill(axes: Axes, task: str, metric: Metric) -> None:
+        from matplotlib.ticker import NullLocator
 
-def by_draws(group: Group) -> ByDraws:
-    """The metrics of every run with its first 1, 2, ... draws, recomputed from the stored predictions.
+        here = [group for group in found if group.task == task]
+        for group in here:
+            counts = counts_of(study, group)
+            points = [scaled(_values(study, group, metric, count), metric) for count in counts]
+            marked = [place for place, count in enumerate(counts) if count & (count - 1) == 0]  # powers of two
+            look = {**style.get(group.name, {"color": "black"}), "markevery": marked}
+            line_with_band(axes, counts, points, group.title, look)
+        level = [g for g in study.of(section) if g.task == task and g.having(metric.name)]
+        far.update(level_lines(axes, study, level, lambda group: _level(group, metric)))
+        most = max(counts_of(study, group)[-1] for group in here)
+        ticks = [2**power for power in range(most.bit_length())]
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
 
-    Raises:
-        DamagedRecord: predictions are missing or damaged.
-    """
-    found: ByDraws = []
-    for given in map(read_predictions, group.records):
-        assert given.draws is not None  # what is read from a file has them
-        mixed = [mixture(given.draws[:count]) for count in range(1, len(given.draws) + 1)]
-        found.append([{name: SCORES[name](log_probs, given.labels) for name in METRICS} for log_probs in mixed])
-    return found
-
-
-def _figure(
-    runs: Runs, results: Sequence[Group], found: Sequence[tuple[Group, ByDraws]], baseline: str, name: str, title: str
-) -> Drawn:
-    from matplotlib.ticker import NullLocator
-
-    tasks = sorted({group.task for group, _ in found})
-    style, far = looks(runs, baseline), set[str]()
-    with styled():
-        figure, panels = task_panels(tasks, len(METRICS))
-        for number, (task, column) in enumerate(panels.items()):
-            here = [(group, scores) for group, scores in found if group.task == task]
-            most = max(len(run) for _, scores in here for run in scores)
-            ticks = [2**power for power in range(most.bit_length())]
-            for metric, axes in zip(map(metric_of, METRICS), column, strict=True):
-                for group, scores in here:
-                    counts = range(1, min(map(len, scores)) + 1)
-                    points = [scaled([run[count - 1][metric.name] for run in scores], metric) for count in counts]
-                    marked = [count - 1 for count in ticks if count <= len(counts)]
-                    line_with_band(axes, list(counts), points, group.name, {**style[group.name], "markevery": marked})
-                level = [group for group in results if group.task == task]
-                far |= level_lines(axes, level, lambda g, m=metric: scaled(g.values(m.name), m), runs, baseline)  # type: ignore[misc]
-                axes.set_xscale("log", base=2)
-                axes.set_xticks(ticks, [str(tick) for tick in ticks])
-                axes.xaxis.set_minor_locator(NullLocator())
-                if number % ACROSS == 0:
-                    axes.set_ylabel(metric.heading)
-            column[-1].set_xlabel("draws")
-        figure.align_ylabels()
-        legend_below(figure)
+    tasks = sorted({group.task for group in found})
+    figure = panel_figure(section.title, tasks, [METRICS[name] for name in BY_DRAWS], fill, "draws")
     caption = (
-        f"{title}. Accuracy and NLL of the mixture over the first draws or members, against their number. Mean over "
-        f"{seeds_text([group for group, _ in found])}; bands are ± one standard error. {levels_text(far)}"
+        f"{section.title}. Accuracy and NLL of the mixture over the first draws or members, against their number. Mean "
+        f"over {seeds_text(found)}; bands are ± one standard error. {levels_text(far)}"
     )
-    return Drawn(name, caption, figure)
+    return [Drawn(f"draws-{section.slug}", caption, figure)], []
+
+
+def counts_of(study: Study, group: Group) -> list[int]:
+    """The numbers of draws that every run of a group has, ascending."""
+    return sorted(set.intersection(*(set(study.measured[record.key].by_draws) for record in group.records)))
+
+
+def _values(study: Study, group: Group, metric: Metric, count: int) -> list[float]:
+    return [study.measured[record.key].by_draws[count][metric.name] for record in group.records]
+
+
+def _level(group: Group, metric: Metric) -> Summary:
+    return scaled(group.values(metric.name), metric)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import NamedTuple
 
 from analysis.figures.panels import Draw
 from analysis.figures.style import save
-from analysis.records.groups import Runs
-from analysis.records.order import BASELINE
+from analysis.records.groups import Section
+from analysis.statistics.study import Study
+
+MOST_PROCESSES = 8
 
 
 class Picture(NamedTuple):
@@ -31,18 +35,47 @@ class Kind(NamedTuple):
     files: tuple[Path, ...]
 
 
-def draw_all(kinds: Mapping[str, Draw], runs: Runs, out: Path, baseline: str = BASELINE) -> list[Kind]:
+def draw_all(kinds: Mapping[str, Draw], study: Study, out: Path) -> list[Kind]:
     """The figures of all kinds in their order, saved in ``out`` as PNG and PDF."""
-    count = len(kinds)
-    if not count:
+    jobs = [(heading, section) for heading in kinds for section in study.sections]
+    if not jobs:
         return []
-    with ProcessPoolExecutor(min(count, os.cpu_count() or 1, 8)) as pool:
-        given = (kinds, kinds.values(), [runs] * count, [out] * count, [baseline] * count)
-        return list(pool.map(_draw, *given))
+    count = min(len(jobs), os.cpu_count() or 1, MOST_PROCESSES)
+    with ProcessPoolExecutor(count, initializer=_begin, initargs=(kinds, study, out)) as pool:
+        parts = list(pool.map(_draw, *zip(*jobs, strict=True)))
+    return [_joined(heading, [part for part in parts if part.heading == heading]) for heading in kinds]
 
 
-def _draw(heading: str, draw: Draw, runs: Runs, out: Path, baseline: str) -> Kind:
-    drawn, notes = draw(runs, baseline)
+def _joined(heading: str, parts: list[Kind]) -> Kind:
+    return Kind(
+        heading,
+        tuple(picture for part in parts for picture in part.pictures),
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        tuple(file for part in parts for file in part.files),
+    )
+
+
+_given: tuple[Mapping[str, Draw], Study, Path]  # in a worker: what every figure of the report is drawn from
+
+
+def _begin(kinds: Mapping[str, Draw], study: Study, out: Path) -> None:
+    """Make a worker ready: it keeps what it draws from, and ends when its parent does, however that ends."""
+    global _given
+    _given = kinds, study, out
+    parent = os.getppid()
+    watched = multiprocessing.parent_process()
+
+    def watch() -> None:
+        while os.getppid() == parent and watched is not None and watched.is_alive():
+            watched.join(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _draw(heading: str, section: Section) -> Kind:
+    kinds, study, out = _given
+    drawn, notes = kinds[heading](study, section)
     files = [file for item in drawn for file in save(item.figure, out / item.name)]
     pictures = [Picture(item.name, item.caption, item.figure.get_figwidth()) for item in drawn]
     return Kind(heading, tuple(pictures), tuple(notes), tuple(files))

@@ -6,54 +6,52 @@ import dataclasses
 from collections.abc import Mapping
 
 from analysis.figures.panels import Drawn
-from analysis.figures.style import COLOURS, GREY, MARKERS, PAGE, blank_figure, legend_below, styled
-from analysis.records.fits import fit_facts, fits, machine
-from analysis.records.groups import Runs, Section
+from analysis.figures.style import GREY, MARKERS, PAGE, blank_figure, colour, entitle, legend_below, styled
+from analysis.records.fits import chain
+from analysis.records.groups import Section, titled
 from analysis.records.labels import distinguish, flatten
+from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
 from bench.specs import FitSpec, canonical, key
 
 Costs = Mapping[str, Mapping[str, float]]  # training to task to ms per step, mean over seeds
 
 
-def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
-    """A figure per section. Refuses to draw seconds of unlike machines beside each other."""
-    drawn, notes = [], []
-    for section in runs.sections:
-        costs, bases, machines = step_costs(runs, section, baseline)
-        several = sorted(task for task, names in bases.items() if len(names) > 1)
-        if len(machines) > 1:
-            notes.append(f"No overhead figure for {section.title}: it mixes machines ({', '.join(sorted(machines))}).")
-        elif several:
-            notes.append(
-                f"No overhead figure for {section.title}: the baseline '{baseline}' has several trainings on "
-                f"{', '.join(several)}, so there is no one step to compare with."
-            )
-        elif not bases:
-            notes.append(f"No overhead figure for {section.title}: no training of the baseline '{baseline}' is stored.")
-        else:
-            title = f"{section.title}, {machines.pop()}"
-            base = {task: next(iter(names)) for task, names in bases.items()}
-            drawn.append(_figure(costs, base, baseline, f"overhead-{section.slug}", title))
-    return drawn, notes
+def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
+    """The figure of a section; none where it would mix seconds of different machines."""
+    costs, bases, machines = step_costs(study, section)
+    baseline, nothing = study.baseline, f"No overhead figure for {section.title}"
+    several = sorted(task for task, names in bases.items() if len(names) > 1)
+    if len(machines) > 1:
+        return [], [f"{nothing}: it mixes machines ({', '.join(sorted(machines))})."]
+    if several:
+        return [], [
+            f"{nothing}: the baseline '{baseline}' has several trainings on {', '.join(several)}, so there is no one "
+            "step to compare with."
+        ]
+    if not bases:
+        return [], [f"{nothing}: no training of the baseline '{baseline}' is stored."]
+    base = {task: next(iter(names)) for task, names in bases.items()}
+    return [_figure(study, costs, base, section, machines.pop())], []
 
 
-def step_costs(runs: Runs, section: Section, baseline: str) -> tuple[Costs, Mapping[str, set[str]], set[str]]:
+def step_costs(study: Study, section: Section) -> tuple[Costs, Mapping[str, set[str]], set[str]]:
     """The milliseconds per step of every training behind a section's results.
 
     Returns:
         The costs, the names of the baseline's own trainings by task, and the machines they all ran on.
     """
-    own = {key(r.spec.fit.root) for group in runs.of(section) if group.spec.method == baseline for r in group.records}
+    groups = study.of(section)
+    own = {key(r.spec.fit.root) for group in groups if group.spec.method == study.baseline for r in group.records}
     found: dict[str, FitSpec] = {}
-    for record in (record for group in runs.of(section) for record in group.records):
-        found.update({key(fit): fit for fit in fits(record.spec.fit)})
+    for record in (record for group in groups for record in group.records):
+        found.update({key(fit): fit for fit in chain(record.spec.fit)})
     trained, machines = [], set[str]()
     for fit in found.values():
-        facts = fit_facts(runs.folder, fit)
-        if facts is not None and facts["steps"]:
-            trained.append((fit, 1000 * facts["seconds"]["train"] / facts["steps"]))
-            machines.add(machine(facts["provenance"]))
+        facts = study.runs.fits.facts(fit)
+        if facts is not None and facts.steps and facts.provenance is not None:
+            trained.append((fit, 1000 * facts.train_seconds / facts.steps))
+            machines.add(facts.provenance.machine)
     alike = [canonical(_without_seed(fit)) for fit, _ in trained]
     labels = distinguish(
         [(fit.method, fit.data.task, flatten(text)) for (fit, _), text in zip(trained, alike, strict=True)]
@@ -80,12 +78,12 @@ def relative(costs: Costs, base: Mapping[str, str]) -> Costs:
     }
 
 
-def _figure(costs: Costs, base: Mapping[str, str], baseline: str, name: str, title: str) -> Drawn:
+def _figure(study: Study, costs: Costs, base: Mapping[str, str], section: Section, machine: str) -> Drawn:
     ratios = {training: by_task for training, by_task in relative(costs, base).items() if by_task}
     tasks = sorted({task for by_task in ratios.values() for task in by_task})
     names = sorted(ratios, key=lambda training: (training not in base.values(), training))
     with styled():
-        figure = blank_figure(PAGE * 0.75, 0.24 * len(names) + 0.9)
+        figure = blank_figure(PAGE * 0.75, 0.24 * len(names) + 1.1)
         axes = figure.subplots()
         means = [summarize(list(ratios[training].values())).mean for training in names]
         axes.barh(range(len(names)), means, 0.7, color="#BBD7EA", zorder=1)
@@ -94,7 +92,7 @@ def _figure(costs: Costs, base: Mapping[str, str], baseline: str, name: str, tit
         for number, task in enumerate(tasks):
             here = [(ratios[training][task], place) for place, training in enumerate(names) if task in ratios[training]]
             shift = (number - (len(tasks) - 1) / 2) * step
-            marker, color = MARKERS[number % len(MARKERS)], COLOURS[number % len(COLOURS)]
+            marker, color = MARKERS[number % len(MARKERS)], colour(number)
             x, y = [ratio for ratio, _ in here], [place + shift for _, place in here]
             axes.plot(x, y, marker, color=color, label=task, zorder=3)
         furthest = max(ratio for by_task in ratios.values() for ratio in by_task.values())
@@ -104,13 +102,19 @@ def _figure(costs: Costs, base: Mapping[str, str], baseline: str, name: str, tit
             axes.text(furthest * 1.05, place, f"{mean:.2f}×  ({' to '.join(ends)} ms)", va="center", fontsize=7)
         axes.set_xlim(0, furthest * 1.6)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlabel(f"time per training step, relative to {baseline}")
+        axes.set_yticks(range(len(names)), [_title(study, training) for training in names])
+        axes.set_xlabel(f"time per training step, relative to {_title(study, study.baseline)}")
         axes.grid(visible=False, axis="y")
+        entitle(figure, section.title)
         legend_below(figure)
     caption = (
-        f"{title}. Time per training step, over {baseline}'s on the same task: markers are tasks (means over seeds), "
-        "bars their mean; in brackets the milliseconds, over tasks. Mid-run evaluation is not counted. Trainings "
-        "that ran beside others shared their machine's memory and caches."
+        f"{section.title}, {machine}. Time per training step, over {study.baseline}'s on the same "
+        "task: markers are tasks (means over seeds), bars are their mean; in brackets the milliseconds, over tasks. "
+        "Mid-run evaluation is not counted. Trainings "
+        "that ran in parallel with others shared their machine's memory and caches."
     )
-    return Drawn(name, caption, figure)
+    return Drawn(f"overhead-{section.slug}", caption, figure)
+
+
+def _title(study: Study, training: str) -> str:
+    return titled(training, training.split(" (")[0], study.runs.titles)

@@ -1,4 +1,4 @@
-"""What the figures share: the kinds of figure, panels, references and bands. One file per kind: ``figure_*.py``."""
+"""What the figures share: panels by task, the look of every method, lines, bars and captions. One file per kind."""
 
 from __future__ import annotations
 
@@ -6,55 +6,106 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from analysis.figures.style import COLUMN, DASHES, GREY, PAGE, blank_figure, colours
-from analysis.records.groups import Group, Runs
-from analysis.records.order import BASELINE, row_names
-from analysis.statistics.metric import Metric
+from analysis.figures.style import (
+    COLUMN,
+    DASHES,
+    GREY,
+    PAGE,
+    blank_figure,
+    entitle,
+    legend_below,
+    look,
+    styled,
+)
+from analysis.records.groups import Group, Section
+from analysis.records.order import row_names
+from analysis.statistics.study import Study
 from analysis.statistics.summary import Summary, summarize
+from bench.metrics import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ACROSS = 3  # panels side by side
+STARS = ("*", "p", "h", "8")  # markers of what needs no training, all in grey
+
+Looks = Mapping[str, Mapping[str, Any]]  # name of a row to matplotlib's colour, marker and line
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A figure, the name of its file, and what it shows."""
+    """A figure, the stem of its files, and what it shows."""
 
     name: str
     caption: str
     figure: Figure
 
 
-Draw = Callable[[Runs, str], tuple[list[Drawn], list[str]]]  # (runs, baseline) -> figures, notes on what was not drawn
+Draw = Callable[[Study, Section], tuple[list[Drawn], list[str]]]  # figures, and notes on what was not drawn
 
 
-def task_panels(tasks: Sequence[str], rows: int, height: float = 1.6) -> tuple[Figure, dict[str, list[Axes]]]:
-    """A figure with ``rows`` panels above each other for every task, at most three tasks side by side."""
+def panel_figure(
+    title: str,
+    tasks: Sequence[str],
+    rows: Sequence[Metric],
+    fill: Callable[[Axes, str, Metric], None],
+    x_label: str,
+    height: float = 1.6,
+) -> Figure:
+    """A column of panels for every task, one panel per metric, at most three tasks side by side; one legend for all.
+
+    Args:
+        title: over the whole figure.
+        tasks: the columns, which wrap onto further bands.
+        rows: what the y axes of a column show.
+        fill: draws one panel, given its axes, task and metric.
+        x_label: of the lowest panel of each column.
+        height: of a panel, in inches.
+    """
     across = min(len(tasks), ACROSS)
     bands = -(-len(tasks) // across)
-    figure = blank_figure(COLUMN if across == 1 else PAGE, height * rows * bands + 0.5)
-    grid = figure.add_gridspec(rows * bands, across)
-    panels: dict[str, list[Axes]] = {}
-    for number, task in enumerate(tasks):
-        band, column = divmod(number, across)
-        panels[task] = [figure.add_subplot(grid[band * rows + row, column]) for row in range(rows)]
-        panels[task][0].set_title(task)
-    return figure, panels
+    with styled():
+        figure = blank_figure(COLUMN if across == 1 else PAGE, height * len(rows) * bands + 0.7)
+        grid = figure.add_gridspec(len(rows) * bands, across)
+        for number, task in enumerate(tasks):
+            band, column = divmod(number, across)
+            panels = [figure.add_subplot(grid[band * len(rows) + row, column]) for row in range(len(rows))]
+            panels[0].set_title(task)
+            for metric, axes in zip(rows, panels, strict=True):
+                fill(axes, task, metric)
+                if column == 0:
+                    axes.set_ylabel(metric.heading)
+            panels[-1].set_xlabel(x_label)
+        entitle(figure, title)
+        figure.align_ylabels()
+        legend_below(figure)
+    return figure
 
 
-def looks(runs: Runs, baseline: str = BASELINE, also: Sequence[str] = ()) -> Mapping[str, Mapping[str, Any]]:
+def _trained(study: Study) -> Looks:
+    names = row_names([group for group in study.runs.results if not group.reference], study.baseline)
+    return {name: look(number) for number, name in enumerate(names)}
+
+
+def _references(study: Study) -> Looks:
+    names = row_names([group for group in study.runs.results if group.reference], study.baseline)
+    return {
+        name: {"color": GREY, "linestyle": DASHES[n % len(DASHES)], "marker": STARS[n % len(STARS)]}
+        for n, name in enumerate(names)
+    }
+
+
+def looks(study: Study, also: Sequence[str] = ()) -> Looks:
     """The colour and marker of every trained method, the same in all figures of a report, and of other labels."""
-    names = row_names([group for group in runs.results if not group.reference], baseline)
-    return colours(list(dict.fromkeys([*names, *also])))
+    known = study.once(_trained)
+    new = [label for label in dict.fromkeys(also) if label not in known]
+    return {**known, **{label: look(len(known) + number) for number, label in enumerate(new)}}
 
 
-def reference_looks(runs: Runs, baseline: str = BASELINE) -> Mapping[str, Mapping[str, Any]]:
-    """The line of every reference."""
-    names = row_names([group for group in runs.results if group.reference], baseline)
-    return {name: {"color": GREY, "linestyle": DASHES[n % len(DASHES)]} for n, name in enumerate(names)}
+def reference_looks(study: Study) -> Looks:
+    """The line and marker of every reference."""
+    return study.once(_references)
 
 
 def scaled(values: Sequence[float], metric: Metric) -> Summary:
@@ -78,30 +129,30 @@ def point_with_bars(axes: Axes, x: Summary, y: Summary, label: str, look: Mappin
     axes.errorbar([x.mean], [y.mean], y.sem, x.sem, elinewidth=0.6, label=label, **{**look, "linestyle": "none"})
 
 
-def level_lines(
-    axes: Axes, groups: Sequence[Group], values: Callable[[Group], Summary], runs: Runs, baseline: str = BASELINE
-) -> set[str]:
+def level_lines(axes: Axes, study: Study, groups: Sequence[Group], values: Callable[[Group], Summary]) -> set[str]:
     """Horizontal lines, after all else is drawn: the baseline, and what needs no training where it is not far off.
 
     Returns:
-        The names of the references that lie too far off to be drawn without flattening the panel.
+        The titles of the references that lie too far off to be drawn without flattening the panel.
     """
-    style, references, far = looks(runs, baseline), reference_looks(runs, baseline), set()
-    levels = {group.name: values(group).mean for group in groups if group.reference or group.spec.method == baseline}
-    inside = [axes.dataLim.y0, axes.dataLim.y1, *(level for name, level in levels.items() if name not in references)]
+    style, references, far = looks(study), reference_looks(study), set()
+    levels = [(g, values(g).mean) for g in groups if g.reference or g.spec.method == study.baseline]
+    inside = [axes.dataLim.y0, axes.dataLim.y1, *(level for g, level in levels if not g.reference)]
     low, high = min(inside), max(inside)
-    for name, level in levels.items():
-        if name not in references:
-            axes.axhline(level, label=name, linewidth=1, zorder=1, color=style[name]["color"], linestyle=(0, (6, 2)))
+    for group, level in levels:
+        if not group.reference:
+            color = style[group.name]["color"]
+            axes.axhline(level, label=group.title, linewidth=1, zorder=1, color=color, linestyle=(0, (6, 2)))
         elif near(level, low, high):
-            axes.axhline(level, label=name, linewidth=1, zorder=1, **references[name])
+            look = {**references[group.name], "marker": "none"}
+            axes.axhline(level, label=group.title, linewidth=1, zorder=1, **look)
         else:
-            far.add(name)
+            far.add(group.title)
     return far
 
 
 def near(value: float, low: float, high: float) -> bool:
-    """Whether a value can be shown beside those from low to high without squeezing them."""
+    """Whether a value can share an axis with those from low to high without squeezing them."""
     return low - (high - low) / 2 <= value <= high + (high - low) / 2
 
 

@@ -6,25 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 
 from analysis.figures.panels import Drawn, seeds_text
-from analysis.figures.style import PAGE, blank_figure, styled
-from analysis.records.groups import Group, Runs
+from analysis.figures.style import PAGE, blank_figure, entitle, styled
+from analysis.records.groups import Group, Section
 from analysis.records.order import row_names
-from analysis.statistics.metric import Metric, metric_of
+from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
+from bench.metrics import METRICS, Metric
 
-METRICS = ("accuracy", "ece", "nll")
+SHOWN = ("accuracy", "ece", "nll")
 
 
-def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
-    """A figure per section in which at least two methods were trained."""
-    drawn, notes = [], []
-    for section in runs.sections:
-        groups = [group for group in runs.of(section) if not group.reference]
-        if len({group.name for group in groups}) > 1:
-            drawn.append(_figure(groups, baseline, f"rank-map-{section.slug}", section.title))
-        else:
-            notes.append(f"No rank map for {section.title}: it needs two trained methods.")
-    return drawn, notes
+def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
+    """The figure of a section in which at least two methods were trained."""
+    groups = [group for group in study.of(section) if not group.reference and group.origin.ranked]
+    if len({group.name for group in groups}) < 2:
+        return [], [f"No rank map for {section.title}: it needs two trained methods without a disqualifying flag."]
+    return [_figure(study, groups, section)], []
 
 
 def ranks(groups: Sequence[Group], metric: Metric) -> dict[str, dict[str, float]]:
@@ -41,21 +38,22 @@ def ranks(groups: Sequence[Group], metric: Metric) -> dict[str, dict[str, float]
     return found
 
 
-def _figure(groups: Sequence[Group], baseline: str, name: str, title: str) -> Drawn:
-    names = row_names(groups, baseline)
+def _figure(study: Study, groups: Sequence[Group], section: Section) -> Drawn:
+    names = row_names(groups, study.baseline)
+    titles = {group.name: group.title for group in groups}
     tasks = sorted({group.task for group in groups})
     columns = [*tasks, "mean"] if len(tasks) > 1 else tasks
-    letters = max(map(len, names))
+    letters = max(map(len, titles.values()))
     with styled():
-        width = min(PAGE, 0.062 * letters + 0.3 + len(METRICS) * max(0.34 * len(columns), 1.1))
-        figure = blank_figure(width, 0.19 * len(names) + 0.055 * max(map(len, columns)) + 0.5)
-        panels = figure.subplots(1, len(METRICS), sharey=True)
-        for axes, metric in zip(panels, map(metric_of, METRICS), strict=True):
+        width = min(PAGE, 0.062 * letters + 0.3 + len(SHOWN) * max(0.34 * len(columns), 1.1))
+        figure = blank_figure(width, 0.19 * len(names) + 0.055 * max(map(len, columns)) + 0.7)
+        panels = figure.subplots(1, len(SHOWN), sharey=True)
+        for axes, metric in zip(panels, [METRICS[name] for name in SHOWN], strict=True):
             table = _table(names, columns, ranks(groups, metric))
             axes.imshow(table, cmap="cividis_r", vmin=1, vmax=max(2, len(names)), aspect="auto")
             axes.set_title(metric.heading)
             axes.set_xticks(range(len(columns)), columns, rotation=90)
-            axes.set_yticks(range(len(names)), names)
+            axes.set_yticks(range(len(names)), [titles[name] for name in names])
             axes.grid(False)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
@@ -68,12 +66,14 @@ def _figure(groups: Sequence[Group], baseline: str, name: str, title: str) -> Dr
                         axes.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
             if len(tasks) > 1:
                 axes.axvline(len(tasks) - 0.5, color="white", linewidth=2)
+        entitle(figure, section.title)
     caption = (
-        f"{title}. Rank of each trained method's mean over {seeds_text(groups)}: 1 is the best; ties share a rank. "
+        f"{section.title}. Rank of the mean of each trained method without a disqualifying flag over "
+        f"{seeds_text(groups)}: 1 is the best; ties share a rank. "
         "Blank: a missing run. The mean over tasks is given where no task is missing. Ranks say nothing of the size of "
         "a difference, nor whether there is one."
     )
-    return Drawn(name, caption, figure)
+    return Drawn(f"rank-map-{section.slug}", caption, figure)
 
 
 def _table(names: Sequence[str], columns: Sequence[str], found: Mapping[str, Mapping[str, float]]) -> list[list[float]]:

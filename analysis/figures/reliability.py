@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from analysis.figures.panels import Drawn, looks, seeds_text
-from analysis.figures.style import GREY, PAGE, blank_figure, styled, wrapped
-from analysis.records.groups import Group, Runs, slug
+from analysis.figures.style import GREY, PAGE, blank_figure, entitle, styled, wrapped
+from analysis.records.groups import Group, Section
+from analysis.records.names import slug
 from analysis.records.order import row_names
-from analysis.records.predictions import read_predictions
-from analysis.statistics.metric import metric_of
-from analysis.statistics.reliability import Reliability, reliability
+from analysis.statistics.reliability import Reliability, pooled
+from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
-from bench.metrics import BINS
-from bench.store.records import DamagedRecord
+from bench.metrics import BINS, METRICS
 
 ACROSS = 5  # panels side by side
 
 
-def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
-    """A figure per section and task, with a panel for every method."""
-    drawn, notes = [], []
-    for section in runs.sections:
-        groups = runs.of(section)
-        for task in sorted({group.task for group in groups}):
-            here = {group.name: group for group in groups if group.task == task}
-            found: list[tuple[Group, Reliability]] = []
-            for name in row_names(list(here.values()), baseline):
-                try:
-                    found.append((here[name], reliability([read_predictions(r) for r in here[name].records])))
-                except DamagedRecord as error:
-                    print(f"left out of the reliability diagrams: {error}", file=sys.stderr)
-                    notes.append(f"Left out of the reliability diagrams: {error}")
-            if found:
-                file = f"reliability-{section.slug}-{slug(task)}"
-                drawn.append(_figure(runs, found, baseline, file, f"{section.title}, {task}"))
-    return drawn, notes
+def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
+    """A figure per task, with a panel for every method."""
+    cells: dict[str, list[Group]] = {}
+    for group in study.of(section):
+        cells.setdefault(group.task, []).append(group)
+    return [_figure(study, section, task, groups) for task, groups in sorted(cells.items())], []
 
 
-def _figure(runs: Runs, found: Sequence[tuple[Group, Reliability]], baseline: str, name: str, title: str) -> Drawn:
-    style = looks(runs, baseline)
+def bins_of(study: Study, group: Group) -> Reliability:
+    """The bins of all runs of a group together."""
+    return pooled([study.measured[record.key].bins for record in group.records])
+
+
+def _figure(study: Study, section: Section, task: str, groups: Sequence[Group]) -> Drawn:
+    style, by_name = looks(study), {group.name: group for group in groups}
+    found = [(by_name[name], bins_of(study, by_name[name])) for name in row_names(groups, study.baseline)]
+    title = f"{section.title}, {task}"
     down = -(-len(found) // ACROSS)
     across = -(-len(found) // down)  # as even as it gets
     lowest = min(int((bins.counts > 0).argmax()) for _, bins in found) / BINS
-    ece = metric_of("ece")
+    ece = METRICS["ece"]
     with styled():
-        figure = blank_figure(PAGE * max(across, 2) / ACROSS, 1.5 * down + 0.25)
+        figure = blank_figure(PAGE * max(across, 2) / ACROSS, 1.5 * down + 0.45)
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(found) :]:
             axes.remove()
@@ -59,18 +52,21 @@ def _figure(runs: Runs, found: Sequence[tuple[Group, Reliability]], baseline: st
             some = bins.counts > 0
             axes.plot(bins.confidence[some], bins.accuracy[some], zorder=3, **look)
             shown = ece.show(summarize(group.values(ece.name)).mean) if group.having(ece.name) else "-"
-            axes.set_title(f"{wrapped(group.name, 20)}\nECE {shown}, n {bins.counts.sum()}", fontsize=7)
+            axes.set_title(f"{wrapped(group.title, 20)}\nECE {shown}, n {bins.counts.sum()}", fontsize=7)
         for axes in grid.flat[len(found) - across : len(found)]:  # the lowest of each column
             axes.tick_params(labelbottom=True)
         grid[0, 0].set_xlim(lowest - 0.02, 1.02)
         grid[0, 0].set_ylim(0, 1.02)
         grid[0, 0].set_yticks([0, 0.5, 1])
+        entitle(figure, title)
         figure.supxlabel("confidence", fontsize=8)
         figure.supylabel("accuracy", fontsize=8)
     caption = (
         f"{title}. Accuracy against mean confidence in {BINS} equal bins; on the dashed line a method is calibrated. "
         f"Grey bars: the share of the n predictions that falls into a bin. "
-        f"{seeds_text([g for g, _ in found]).capitalize()} together; the ECE (× 100) is the mean over seeds, as in the "
+        f"{seeds_text([g for g, _ in found]).capitalize()} pooled; the ECE (× 100) is the mean over seeds, as in the "
         "tables."
     )
-    return Drawn(name, caption, figure)
+    spec = groups[0].spec
+    words = dict.fromkeys((spec.fit.data.task, spec.data.task))
+    return Drawn(f"reliability-{section.slug}--{slug(*words)}", caption, figure)

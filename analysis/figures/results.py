@@ -5,56 +5,63 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.figures.panels import Drawn, few_ticks, reference_looks, scaled, seeds_text
-from analysis.figures.style import PAGE, blank_figure, legend_below, look, styled
-from analysis.records.groups import Group, Runs, slug
+from analysis.figures.style import PAGE, blank_figure, entitle, legend_below, look, styled
+from analysis.records.groups import Group, Section
+from analysis.records.names import slug
 from analysis.records.order import row_names
-from analysis.statistics.metric import metric_of
+from analysis.statistics.study import Study
+from bench.metrics import METRICS
 
-METRICS = ("accuracy", "ece", "nll")
+SHOWN = ("accuracy", "ece", "nll")
 TALLEST = 8.5  # inches of panels in one figure
 
 
-def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
-    """A figure per protocol and model, or more where it would be too tall: a row of panels per task, methods on y."""
+def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
+    """A figure per protocol and model, at the first of its sections; more where it would be too tall.
+
+    A row of panels per task, methods on y.
+    """
+    alike = [other for other in study.sections if other[:2] == section[:2]]
+    groups = [group for other in alike for group in study.of(other)]
+    trained = [group for group in groups if not group.reference]
+    if section != alike[0] or not trained:
+        return [], []
+    variants = sorted({group.section.variant for group in trained}, key=lambda name: (name != study.main_variant, name))
+    height = 0.16 * len(row_names(trained, study.baseline)) * (1 + 0.3 * (len(variants) - 1)) + 0.5
+    tasks = sorted({group.task for group in groups})
+    fit = max(1, int(TALLEST / height))  # tasks on a page
+    title = f"Protocol {section.protocol}, model {section.model}"
     drawn = []
-    for protocol, model in sorted({section[:2] for section in runs.sections}):
-        groups = [group for group in runs.results if group.section[:2] == (protocol, model)]
-        trained = [group for group in groups if not group.reference]
-        variants = sorted({group.section.variant for group in trained})
-        height = 0.16 * len(row_names(trained, baseline)) * (1 + 0.3 * (len(variants) - 1)) + 0.5
-        tasks = sorted({group.task for group in groups})
-        fit = max(1, int(TALLEST / height))  # tasks on a page
-        for start in range(0, len(tasks) if trained else 0, fit):
-            name = f"results-{slug(protocol, model)}" + (f"-{start // fit + 1}" if len(tasks) > fit else "")
-            here = tasks[start : start + fit]
-            drawn.append(
-                _figure(runs, groups, here, variants, baseline, f"Protocol {protocol}, model {model}", name, height)
-            )
+    for start in range(0, len(tasks), fit):
+        page = (f"{start // fit + 1}",) if len(tasks) > fit else ()
+        name = "-".join(("results", slug(*section[:2]), *page))
+        drawn.append(_figure(study, groups, tasks[start : start + fit], variants, title, name, height))
     return drawn, []
 
 
 def _figure(
-    runs: Runs,
+    study: Study,
     groups: Sequence[Group],
     tasks: Sequence[str],
     variants: Sequence[str],
-    baseline: str,
     title: str,
     name: str,
     height: float,
 ) -> Drawn:
-    names = row_names([group for group in groups if not group.reference], baseline)
-    references = reference_looks(runs, baseline)
+    names = row_names([group for group in groups if not group.reference], study.baseline)
+    titles, references = {group.name: group.title for group in groups}, reference_looks(study)
     step = 0.5 / max(1, len(variants))
     with styled():
-        figure = blank_figure(PAGE, height * len(tasks) + 0.5)
-        panels = figure.subplots(len(tasks), len(METRICS), sharey=True, squeeze=False)
+        figure = blank_figure(PAGE, height * len(tasks) + 0.7)
+        panels = figure.subplots(len(tasks), len(SHOWN), sharey=True, squeeze=False)
         for row, task in zip(panels, tasks, strict=True):
-            for axes, metric in zip(row, map(metric_of, METRICS), strict=True):
+            for axes, metric in zip(row, [METRICS[name] for name in SHOWN], strict=True):
                 for group in (g for g in groups if g.task == task and g.having(metric.name)):
                     summary = scaled(group.values(metric.name), metric)
                     if group.reference:
-                        axes.axvline(summary.mean, label=group.name, linewidth=1, **references[group.name])
+                        axes.axvline(
+                            summary.mean, label=group.title, linewidth=1, **{**references[group.name], "marker": "none"}
+                        )
                         continue
                     number = variants.index(group.section.variant)
                     place = names.index(group.name) + (number - (len(variants) - 1) / 2) * step
@@ -67,9 +74,10 @@ def _figure(
                         **{**look(number), "linestyle": "none"},
                     )
                 few_ticks(axes, x=4)
-                axes.set_title(f"{task}: {metric.heading}" if metric.name == METRICS[0] else metric.heading)
-        panels[0, 0].set_yticks(range(len(names)), names)  # all panels share the axis
+                axes.set_title(f"{task}: {metric.heading}" if metric.name == SHOWN[0] else metric.heading)
+        panels[0, 0].set_yticks(range(len(names)), [titles[name] for name in names])  # all panels share the axis
         panels[0, 0].set_ylim(len(names) - 0.5, -0.5)
+        entitle(figure, title)
         legend_below(figure)
     caption = (
         f"{title}. Mean over {seeds_text(groups)}; bars are ± one standard error, and say "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.3, 6.8  # widths in inches
-# Okabe and Ito 2008, in the order of use; for their yellow, too pale for a line, the olive of Tol 2021
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933")
+# Okabe and Ito 2008, in the order of use; for their yellow, too pale for a line, the olive of Tol 2021. Then
+# colours that are neither grey nor too pale for a line, each as far as possible from all before it in CIELAB.
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#0000FF", "#FF00E0", "#00CC00",
+    "#47148F", "#FF005C", "#700A14", "#C285FF", "#EBA385", "#1F4700", "#AD0085", "#52295C", "#0052FF", "#FF0000",
+    "#704700", "#148500", "#A3B899", "#007AF5",
+)  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("--", ":", "-.")
 GREY = "#555555"
@@ -39,6 +45,7 @@ SETTINGS: Any = {
     "figure.constrained_layout.h_pad": 0.05,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,  # what publishers ask for
+    "text.parse_math": False,  # a name may hold a dollar sign
 }
 
 
@@ -51,19 +58,23 @@ def styled() -> Iterator[None]:
         yield
 
 
+def colour(number: int) -> str:
+    """The n-th colour; no two numbers share one."""
+    if number < len(COLOURS):
+        return COLOURS[number]
+    turn = (number * 0.618034) % 1  # the golden ratio keeps hues apart, however many there are
+    red, green, blue = colorsys.hls_to_rgb(turn, 0.3 + 0.25 * (number % 3) / 2, 0.75)
+    return f"#{round(255 * red):02X}{round(255 * green):02X}{round(255 * blue):02X}"
+
+
 def look(number: int) -> dict[str, Any]:
-    """Colour, marker and line of the n-th method: seven colours, then hollow and dashed; all differ up to 49."""
-    shift, colour = divmod(number, len(COLOURS))
+    """Colour, marker and line of the n-th method. Each has its own colour; after every seven, lines and fill change."""
+    shift = number // len(MARKERS)
     hollow = {"markerfacecolor": "white"} if shift % 2 else {}
     line = ("-", *DASHES)[shift % (1 + len(DASHES))]
     return {
-        "color": COLOURS[colour], "marker": MARKERS[(number + shift) % len(MARKERS)], "linestyle": line, **hollow
+        "color": colour(number), "marker": MARKERS[(number + shift) % len(MARKERS)], "linestyle": line, **hollow
     }  # fmt: skip
-
-
-def colours(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A look for each name, in order."""
-    return {name: look(number) for number, name in enumerate(names)}
 
 
 def blank_figure(width: float, height: float) -> Figure:
@@ -71,6 +82,12 @@ def blank_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """A title over the whole figure, on as many lines as its width asks for."""
+    lines = textwrap.wrap(title, max(20, int(figure.get_figwidth() / 0.066)))
+    figure.suptitle("\n".join(lines), fontsize=8)
 
 
 def legend_below(figure: Figure) -> None:

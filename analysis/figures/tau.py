@@ -3,83 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from analysis.figures.panels import (
-    ACROSS,
     Drawn,
     few_ticks,
     level_lines,
     levels_text,
     line_with_band,
     looks,
+    panel_figure,
     scaled,
     seeds_text,
-    task_panels,
 )
-from analysis.figures.style import legend_below, styled
-from analysis.records.groups import Group, Runs
+from analysis.records.groups import Group, Section, titled
 from analysis.records.labels import distinguish
-from analysis.statistics.curves import Curve, but_for_tau, curves, mean_rows
-from analysis.statistics.metric import Metric, metric_of
+from analysis.statistics.curves import Curve, all_curves, but_for_tau, mean_rows
+from analysis.statistics.study import Study
 from analysis.statistics.summary import Summary
+from bench.metrics import METRICS, Metric
 
-ROWS = (Metric("error", "Error (%)", -1, 100, 1), metric_of("nll"))
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-
-def draw(runs: Runs, baseline: str) -> tuple[list[Drawn], list[str]]:
-    """A figure per section with a curve for every method whose runs differ in the prediction option ``tau`` only."""
-    found = curves([*runs.results, *runs.sweeps])
-    drawn = []
-    for section in runs.sections:
-        here = [curve for curve in found if curve[0][1].section == section]
-        if here:
-            drawn.append(_figure(runs, runs.of(section), here, baseline, f"tau-{section.slug}", section.title))
-    return drawn, [] if drawn else ["No tau curves: no method has runs with two values of the option tau."]
+ROWS = (Metric("error", "Error (%)", -1, 100, 1), METRICS["nll"])
 
 
-def _figure(runs: Runs, results: Sequence[Group], here: Sequence[Curve], baseline: str, name: str, title: str) -> Drawn:
+def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
+    """The figure of a section: a curve for every method whose runs differ in the prediction option ``tau`` only."""
+    here = [curve for curve in study.once(all_curves) if curve[0][1].section == section]
+    here = [curve for curve in here if all(g.having("accuracy") and g.having("nll") for _, g in curve)]
+    if not here:
+        return [], [f"No tau curves for {section.title}: no method has runs with two values of the option tau."]
+    return [_figure(study, here, section)], []
+
+
+def _figure(study: Study, here: Sequence[Curve], section: Section) -> Drawn:
+    results = study.of(section)
     labels = distinguish([(c[0][1].spec.method, c[0][1].task, but_for_tau(c[0][1])) for c in here])
+    style, far = looks(study, labels), set[str]()
+    at_mean = [mean_rows(curve, results) for curve in here]
+
+    def fill(axes: Axes, task: str, metric: Metric) -> None:
+        for curve, label, means in zip(here, labels, at_mean, strict=True):
+            if curve[0][1].task != task:
+                continue
+            points = [_points(group, metric) for _, group in curve]
+            look = {**style[label], "markersize": 2}
+            shown = titled(label, curve[0][1].spec.method, study.runs.titles)
+            line_with_band(axes, [tau for tau, _ in curve], points, shown, look)
+            for place, ((tau, group), point) in enumerate(zip(curve, points, strict=True)):
+                shape = "o" if group.spec.purpose == "result" else "s" if place == 0 and means else ""
+                if shape:
+                    axes.plot([tau], [point.mean], shape, markersize=7, fillstyle="none", color=look["color"])
+        level = [group for group in results if group.task == task and group.having("accuracy") and group.having("nll")]
+        far.update(level_lines(axes, study, level, lambda group: _points(group, metric)))
+        few_ticks(axes)
+
     tasks = sorted({curve[0][1].task for curve in here})
-    style, far = looks(runs, baseline, labels), set[str]()
-    with styled():
-        figure, panels = task_panels(tasks, len(ROWS))
-        for task, column in panels.items():
-            for metric, axes in zip(ROWS, column, strict=True):
-                for curve, label in zip(here, labels, strict=True):
-                    if curve[0][1].task == task:
-                        points = [_points(group, metric) for _, group in curve]
-                        look = {**style[label], "markersize": 2}
-                        line_with_band(axes, [tau for tau, _ in curve], points, label, look)
-                        for (tau, group), point in zip(curve, points, strict=True):
-                            shape = _mark(group, curve, results)
-                            if shape:
-                                axes.plot(
-                                    [tau], [point.mean], shape, markersize=7, fillstyle="none", color=look["color"]
-                                )
-                level = [group for group in results if group.task == task]
-                far |= level_lines(axes, level, lambda g, m=metric: _points(g, m), runs, baseline)  # type: ignore[misc]
-                few_ticks(axes)
-                if tasks.index(task) % ACROSS == 0:
-                    axes.set_ylabel(metric.heading)
-            column[-1].set_xlabel("τ")
-        figure.align_ylabels()
-        legend_below(figure)
-    means = sorted({group.name for curve in here for group in mean_rows(curve, results)})
-    squares = f"; squares are the rows {', '.join(means)}, which predict at the mean" if means else ""
+    figure = panel_figure(section.title, tasks, ROWS, fill, "τ")
+    squared = sorted({group.title for means in at_mean for group in means})
+    squares = f"; squares are the rows {', '.join(squared)}, which predict at the mean" if squared else ""
     caption = (
-        f"{title}. Error and NLL against τ, which scales the posterior's covariance at prediction: 0 is the mean, 1 "
-        f"the posterior. Circles are the rows of the results{squares}. "
+        f"{section.title}. Error and NLL against τ, which scales the posterior's covariance at prediction: 0 is the "
+        f"mean, 1 the posterior. Circles are the rows of the results{squares}. "
         f"Mean over {seeds_text([g for c in here for _, g in c])}; bands are ± one standard "
         f"error. {levels_text(far)}"
     )
-    return Drawn(name, caption, figure)
-
-
-def _mark(group: Group, curve: Curve, results: Sequence[Group]) -> str:
-    """Matplotlib's shape for a point that is a row of the results: a circle, or a square for a row at the mean."""
-    if group.spec.purpose == "result":
-        return "o"
-    return "s" if group is curve[0][1] and mean_rows(curve, results) else ""
+    return Drawn(f"tau-{section.slug}", caption, figure)
 
 
 def _points(group: Group, metric: Metric) -> Summary:

@@ -1,56 +1,86 @@
-"""What the store knows of the fits behind a run: their facts and their traces."""
+"""The fits behind a run: their specs, what the store knows of them, and their training traces."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.records.facts import FitSummary, Malformed, RunSummary, fit_facts
+from analysis.records.names import printable
 from bench.specs import FitSpec, key
-from bench.store.records import RunRecord
+
+TRACED = ("step", "seconds")  # every row of a trace has them
+MEASURED = (*TRACED, "accuracy", "nll")  # what figures read of a row
 
 
-def fits(spec: FitSpec) -> list[FitSpec]:
+def chain(spec: FitSpec) -> list[FitSpec]:
     """A fit and all that it was made from, its bases first, each once."""
     found: list[FitSpec] = []
-    for fit in (*(inner for base in spec.bases for inner in fits(base)), spec):
+    for fit in (*(inner for base in spec.bases for inner in chain(base)), spec):
         if fit not in found:
             found.append(fit)
     return found
 
 
-def fit_facts(runs: Path, fit: FitSpec) -> Mapping[str, Any] | None:
-    """The facts of a stored fit; None when it is not there or cannot be read."""
-    try:
-        facts: Mapping[str, Any] = json.loads((runs / "fits" / key(fit) / "facts.json").read_text())
-        return facts
-    except (OSError, ValueError):
-        return None
+class Fits:
+    """The stored fits under ``runs/fits``, each read once. What cannot be used is None, and named in ``complaints``."""
+
+    def __init__(self, runs: Path) -> None:
+        self.folder = runs / "fits"
+        self.complaints: dict[str, str] = {}  # by key
+        self._facts: dict[str, FitSummary | None] = {}
+
+    def facts(self, fit: FitSpec) -> FitSummary | None:
+        """The facts of a stored fit; None where it is missing or malformed."""
+        name = key(fit)
+        if name not in self._facts:
+            self._facts[name] = self._read(name)
+        return self._facts[name]
+
+    def _read(self, name: str) -> FitSummary | None:
+        file = self.folder / name / "facts.json"
+        try:
+            return fit_facts(json.loads(file.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, RecursionError, Malformed) as error:
+            self.complaints[name] = f"{file} is not used: {printable(str(error))}. Its costs and origin are not known."
+            return None
+
+    def chain(self, spec: FitSpec, facts: RunSummary) -> list[FitSummary] | None:
+        """The facts of all fits that a run's posterior was made from, its own last; None where one is missing.
+
+        A run's record holds those of its own fit; those of its bases are read from the store.
+        """
+        bases = [self.facts(fit) for fit in chain(spec)[:-1]]
+        found = [known for known in bases if known is not None]
+        return [*found, facts.fit] if len(found) == len(bases) else None
+
+    def trace(self, fit: FitSpec) -> list[Mapping[str, float]]:
+        """The rows of a fit's ``trace.jsonl``; empty where it is missing, or not rows of finite numbers."""
+        file = self.folder / key(fit) / "trace.jsonl"
+        try:
+            rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+            for number, row in enumerate(rows, 1):
+                if not _is_row(row):
+                    raise Malformed(f"line {number} is not a row of finite numbers with {' and '.join(TRACED)}")
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, RecursionError) as error:
+            self.complaints[f"{key(fit)}/trace"] = f"{file} is not used: {printable(str(error))}."
+            return []
+        return rows
 
 
-def chain_facts(runs: Path, record: RunRecord) -> list[Mapping[str, Any]] | None:
-    """The facts of all fits that a run's posterior was made from, its own last; None when one is missing.
-
-    The record holds those of its own fit; those of its bases are read from ``runs/fits``.
-    """
-    bases = [fit_facts(runs, fit) for fit in fits(record.spec.fit)[:-1]]
-    found = [facts for facts in bases if facts is not None]
-    return [*found, record.facts["fit"]] if len(found) == len(bases) else None
-
-
-def trace(runs: Path, fit: FitSpec) -> list[Mapping[str, float]]:
-    """The rows of a fit's ``trace.jsonl``; none when it is not there or cannot be read."""
-    try:
-        text = (runs / "fits" / key(fit) / "trace.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError):
-        return []
-
-
-def machine(provenance: Mapping[str, Any]) -> str:
-    """What a wall-clock figure depends on: the device and, where it is a CPU, the number of threads."""
-    if provenance["device_type"] == "cpu":
-        threads = provenance["threads"]
-        return f"{provenance['device']} ({threads} thread{'s' if threads != 1 else ''})"
-    return str(provenance["device"])
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and all(name in row for name in TRACED)
+        and all(
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            for value in (row[name] for name in MEASURED if name in row)
+        )
+    )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from analysis.records.data_identity import DataIdentity
+from analysis.records.evaluation import Evaluation
+from analysis.records.fits import Fits
 from analysis.records.labels import distinguish, flatten
+from analysis.records.names import short_hash, slug
 from analysis.records.origin import Origin, origin
+from analysis.records.published import TITLES
 from bench.specs import RunSpec
-from bench.store.records import RunRecord
 
 
 class Section(NamedTuple):
@@ -34,19 +38,25 @@ class Section(NamedTuple):
         return slug(*self)
 
 
-def slug(*words: str) -> str:
-    """Words as part of a file name: letters, digits and hyphens."""
-    safe = ("".join(c if c.isalnum() else "-" for c in word).strip("-") for word in words)
-    return "-".join(filter(None, safe))
-
-
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that share all settings but the seed, in the order of their seeds. ``name`` tells it from its neighbours."""
+    """Runs that share all settings but the seed, in the order of their seeds.
 
-    records: tuple[RunRecord, ...]
-    settings: str  # canonical JSON of all but the seed
+    Attributes:
+        records: the runs.
+        settings: canonical JSON of all but the seed.
+        data: fingerprints of its rows, where results on unlike rows of one name must be kept apart; else empty.
+        name: identifies the row among those of its table.
+        title: the same for people; unlike names have unlike titles.
+        origin: where its numbers come from.
+    """
+
+    records: tuple[Evaluation, ...]
+    settings: str
+    data: tuple[str, ...]
     name: str
+    title: str
+    origin: Origin
 
     @property
     def spec(self) -> RunSpec:
@@ -65,37 +75,32 @@ class Group:
         return Section(self.spec.protocol, self.model, self.spec.variant)
 
     @property
+    def away(self) -> bool:
+        """Whether it is scored on another task than it was trained on."""
+        return self.spec.fit.data.task != self.spec.data.task
+
+    @property
     def task(self) -> str:
         """The training task, and the evaluation task where that is another."""
         trained, scored = self.spec.fit.data.task, self.spec.data.task
-        return trained if trained == scored else f"{trained} → {scored}"
+        return f"{trained} → {scored}" if self.away else trained
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        """First 8 hex digits of the SHA-256 of the settings."""
-        return hashlib.sha256(self.settings.encode()).hexdigest()[:8]
+        """8 hex digits that identify the group."""
+        return short_hash(self.settings + "".join(self.data))
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Its seeds, ascending."""
-        return tuple(record.spec.fit.seed for record in self.records)
+        return tuple(record.seed for record in self.records)
 
     @property
-    def partial(self) -> bool:
-        """Whether any of its runs lacked rows of its dataset."""
-        return any(record.facts["partial_data"] for record in self.records)
-
-    @cached_property
     def reference(self) -> bool:
-        """Whether nothing was trained for it (a known optimum, the base alone): shown, but no competitor."""
-        return not self.spec.fit.bases and all(record.facts["fit"]["steps"] == 0 for record in self.records)
+        """Whether nothing was trained for it (a known optimum, the base alone): shown, but not a competitor."""
+        return _reference(self.records)
 
-    @cached_property
-    def origin(self) -> Origin:
-        """Where its numbers come from."""
-        return origin(self.records, self.reference)
-
-    def having(self, metric: str) -> tuple[RunRecord, ...]:
+    def having(self, metric: str) -> tuple[Evaluation, ...]:
         """Its runs that have a metric."""
         return tuple(record for record in self.records if metric in record.metrics)
 
@@ -113,25 +118,67 @@ class Runs:
     sweeps: tuple[Group, ...]
     tunes: tuple[Group, ...]
     excluded: tuple[str, ...]
+    fits: Fits
+    data: DataIdentity
+    titles: Mapping[str, str]  # method to title
 
-    @property
+    @cached_property
     def sections(self) -> list[Section]:
         """The sections that have results, sorted."""
-        return sorted({group.section for group in self.results})
+        return sorted(self._by_section)
 
     def of(self, section: Section) -> list[Group]:
         """The results of a section."""
-        return [group for group in self.results if group.section == section]
+        return self._by_section[section]
+
+    @cached_property
+    def _by_section(self) -> dict[Section, list[Group]]:
+        found: dict[Section, list[Group]] = {}
+        for group in self.results:
+            found.setdefault(group.section, []).append(group)
+        return found
 
 
-def group(records: Iterable[RunRecord]) -> tuple[Group, ...]:
-    """Records grouped by all of their settings but the seed, and named."""
-    found: dict[str, list[RunRecord]] = {}
+def group(
+    records: Iterable[Evaluation], fits: Fits, data: DataIdentity, titles: Mapping[str, str]
+) -> tuple[Group, ...]:
+    """Records grouped by all of their settings but the seed, and by the content of their rows; named."""
+    found: dict[tuple[str, tuple[str, ...]], list[Evaluation]] = {}
     for record in records:
-        found.setdefault(record.settings, []).append(record)
-    groups = [
-        Group(tuple(sorted(members, key=lambda r: (r.spec.fit.seed, r.key))), settings, members[0].spec.method)
-        for settings, members in sorted(found.items())
-    ]
-    names = distinguish([(g.name, (g.section, g.task), flatten(g.settings)) for g in groups])
-    return tuple(dataclasses.replace(g, name=name) for g, name in zip(groups, names, strict=True))
+        found.setdefault((record.settings, data.of(record)), []).append(record)
+    groups = []
+    for (settings, rows), members in sorted(found.items()):
+        runs = tuple(sorted(members, key=lambda run: (run.seed, run.key)))
+        source = origin(runs, _reference(runs), fits, data)
+        groups.append(Group(runs, settings, rows, members[0].spec.method, "", source))
+    entries = [(g.name, (g.section, g.task), {**flatten(g.settings), **_data(g)}) for g in groups]
+    return tuple(
+        dataclasses.replace(g, name=name, title=titled(name, g.name, titles))
+        for g, name in zip(groups, distinguish(entries), strict=True)
+    )
+
+
+def _reference(records: Sequence[Evaluation]) -> bool:
+    return not records[0].spec.fit.bases and all(record.facts.fit.steps == 0 for record in records)
+
+
+def _data(group: Group) -> dict[str, str]:
+    """What tells groups on unlike rows apart, as a setting."""
+    return {"data": "+".join(word[:8] for word in group.data)} if group.data else {}
+
+
+def method_titles(records: Iterable[Evaluation]) -> dict[str, str]:
+    """Method to title, as the newest of its records says or as the paper does; where two are the same, their names."""
+    said: dict[str, tuple[str, str]] = {}
+    for record in records:
+        title = record.facts.title or TITLES.get(record.spec.method, record.spec.method)
+        entry = (record.facts.provenance.time if record.facts.title else "", title)
+        said[record.spec.method] = max(entry, said.get(record.spec.method, entry))
+    titles = {method: title for method, (_, title) in said.items()}
+    counts = Counter(titles.values())
+    return {m: t if counts[t] == 1 and t not in titles.keys() - {m} else m for m, t in titles.items()}
+
+
+def titled(label: str, method: str, titles: Mapping[str, str]) -> str:
+    """A label that starts with a method's name, with the method's title instead."""
+    return titles.get(method, TITLES.get(method, method)) + label.removeprefix(method)

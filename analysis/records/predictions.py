@@ -1,22 +1,28 @@
-"""Stored predictions: the one thing the statistics need beside the records."""
+"""Stored predictions: read once, checked, and compared with the metrics beside them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.metrics import mixture
-from bench.store.records import DamagedRecord, RunRecord
+from analysis.records.facts import PREDICTIONS, Malformed, RunSummary
+from bench.metrics import mixture, score
+
+SUM_TOLERANCE = 1e-3  # of the probabilities of one prediction, which float32 keeps to 1e-6
+AGREE = 1e-9  # metrics in the facts and recomputed ones, relative and absolute
 
 
 class Predictions(NamedTuple):
     """(N, C) log-probabilities of the mixture over draws, (N,) labels, and the N examples' ids.
 
-    Beside them, as stored: (S, N, C) log-probabilities of each draw, and (N, C) of the truth where it is known.
+    Also, as stored: (S, N, C) log-probabilities of each draw, and (N, C) of the true answers where they are known.
     """
 
     log_probs: NDArray[np.float64]
@@ -26,26 +32,72 @@ class Predictions(NamedTuple):
     truth: NDArray[np.float64] | None = None
 
 
-def read_predictions(record: RunRecord) -> Predictions:
-    """The predictions of a run.
+def read_predictions(folder: Path, facts: RunSummary) -> Predictions:
+    """The predictions of a run's folder; the file is opened once.
 
     Raises:
-        DamagedRecord: the file is missing, unreadable, or not the one whose hash is in ``facts.json``.
+        Malformed: they are not those whose hash is in the facts, or have wrong types, shapes or values.
+        OSError: the file cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
-    file = record.folder / "predictions.safetensors"
+    content = (folder / PREDICTIONS).read_bytes()
+    if hashlib.sha256(content).hexdigest() != facts.predictions_sha256:
+        raise Malformed("its content does not match the hash in facts.json")
     try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != record.facts["files"][file.name]:
-            raise ValueError("its content does not match the hash in facts.json")
-        with safe_open(file, framework="numpy") as stored:
-            ids = tuple(json.loads(stored.metadata()["ids"]))
-            draws, labels = stored.get_tensor("log_probs"), stored.get_tensor("labels")
-            truth = stored.get_tensor("truth") if "truth" in stored.keys() else None  # noqa: SIM118  (no dict)
-            return Predictions(mixture(draws), labels, ids, draws, truth)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise DamagedRecord(
-            f"{file} is damaged ({error}): delete the folder {record.folder} and run the grid again."
-        ) from error
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        ids = json.loads(header["__metadata__"]["ids"])
+        arrays = load(content)
+        draws, labels, truth = arrays["log_probs"], arrays["labels"], arrays.get("truth")
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Malformed(f"it is not a file of predictions ({type(error).__name__}: {error})") from error
+    _check_draws(draws, facts)
+    count, answers = draws.shape[1:]
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise Malformed(f"labels are {labels.dtype} {labels.shape}: they should be {count} integers")
+    if labels.min() < 0 or labels.max() >= answers:
+        raise Malformed(f"labels go from {labels.min()} to {labels.max()}: there are {answers} answers")
+    if not isinstance(ids, list) or len(ids) != count or not all(isinstance(name, str) for name in ids):
+        raise Malformed(f"ids are not {count} names")
+    if truth is not None:
+        _check_distributions("truth", truth, (count, answers))
+    return Predictions(mixture(draws), labels.astype(np.int64), tuple(ids), draws, truth)
+
+
+def _check_draws(draws: NDArray[np.floating], facts: RunSummary) -> None:
+    expected = (facts.draws, facts.scored)
+    if draws.ndim != 3 or 0 in draws.shape or draws.shape[:2] != expected:
+        raise Malformed(
+            f"log_probs have shape {draws.shape}: facts.json says {facts.draws} draws of {facts.scored} examples"
+        )
+    _check_distributions("log_probs", draws, draws.shape)
+
+
+def _check_distributions(name: str, log_probs: NDArray[np.floating], shape: tuple[int, ...]) -> None:
+    if log_probs.dtype.kind != "f" or log_probs.shape != shape:
+        raise Malformed(f"{name} is {log_probs.dtype} {log_probs.shape}: it should be floating-point numbers {shape}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.exp(log_probs, dtype=np.float64).sum(axis=-1)
+    if not bool((np.abs(sums - 1) <= SUM_TOLERANCE).all()):
+        raise Malformed(f"{name} has rows that are not log-probabilities: they should sum to one")
+
+
+def recomputed(given: Predictions) -> dict[str, float]:
+    """The metrics of the mixture, ``excess_nll`` among them where the truth is stored."""
+    return score(given.log_probs[None], given.labels, given.truth)
+
+
+def check_metrics(stated: Mapping[str, float], given: Predictions) -> dict[str, float]:
+    """The metrics of the predictions, and those of ``stated`` that cannot be recomputed.
+
+    Raises:
+        Malformed: a stated metric is not that of the predictions.
+    """
+    found = recomputed(given)
+    for name, value in stated.items():
+        if name in found and not math.isclose(value, found[name], rel_tol=AGREE, abs_tol=AGREE):
+            raise Malformed(f"facts.json says {name} is {value:.9g}, its predictions give {found[name]:.9g}")
+        if name == "excess_nll" and name not in found:
+            raise Malformed("facts.json has excess_nll, its predictions lack the truth")
+    return {**found, **stated}

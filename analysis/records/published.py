@@ -17,6 +17,16 @@ FILE = Path(__file__).with_name("published_table1.csv")
 METRICS = {"acc": "accuracy", "ece": "ece", "nll": "nll", "brier": "brier"}  # the paper's names to ours
 SCALE = {"acc": 100, "ece": 100, "nll": 1, "brier": 1}
 AVERAGE = "average"
+TITLES = {
+    "adamw": "AdamW",
+    "mc_dropout": "MC dropout",
+    "la_kfac": "LA (KFAC)",
+    "la_diag": "LA (diag)",
+    "swa": "SWA",
+    "swag": "SWAG",
+    "ivon_mean": "IVON (mean)",
+    "ivon": "IVON",
+}  # what the paper calls its rows, for records that do not say
 
 
 class Published(NamedTuple):

@@ -19,7 +19,7 @@ Percentiles of a bootstrap over few seeds are too narrow: by sqrt((S - 1) / S), 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.records.predictions import Predictions
-from bench.metrics import BINS, METRICS, bin_of
+from bench.metrics import METRICS
 
 RESAMPLES = 2000  # standard errors to 1.6 %
 SMALLEST = 1e-6  # the smallest p: no tail of a bootstrap is known beyond
@@ -40,10 +40,10 @@ Array = NDArray[np.float64]
 
 
 class Scored(NamedTuple):
-    """The metrics of one run: on its examples, and on the resamples of them, (R,) each."""
+    """The metrics of one run on its examples, and by how much they differ on resamples of them, (R,) each."""
 
     whole: Mapping[str, float]
-    resampled: Mapping[str, Array]
+    shifts: Mapping[str, Array]
     examples: int
 
 
@@ -62,21 +62,23 @@ class Estimate(NamedTuple):
 
 
 def score_resamples(given: Predictions) -> Scored:
-    """All metrics of a run's predictions. Runs with equally many examples are resampled alike."""
-    columns = {name: terms(given) for name, terms in TERMS.items()}  # (N,) or (N, bins)
-    table = np.column_stack(list(columns.values()))
+    """All metrics that have terms per example. Runs with equally many examples are resampled alike."""
+    metrics = [metric for metric in METRICS.values() if metric.terms is not None]
+    columns = [metric.terms(given.log_probs, given.labels) for metric in metrics if metric.terms is not None]
+    used = [column if column.ndim == 1 else column[:, column.any(axis=0)] for column in columns]  # (N,) or (N, bins)
+    table = np.column_stack(used)
     counts = _counts(len(given.labels))
     parts = np.array_split(counts, -(-counts.size // CHUNK))
     means = np.concatenate([part.astype(np.float64) @ table for part in parts]) / len(table)  # (R, columns)
-    resampled, start = {}, 0
-    for name, column in columns.items():
+    whole, shifts, start = {}, {}, 0
+    for metric, column in zip(metrics, used, strict=True):
         width = 1 if column.ndim == 1 else column.shape[1]
         part = means[:, start : start + width]
-        resampled[name] = part[:, 0] if column.ndim == 1 else np.abs(part).sum(axis=1)
+        value = whole[metric.name] = metric(given.log_probs, given.labels)
+        resampled = part[:, 0] if column.ndim == 1 else np.abs(part).sum(axis=1)
+        shifts[metric.name] = resampled - value
         start += width
-    return Scored(
-        {name: METRICS[name](given.log_probs, given.labels) for name in columns}, resampled, len(given.labels)
-    )
+    return Scored(whole, shifts, len(given.labels))
 
 
 def paired_difference(metric: str, ours: Sequence[Scored], theirs: Sequence[Scored]) -> Estimate:
@@ -91,7 +93,7 @@ def paired_difference(metric: str, ours: Sequence[Scored], theirs: Sequence[Scor
     pairs = list(zip(ours, theirs, strict=True))
     differences = [a.whole[metric] - b.whole[metric] for a, b in pairs]
     mean = float(np.mean(differences))
-    by_seed = np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs])  # (S, R)
+    by_seed = np.stack([a.shifts[metric] - b.shifts[metric] for a, b in pairs])  # (S, R)
     parts = _parts(np.array(differences), np.atleast_2d(np.cov(by_seed)), examples)
     half = _half_width(1 - LEVEL, parts)
     agree = sum(np.sign(difference) == np.sign(mean) for difference in differences)
@@ -132,39 +134,3 @@ def _counts(size: int) -> NDArray[np.uint8]:
     places = drawn + size * np.arange(RESAMPLES)[:, None]
     counts = np.bincount(places.ravel(), minlength=RESAMPLES * size).reshape(RESAMPLES, size)
     return counts.astype(np.uint8)  # a count above 255 has a probability below 1e-400
-
-
-def _accuracy(given: Predictions) -> Array:
-    right: Array = (given.log_probs.argmax(axis=1) == given.labels).astype(np.float64)
-    return right
-
-
-def _nll(given: Predictions) -> Array:
-    lost: Array = -given.log_probs[np.arange(len(given.labels)), given.labels]
-    return lost
-
-
-def _brier(given: Predictions) -> Array:
-    probs = np.exp(given.log_probs)
-    squares: Array = ((probs - np.eye(probs.shape[1])[given.labels]) ** 2).sum(axis=1)
-    return squares
-
-
-def _ece(given: Predictions) -> Array:
-    probs = np.exp(given.log_probs)
-    confidence = probs.max(axis=1)
-    gap = (probs.argmax(axis=1) == given.labels) - confidence
-    by_bin: Array = np.eye(BINS)[bin_of(confidence)] * gap[:, None]
-    return by_bin
-
-
-TERMS: Mapping[str, Callable[[Predictions], Array]] = {
-    "accuracy": _accuracy,
-    "ece": _ece,
-    "nll": _nll,
-    "brier": _brier,
-}
-"""What a metric averages over examples: (N,) terms, or (N, bins) terms the sizes of whose means are added up.
-
-``bench.metrics`` gives the metrics themselves; a test holds that plain averages of these terms are equal to them.
-"""

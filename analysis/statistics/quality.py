@@ -18,13 +18,14 @@ SciPy's binned_statistic closes bins on the other side, so bins are counted here
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.records.predictions import Predictions
-from bench.metrics import bin_of, ece, nll
+from bench.metrics import EXCESS_NLL, Metric, bin_of, ece, nll
 
 BINS = 15
 
@@ -101,7 +102,8 @@ def aurc(given: Predictions) -> float:
 def entropies(log_probs: NDArray[np.floating]) -> Array:
     """(...,) entropy in nats of (..., C) log-probabilities."""
     wide = np.asarray(log_probs, np.float64)
-    found: Array = -(np.exp(wide) * wide).sum(axis=-1)
+    probs = np.exp(wide)
+    found: Array = -np.where(probs > 0, probs * np.where(probs > 0, wide, 0), 0).sum(axis=-1)  # 0 log 0 = 0
     return found
 
 
@@ -117,13 +119,28 @@ def excess_nll(given: Predictions) -> float | None:
     return nll(given.log_probs, given.labels) - nll(given.truth, given.labels)
 
 
-QUALITY: Mapping[str, Callable[[Predictions], float | None]] = {
-    "ece_15": ece_15,
-    "ece_adaptive": ece_adaptive,
-    "ece_debiased": ece_debiased,
-    "mce": mce,
-    "ece_classwise": ece_classwise,
-    "aurc": aurc,
-    "entropy": entropy,
-    "excess_nll": excess_nll,
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """A further metric: how it is shown, and how it is computed; None where predictions do not allow it."""
+
+    metric: Metric
+    of: Callable[[Predictions], float | None]
+
+    def __call__(self, given: Predictions) -> float | None:
+        """The metric of a run's predictions."""
+        return self.of(given)
+
+
+QUALITY: dict[str, Quality] = {
+    quality.metric.name: quality
+    for quality in (
+        Quality(Metric("ece_15", "ECE × 100, 15 bins", -1, 100, 1), ece_15),
+        Quality(Metric("ece_adaptive", "ECE × 100, equal mass", -1, 100, 1), ece_adaptive),
+        Quality(Metric("ece_debiased", "ECE × 100, debiased", -1, 100, 1), ece_debiased),
+        Quality(Metric("mce", "MCE × 100", -1, 100, 1), mce),
+        Quality(Metric("ece_classwise", "ECE × 100, classwise", -1, 100, 1), ece_classwise),
+        Quality(Metric("aurc", "AURC × 100", -1, 100, 1), aurc),
+        Quality(Metric("entropy", "Entropy (nats)"), entropy),
+        Quality(EXCESS_NLL, excess_nll),
+    )
 }

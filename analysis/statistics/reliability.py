@@ -5,8 +5,8 @@ Guo et al. 2017. Bins are those of ``bench.metrics.ece``: equal widths, (lo, hi]
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +15,43 @@ from analysis.records.predictions import Predictions
 from bench.metrics import BINS, bin_of
 
 
-class Reliability(NamedTuple):
-    """(BINS,) examples in each bin, and their mean confidence and accuracy (NaN where a bin is empty)."""
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """(BINS,) examples in each bin, and the sums over them of confidence and of right predictions."""
 
     counts: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
+    sure: NDArray[np.float64]
+    right: NDArray[np.float64]
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """(BINS,) mean confidence; NaN where a bin is empty."""
+        with np.errstate(invalid="ignore"):
+            return self.sure / self.counts
+
+    @property
+    def accuracy(self) -> NDArray[np.float64]:
+        """(BINS,) accuracy; NaN where a bin is empty."""
+        with np.errstate(invalid="ignore"):
+            return self.right / self.counts
 
 
-def reliability(runs: Sequence[Predictions]) -> Reliability:
+def reliability(given: Predictions) -> Reliability:
+    """The bins of one run."""
+    probs = np.exp(given.log_probs)
+    confidence = probs.max(axis=1)
+    place = bin_of(confidence)
+    return Reliability(
+        np.bincount(place, minlength=BINS),
+        np.bincount(place, weights=confidence, minlength=BINS).astype(np.float64),
+        np.bincount(place, weights=probs.argmax(axis=1) == given.labels, minlength=BINS).astype(np.float64),
+    )
+
+
+def pooled(runs: Sequence[Reliability]) -> Reliability:
     """The bins of several runs (seeds) together: every prediction counts once."""
-    counts, sure, right = np.zeros(BINS, np.int64), np.zeros(BINS), np.zeros(BINS)
-    for run in runs:
-        probs = np.exp(run.log_probs)
-        confidence = probs.max(axis=1)
-        place = bin_of(confidence)
-        counts += np.bincount(place, minlength=BINS)
-        sure += np.bincount(place, weights=confidence, minlength=BINS)
-        right += np.bincount(place, weights=probs.argmax(axis=1) == run.labels, minlength=BINS)
-    with np.errstate(invalid="ignore"):
-        return Reliability(counts, sure / counts, right / counts)
+    return Reliability(
+        np.sum([run.counts for run in runs], axis=0),
+        np.sum([run.sure for run in runs], axis=0),
+        np.sum([run.right for run in runs], axis=0),
+    )

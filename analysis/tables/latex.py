@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.records.groups import Runs
-from analysis.records.order import BASELINE
-from analysis.tables.results import Block, sections
+from analysis.tables.results import Block, Blocks
 
 LONGEST = 45  # rows of a table that fit on a page
 HEAD = "% \\usepackage{booktabs,graphicx}\n"
@@ -26,9 +24,9 @@ def escape(text: str) -> str:
     return "".join(_ESCAPES.get(c) or (c if c.isprintable() and ord(c) < 256 else f"U+{ord(c):04X}") for c in text)
 
 
-def results_latex(runs: Runs, baseline: str = BASELINE) -> str:
+def results_latex(found: Blocks) -> str:
     """Table 1 of a store: the tables of every section."""
-    return HEAD + "\n".join(latex(section.title, inner) for section, inner in sections(runs, baseline))
+    return HEAD + "\n".join(latex(section.title, inner) for section, inner in found)
 
 
 def latex(title: str, blocks: Sequence[Block]) -> str:

@@ -5,7 +5,8 @@ where and when the records were made. ``date`` alone depends on the clock; it ha
 grid that is killed and restarted on one machine and commit gives the bytes of one that was left alone, but for ``date``
 if midnight has passed. The same runs from another commit or machine differ in ``ORIGIN`` at most.
 
-Flags are those of ``analysis.origin``: a flagged row stays in the file, marked, and out of bold and ranks in tables.
+Flags are those of ``analysis.records.origin``: a flagged row stays in the file, marked. Disqualifying flags keep it out
+of bold and ranks in tables.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from pathlib import Path
 
 from analysis.records.groups import Group
 from analysis.records.load import load
-from analysis.records.origin import Origin
 from analysis.statistics.metric import metric_order
 from analysis.statistics.summary import summarize
-from analysis.tables.files import csv_text, number, write_text
+from analysis.tables.text import Value, csv_text, joined, write_text
 
 CLOCK = ("date",)
 ORIGIN = ("flags", "suite", "commit", "device", *CLOCK)
@@ -34,9 +34,11 @@ def write_leaderboard(runs: Path, out: Path) -> int:
     """Write the leaderboard of the results under ``runs``; returns its number of rows.
 
     Raises:
-        ValueError: there is no result.
+        ValueError: there is no result, or ``out`` is a folder.
     """
-    rows = leaderboard_rows(load(runs).results)
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder: give --out the name of a file.")
+    rows = leaderboard_rows(load(runs, purposes=("result",)).results)
     write_text(out, csv_text(COLUMNS, rows))
     return len(rows)
 
@@ -47,7 +49,7 @@ def check_leaderboard(runs: Path, file: Path) -> list[str]:
     Raises:
         ValueError: there is no result.
     """
-    fresh = csv_text(COLUMNS, leaderboard_rows(load(runs).results))
+    fresh = _fresh(runs)
     if not file.is_file():
         return [f"{file} is not there."]
     stored = file.read_bytes()
@@ -64,53 +66,53 @@ def check_leaderboard(runs: Path, file: Path) -> list[str]:
     return [*found, *([f"and {len(stale) - SHOWN} more lines."] if len(stale) > SHOWN else [])]
 
 
+def _fresh(runs: Path) -> str:
+    return csv_text(COLUMNS, leaderboard_rows(load(runs, purposes=("result",)).results))
+
+
 def _line(text: str | None) -> str:
     return "no such line" if text is None else text.removesuffix("\n")
 
 
-def leaderboard_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
+def leaderboard_rows(groups: Sequence[Group]) -> list[dict[str, Value]]:
     """The rows in the order protocol, model, task, eval_task, split, variant, metric, method, settings.
 
     Metrics in the order of the protocol, others after them; all else alphabetical. Fractions, not percentages.
     """
-    rows = []
-    for group in groups:
-        source = group.origin
-        for metric in {name for record in group.records for name in record.metrics}:
-            rows.append((_order(group, metric), _row(group, metric, source)))
-    return [row for _, row in sorted(rows)]
+    pairs = [(group, name) for group in groups for name in {n for record in group.records for n in record.metrics}]
+    return [_row(group, metric) for group, metric in sorted(pairs, key=lambda pair: _order(*pair))]
 
 
 def _order(group: Group, metric: str) -> tuple[object, ...]:
     spec = group.spec
     where = (spec.protocol, group.model, spec.fit.data.task, spec.data.task, spec.split, spec.variant)
-    return (*where, metric_order(metric), spec.method, group.settings)
+    return (*where, metric_order(metric), spec.method, group.settings, group.data)
 
 
-def _row(group: Group, metric: str, source: Origin) -> tuple[str, ...]:
-    spec, records = group.spec, group.having(metric)
+def _row(group: Group, metric: str) -> dict[str, Value]:
+    spec, source, records = group.spec, group.origin, group.having(metric)
     summary = summarize(group.values(metric))
-    return (
-        spec.method,
-        spec.fit.data.task,
-        spec.data.task,
-        spec.split,
-        group.model,
-        spec.protocol,
-        spec.variant,
-        group.hash,
-        metric,
-        number(summary.mean),
-        number(summary.sd),
-        number(summary.sem),
-        str(summary.n),
-        " ".join(str(record.spec.fit.seed) for record in records),
-        " ".join(record.key for record in records),
-        spec.fit.model.revision,
-        " ".join(dict.fromkeys((spec.fit.data.revision, spec.data.revision))),
-        " ".join(source.flags),
-        " ".join(source.versions),
-        " ".join(source.commits),
-        "; ".join(source.machines),
-        source.day,
-    )
+    return {
+        "method": spec.method,
+        "task": spec.fit.data.task,
+        "eval_task": spec.data.task,
+        "split": spec.split,
+        "model": group.model,
+        "protocol": spec.protocol,
+        "variant": spec.variant,
+        "settings": group.hash,
+        "metric": metric,
+        "mean": summary.mean,
+        "sd": summary.sd,
+        "sem": summary.sem,
+        "n_seeds": summary.n,
+        "seeds": joined(record.seed for record in records),
+        "keys": " ".join(record.key for record in records),
+        "model_revision": spec.fit.model.revision,
+        "data_revision": " ".join(dict.fromkeys((spec.fit.data.revision, spec.data.revision))),
+        "flags": " ".join(source.flags),
+        "suite": " ".join(source.versions),
+        "commit": " ".join(source.commits),
+        "device": "; ".join(source.machines),
+        "date": source.day,
+    }

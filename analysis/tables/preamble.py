@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from analysis.records.groups import Group, Runs
 from analysis.records.origin import FLAGS
+from analysis.tables.markdown import escape
 
 SHOWN = 12  # rows that a warning names
 
@@ -13,18 +14,19 @@ SHOWN = 12  # rows that a warning names
 def preamble(runs: Runs) -> str:
     """Markdown: a list of facts, then of warnings."""
     facts, warnings = facts_and_warnings(runs)
-    return "\n".join(f"- {line}" for line in [*facts, *(f"**Warning:** {line}" for line in warnings)]) + "\n"
+    lines = [*map(escape, facts), *(f"**Warning:** {escape(line)}" for line in warnings)]
+    return "\n".join(f"- {line}" for line in lines) + "\n"
 
 
 def facts_and_warnings(runs: Runs) -> tuple[list[str], list[str]]:
     """Sentences of both kinds."""
     records = [record for group in runs.results for record in group.records]
     sources = [group.origin for group in runs.results]
-    splits = {(g.task, g.spec.split, r.facts["examples"]["scored"]) for g in runs.results for r in g.records}
+    splits = {(g.task, g.spec.split, r.facts.scored) for g in runs.results for r in g.records}
     facts = [
         f"{len(records)} results in {len(runs.results)} sets of settings; {len(runs.sweeps)} more sets from sweeps, "
         "which are not ranked.",
-        f"Seeds: {_list(str(seed) for seed in sorted({r.spec.fit.seed for r in records}))}. ± is the standard error of "
+        f"Seeds: {_list(str(seed) for seed in sorted({r.seed for r in records}))}. ± is the standard error of "
         "the mean over seeds; it does not cover the choice of examples.",
         f"Scored on: {_list(f'{task} ({count} examples of {split})' for task, split, count in sorted(splits))}.",
         f"Protocol: {_list({g.spec.protocol for g in runs.results})}. Model: {_list({g.model for g in runs.results})}.",
@@ -47,11 +49,11 @@ def _warnings(runs: Runs) -> list[str]:
     short = [g for g in runs.results if len(g.records) < most[g.section]]
     if short:
         found.append(f"seeds are missing for {_rows(short, len(runs.results))}.")
-    warned: dict[str, dict[str, list[str]]] = {}
+    warned: dict[str, dict[str, Sequence[str]]] = {}
     for record in records:
         fit = record.spec.fit
         name = fit.method + (f" (variant {record.spec.variant})" if record.spec.variant else "")
-        warned.setdefault(name, {})[record.facts["fit"]["key"]] = record.facts["fit"]["warnings"]
+        warned.setdefault(name, {})[record.facts.fit_key] = record.facts.fit.warnings
     for name, fits in sorted(warned.items()):
         sentences = [sentence for warnings in fits.values() for sentence in warnings]
         if sentences:

@@ -1,134 +1,23 @@
-"""Ranks of the methods on each task, and whether they differ: Friedman's test and Nemenyi's critical difference.
-
-Blocks are tasks; a method's value on a task is its mean over seeds; rank 1 is best, ties share their mean rank. Ranked
-are trained methods without a disqualifying flag that have every task (Demsar 2006, JMLR 7):
-
-    CD = q_alpha sqrt(k (k + 1) / (6 T)),   q_alpha the studentized range's quantile / sqrt(2), k methods, T tasks
-
-With the few tasks of this field both have little power: no difference shown is not no difference.
-"""
+"""Ranks as tables: one per section and metric."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Sequence
-from statistics import fmean
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
+from analysis.statistics.ranks import Ranking, rankings
+from analysis.statistics.study import Study
+from analysis.tables.markdown import GAP, heading, table
+from analysis.tables.table import Csv, Table
+from analysis.tables.text import Value
 
-from analysis.records.groups import Group, Runs, Section
-from analysis.records.order import BASELINE, row_names
-from analysis.records.published import task_order
-from analysis.statistics.metric import Metric, metric_of
-from analysis.tables.files import csv_text, number
-from analysis.tables.markdown import GAP, table
-from bench.metrics import METRICS
-
-ALPHA = 0.05
 COLUMNS = (
     "protocol", "model", "variant", "metric", "method", "task", "rank", "n_methods", "n_tasks", "friedman", "p",
     "critical_difference",
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """The (T, k) ranks of k methods on T tasks by one metric; tests are None where they are not defined."""
-
-    section: Section
-    metric: Metric
-    tasks: tuple[str, ...]
-    methods: tuple[str, ...]
-    ranks: NDArray[np.float64]
-    friedman: float | None  # the statistic; needs 3 methods and 2 tasks, and not all methods tied everywhere
-    p: float | None
-    critical: float | None
-
-    @property
-    def means(self) -> dict[str, float]:
-        """The mean rank of each method, best first."""
-        found = dict(zip(self.methods, self.ranks.mean(axis=0).tolist(), strict=True))
-        return dict(sorted(found.items(), key=lambda pair: (pair[1], self.methods.index(pair[0]))))
-
-    @property
-    def cliques(self) -> list[tuple[str, ...]]:
-        """The largest runs of at least two methods, in the order of their mean ranks, that differ by less than CD."""
-        if self.critical is None:
-            return []
-        names = list(self.means)
-        ends: list[tuple[int, int]] = []
-        for start, first in enumerate(names):
-            within = [n for n, name in enumerate(names) if self.means[name] - self.means[first] < self.critical]
-            if within[-1] > start and (not ends or within[-1] > ends[-1][1]):
-                ends.append((start, within[-1]))
-        return [tuple(names[start : end + 1]) for start, end in ends]
-
-
-def rankings(runs: Runs, baseline: str = BASELINE) -> tuple[list[Ranking], list[str]]:
-    """A ranking per section and metric of the protocol, and a sentence for each method that could not be ranked."""
-    found, notes = [], []
-    for section in runs.sections:
-        groups = [g for g in runs.of(section) if g.spec.fit.data.task == g.spec.data.task and not g.reference]
-        for metric in map(metric_of, METRICS):
-            ranking, left_out = _ranking(section, [g for g in groups if g.having(metric.name)], metric, baseline)
-            found += [ranking] if ranking is not None else []
-            notes += [f"Not ranked ({section.title}): {sentence}" for sentence in left_out]
-    return found, list(dict.fromkeys(notes))
-
-
-def _ranking(
-    section: Section, groups: Sequence[Group], metric: Metric, baseline: str
-) -> tuple[Ranking | None, list[str]]:
-    from scipy.stats import rankdata
-
-    cells = {(group.name, group.task): group for group in groups}
-    tasks = sorted({task for _, task in cells}, key=task_order)
-    methods, notes = [], []
-    for name in row_names(groups, baseline):
-        missing = [task for task in tasks if (name, task) not in cells]
-        flags = {flag for task in tasks if (name, task) in cells for flag in _flags(cells[name, task])}
-        if missing or flags:
-            why = f"has no run on {', '.join(missing)}" if missing else f"is flagged {', '.join(sorted(flags))}"
-            notes.append(f"{name} {why}.")
-        else:
-            methods.append(name)
-    if len(methods) < 2:
-        return None, notes
-    # as displayed: figures that look equal share their rank
-    shown = [[float(metric.show(fmean(cells[name, task].values(metric.name)))) for name in methods] for task in tasks]
-    ranks = rankdata(-metric.better * np.array(shown), axis=1)
-    statistic, p = _friedman(ranks)
-    return Ranking(section, metric, tuple(tasks), tuple(methods), ranks, statistic, p, _critical(*ranks.shape)), notes
-
-
-def _flags(group: Group) -> tuple[str, ...]:
-    source = group.origin
-    return () if source.ranked else source.flags
-
-
-def _friedman(ranks: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    from scipy.stats import friedmanchisquare
-
-    tasks, methods = ranks.shape
-    if methods < 3 or tasks < 2 or bool((ranks == ranks[:, :1]).all()):
-        return None, None
-    found = friedmanchisquare(*ranks.T)
-    return float(found.statistic), float(found.pvalue)
-
-
-def _critical(tasks: int, methods: int) -> float | None:
-    from scipy.stats import studentized_range
-
-    if tasks < 2:
-        return None
-    q = studentized_range.isf(ALPHA, methods, math.inf) / math.sqrt(2)
-    return float(q * math.sqrt(methods * (methods + 1) / (6 * tasks)))
-
-
-def ranks(found: Sequence[Ranking]) -> str:
-    """Markdown: a table per section and metric; methods down, best first; ranks by task, then their mean."""
+def ranks(study: Study, found: Sequence[Ranking]) -> str:
+    """Markdown: methods down, best first; ranks by task, then their mean."""
     parts = []
     for ranking in found:
         places = {name: ranking.methods.index(name) for name in ranking.means}
@@ -136,10 +25,8 @@ def ranks(found: Sequence[Ranking]) -> str:
             [name, *(f"{rank:g}" for rank in ranking.ranks[:, places[name]]), f"{mean:.2f}"]
             for name, mean in ranking.means.items()
         ]
-        header = ["method", *ranking.tasks, "mean rank"]
-        parts.append(
-            f"### {ranking.section.title}: {ranking.metric.title}\n\n{table(header, lines)}\n{_tests(ranking)}\n"
-        )
+        title = heading(3, f"{ranking.section.title}: {ranking.metric.title}")
+        parts.append(f"{title}\n{table(['method', *ranking.tasks, 'mean rank'], lines)}\n{_tests(ranking)}\n")
     return "\n".join(parts)
 
 
@@ -152,13 +39,24 @@ def _tests(ranking: Ranking) -> str:
     )
 
 
-def ranks_csv(found: Sequence[Ranking]) -> str:
-    """The same as CSV; the task ``mean`` holds the mean ranks."""
-    lines = []
+def _rows(study: Study, found: Sequence[Ranking]) -> Iterator[dict[str, Value]]:
+    """The task ``mean`` holds the mean ranks."""
     for r in found:
-        tests = (str(len(r.methods)), str(len(r.tasks)), number(r.friedman), number(r.p), number(r.critical))
+        tests: dict[str, Value] = {
+            "n_methods": len(r.methods),
+            "n_tasks": len(r.tasks),
+            "friedman": r.friedman,
+            "p": r.p,
+            "critical_difference": r.critical,
+        }
         for place, name in enumerate(r.methods):
             by_task = {**dict(zip(r.tasks, r.ranks[:, place].tolist(), strict=True)), "mean": r.means[name]}
-            where = (*r.section, r.metric.name, name)
-            lines += [(*where, task, number(rank), *tests) for task, rank in by_task.items()]
-    return csv_text(COLUMNS, lines)
+            where = {**r.section._asdict(), "metric": r.metric.name, "method": name}
+            yield from ({**where, "task": task, "rank": rank, **tests} for task, rank in by_task.items())
+
+
+TEXT = (
+    "Ranks by displayed means over seeds; 1 is best, ties share their mean rank. Ranked are trained methods that have "
+    "every task and no disqualifying flag.\n"
+)
+TABLE = Table("Ranks", TEXT, rankings, ranks, Csv("ranks.csv", COLUMNS, _rows))

@@ -24,9 +24,9 @@ from analysis.records.labels import show
 from analysis.records.load import load
 from analysis.records.published import AVERAGE, METRICS, Published, digits, methods, published, tasks
 from analysis.statistics.metric import metric_of
-from analysis.tables.files import csv_text, number, write_text
-from analysis.tables.markdown import GAP, table
+from analysis.tables.markdown import GAP, Markup, bold, escape, heading, table
 from analysis.tables.results import Block, Cell, average, blocks
+from analysis.tables.text import Value, check_folder, csv_text, write_text
 from bench.specs import to_json
 
 BAND = 1.96
@@ -158,9 +158,11 @@ def compare_published(runs: Path, out: Path | None = None) -> tuple[str, list[Pa
     """The report as Markdown, and the files written into ``out``: ``published.md`` and ``published.csv``.
 
     Raises:
-        ValueError: there is no result under ``runs``, or none of a method and task of the paper.
+        ValueError: there is no result under ``runs``, none of a method and task of the paper, or ``out`` is no folder.
     """
-    loaded = load(runs)
+    if out is not None:
+        check_folder(out)
+    loaded = load(runs, purposes=("result",))
     found = comparisons(loaded)
     if not found:
         raise ValueError(
@@ -179,17 +181,17 @@ def compare_published(runs: Path, out: Path | None = None) -> tuple[str, list[Pa
         judged = [c for c in here if c.verdict]
         within = sum(c.verdict == "within" for c in judged)
         parts += [
-            f"## {section.title}\n",
+            heading(2, section.title),
             f"{within} of {len(judged)} figures are within.\n",
             "### Deviations from the paper's protocol\n",
-            "".join(f"- {line}\n" for line in deviations(section, groups)) or "None that the records show.\n",
+            "".join(f"- {escape(line)}\n" for line in deviations(section, groups)) or "None that the records show.\n",
             *(_markdown(metric, [c for c in here if c.metric == metric]) for metric in METRICS.values()),
         ]
     text = "\n".join(part for part in parts if part)
-    written = (
-        [] if out is None else [write_text(out / "published.md", text), write_text(out / "published.csv", _csv(found))]
-    )
-    return text, written
+    if out is None:
+        return text, []
+    csv = csv_text(COLUMNS, _rows(found))
+    return text, [write_text(out / "published.md", text), write_text(out / "published.csv", csv)]
 
 
 def _markdown(name: str, here: Sequence[Comparison]) -> str:
@@ -200,7 +202,7 @@ def _markdown(name: str, here: Sequence[Comparison]) -> str:
     lines = [
         [row, *(_text(cells.get((row, column))) for column in columns)] for row in dict.fromkeys(c.row for c in here)
     ]
-    return f"**{metric_of(name).heading}**\n\n{table(['method', *columns], lines)}"
+    return f"{bold(metric_of(name).heading)}\n\n{table(['method', *columns], lines)}"
 
 
 def _text(found: Comparison | None) -> str:
@@ -210,14 +212,21 @@ def _text(found: Comparison | None) -> str:
     text = f"{metric.show(found.ours.mean)} vs {metric.show(found.theirs.mean)}"
     if found.z is not None:
         text += f" [{found.z:+.1f}]"
-    return f"{text} **outside**" if found.verdict == "outside" else text
+    return Markup(f"{text} {bold('outside')}" if found.verdict == "outside" else text)
 
 
-def _csv(found: Sequence[Comparison]) -> str:
-    rows = []
+def _rows(found: Sequence[Comparison]) -> Iterator[dict[str, Value]]:
     for c in found:
-        ours = ("", "") if c.ours is None else (number(c.ours.mean), number(c.ours.sem))
-        theirs = ("", "") if c.theirs is None else (number(c.theirs.mean), number(c.theirs.sem))
-        verdict = (number(c.difference), number(c.z), c.verdict)
-        rows.append((*c.section, c.metric, c.row, c.task, *ours, *theirs, *verdict))
-    return csv_text(COLUMNS, rows)
+        yield {
+            **c.section._asdict(),
+            "metric": c.metric,
+            "method": c.row,
+            "task": c.task,
+            "mean": None if c.ours is None else c.ours.mean,
+            "sem": None if c.ours is None else c.ours.sem,
+            "published_mean": None if c.theirs is None else c.theirs.mean,
+            "published_sem": None if c.theirs is None else c.theirs.sem,
+            "difference": c.difference,
+            "z": c.z,
+            "verdict": c.verdict,
+        }

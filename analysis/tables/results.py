@@ -2,27 +2,31 @@
 
 A cell is the mean over seeds, its standard error, and in parentheses the change against the baseline. The best
 displayed mean of a column is bold; references (nothing trained) and rows with a disqualifying flag
-(``analysis.origin``) are never best. A missing run is a gap. Runs scored on another task than they were trained on are
-in ``analysis.ood``.
+(``analysis.records.origin``) are never best. A missing run is a gap. Runs scored on another task than they were trained
+on have another table.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from analysis.records.groups import Group, Runs, Section
+from analysis.records.groups import Group, Section
 from analysis.records.order import BASELINE, row_names
 from analysis.records.published import AVERAGE, task_order
-from analysis.statistics.metric import Metric, metric_of, metric_order
+from analysis.statistics.metric import metric_of, metric_order
+from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
-from analysis.tables.files import csv_text, number
-from analysis.tables.markdown import GAP, table
+from analysis.tables.markdown import GAP, Markup, bold, heading, table
+from analysis.tables.table import Csv, Table
+from analysis.tables.text import Value
+from bench.metrics import Metric
 
 COLUMNS = (
     "protocol", "model", "variant", "metric", "method", "task", "mean", "sem", "n_seeds", "change", "best", "flags",
 )  # fmt: skip
+Blocks = list[tuple[Section, list["Block"]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Block:
     def _best(self) -> Mapping[str, str]:
         found = {}
         for column in self.columns:
-            means = [cell.mean for (_, place), cell in self.cells.items() if place == column and cell.ranked]
+            means = [c.mean for row in self.rows if (c := self.cells.get((row, column))) is not None and c.ranked]
             if len(means) > 1 and self.metric.better:
                 found[column] = self.metric.show(max(means, key=lambda mean: mean * self.metric.better))
         return found
@@ -81,7 +85,7 @@ class Block:
 
 def blocks(groups: Sequence[Group], baseline: str = BASELINE) -> list[Block]:
     """The blocks of one section, a block per metric; runs scored out of distribution are not in them."""
-    inside = [group for group in groups if group.spec.fit.data.task == group.spec.data.task]
+    inside = [group for group in groups if not group.away]
     names = {name for group in inside for record in group.records for name in record.metrics}
     return [_block(inside, metric_of(name), baseline) for name in sorted(names, key=metric_order)]
 
@@ -114,24 +118,29 @@ def average(cells: Sequence[Cell | None]) -> Cell | None:
     return Cell(mean, ranked=all(cell.ranked for cell in there), flags=tuple(flags))
 
 
-def sections(runs: Runs, baseline: str = BASELINE) -> list[tuple[Section, list[Block]]]:
+def sections(study: Study) -> Blocks:
     """The blocks of every section that has results in distribution."""
-    found = [(section, blocks(runs.of(section), baseline)) for section in runs.sections]
+    found = [(section, blocks(study.of(section), study.baseline)) for section in study.sections]
     return [(section, inner) for section, inner in found if inner]
 
 
-def results(runs: Runs, baseline: str = BASELINE) -> str:
+def compute(study: Study) -> tuple[Blocks, list[str]]:
+    """The blocks of every section."""
+    return sections(study), []
+
+
+def results(study: Study, found: Blocks) -> str:
     """Markdown: a part per protocol, model and variant."""
     parts = []
-    for section, inner in sections(runs, baseline):
-        parts += [f"### {section.title}\n", *map(markdown, inner)]
+    for section, inner in found:
+        parts += [heading(3, section.title), *map(markdown, inner)]
     return "\n".join(parts)
 
 
 def markdown(block: Block) -> str:
-    """A block as a Markdown table: mean ± standard error (change) [what is amiss]."""
+    """A block as a Markdown table: mean ± standard error (change) [missing seeds and flags]."""
     lines = [[row, *(_text(block, row, column) for column in block.columns)] for row in block.rows]
-    return f"**{block.metric.heading}**\n\n{table(['method', *block.columns], lines)}"
+    return f"{bold(block.metric.heading)}\n\n{table(['method', *block.columns], lines)}"
 
 
 def _text(block: Block, row: str, column: str) -> str:
@@ -139,35 +148,40 @@ def _text(block: Block, row: str, column: str) -> str:
     if cell is None:
         return GAP
     mean = block.metric.show(cell.mean)
-    text = f"**{mean}**" if block.best(row, column) else mean
+    text = bold(mean) if block.best(row, column) else mean
     text += "" if cell.sem is None else f" ± {block.metric.show(cell.sem)}"
     text += f" ({change})" if (change := block.signed(row, column)) else ""
-    amiss = ", ".join(filter(None, [block.seeds(row, column), *cell.flags]))
-    return f"{text} [{amiss}]" if amiss else text
+    marks = ", ".join(filter(None, [block.seeds(row, column), *cell.flags]))
+    return Markup(f"{text} [{marks}]" if marks else text)
 
 
-def table1_csv(runs: Runs, baseline: str = BASELINE) -> str:
-    """The same as CSV, in fractions and nats: a row for every method and task of a block, blank where it is missing."""
-    rows: list[tuple[str, ...]] = []
-    for section, inner in sections(runs, baseline):
+def _rows(study: Study, found: Blocks) -> Iterator[dict[str, Value]]:
+    """In fractions and nats: a row for every method and task of a block, blank where it is missing."""
+    for section, inner in found:
         for block in inner:
-            rows += [
-                (*section, block.metric.name, row, column, *_numbers(block, row, column))
-                for row in block.rows
-                for column in block.columns
-            ]
-    return csv_text(COLUMNS, rows)
+            for row in block.rows:
+                for column in block.columns:
+                    where = {**section._asdict(), "metric": block.metric.name, "method": row, "task": column}
+                    yield {**where, **_numbers(block, row, column)}
 
 
-def _numbers(block: Block, row: str, column: str) -> tuple[str, ...]:
+def _numbers(block: Block, row: str, column: str) -> dict[str, Value]:
     cell = block.cells.get((row, column))
     if cell is None:
-        return "", "", "0", "", "", ""
-    return (
-        number(cell.mean),
-        number(cell.sem),
-        "" if cell.n is None else str(cell.n),
-        number(block.change(row, column)),
-        "yes" if block.best(row, column) else "",
-        " ".join(cell.flags),
-    )
+        return {"n_seeds": 0}
+    return {
+        "mean": cell.mean,
+        "sem": cell.sem,
+        "n_seeds": cell.n,
+        "change": block.change(row, column),
+        "best": "yes" if block.best(row, column) else "",
+        "flags": " ".join(cell.flags),
+    }
+
+
+TEXT = (
+    "Mean ± standard error over seeds (change against {baseline}); `-` is a missing run. Bold is the best displayed "
+    "mean of a trained method without a disqualifying flag, which says nothing of chance: see the differences. In "
+    "brackets: missing seeds, and flags, which the warnings above explain.\n"
+)
+TABLE = Table("Results", TEXT, compute, results, Csv("table1.csv", COLUMNS, _rows))

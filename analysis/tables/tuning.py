@@ -8,27 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from analysis.records.groups import Group, Runs
-from analysis.records.order import BASELINE, row_names
+from analysis.records.groups import Group, Section
+from analysis.records.order import row_names
 from analysis.records.published import task_order
-from analysis.statistics.metric import Metric, metric_of
+from analysis.statistics.metric import metric_of
+from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
-from analysis.tables.markdown import GAP, table
+from analysis.tables.markdown import GAP, bold, heading, table
+from analysis.tables.table import Table
+from bench.metrics import Metric
 
 CRITERIA = ("nll", "brier", "ece")  # lower is better; the tasks are shown by the first
 
 
-def tuning(runs: Runs, baseline: str = BASELINE) -> str:
+def compute(study: Study) -> tuple[dict[Section, list[Group]], list[str]]:
+    """The tuning runs by section."""
+    found: dict[Section, list[Group]] = {}
+    for group in sorted(study.runs.tunes, key=lambda group: group.section):
+        found.setdefault(group.section, []).append(group)
+    return found, []
+
+
+def tuning(study: Study, groups_of: Mapping[Section, Sequence[Group]]) -> str:
     """Markdown: a table per section; rows are candidates, columns tasks and means over them; blank if there is none."""
     parts = []
-    for section in sorted({group.section for group in runs.tunes}):
-        groups = [group for group in runs.tunes if group.section == section]
+    for section, groups in groups_of.items():
         tasks = sorted({group.task for group in groups}, key=task_order)
         cells = {(group.name, group.task): group for group in groups}
         means = {metric: _means(metric_of(metric), cells, tasks) for metric in CRITERIA}
         methods = {group.name: group.spec.method for group in groups}
         rows = []
-        for name in row_names(groups, baseline):
+        for name in row_names(groups, study.baseline):
             own = [other for other, method in methods.items() if method == methods[name]]
             by_task = [_task(cells.get((name, task))) for task in tasks]
             by_metric = [_mean(metric_of(metric), means[metric], name, own) for metric in CRITERIA]
@@ -38,7 +48,7 @@ def tuning(runs: Runs, baseline: str = BASELINE) -> str:
         first = metric_of(CRITERIA[0]).title
         header = ["candidate", "seeds", *(f"{first}, {task}" for task in tasks)]
         header += [f"mean {metric_of(metric).heading}" for metric in CRITERIA]
-        parts.append(f"### {section.title}\n\n{table(header, rows)}")
+        parts.append(f"{heading(3, section.title)}\n{table(header, rows)}")
     return "\n".join(parts)
 
 
@@ -55,7 +65,7 @@ def _mean(metric: Metric, means: Mapping[str, float], name: str, own: Sequence[s
         return GAP
     shown = metric.show(means[name])
     lowest = min(means[other] for other in own if other in means)
-    return f"**{shown}**" if len(own) > 1 and means[name] == lowest else shown
+    return bold(shown) if len(own) > 1 and means[name] == lowest else shown
 
 
 def _task(group: Group | None) -> str:
@@ -70,3 +80,11 @@ def _task(group: Group | None) -> str:
 def _seeds(groups: Sequence[Group]) -> str:
     counts = sorted({len(group.records) for group in groups})
     return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+
+
+TEXT = (
+    "What `bench tune` tried: each candidate trained on the training split less a hold-out, and scored on that; means "
+    "over seeds. **Bold** is the lowest mean of a method's candidates; the grid's criterion (NLL unless it says "
+    "otherwise) decides. No reported split is in it.\n"
+)
+TABLE = Table("Tuning", TEXT, compute, tuning)

@@ -22,12 +22,16 @@ def report(
         str | None,
         typer.Option(metavar="METHOD", help="Method that differences and costs are relative to.", show_default="adamw"),
     ] = None,
+    main_variant: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Variant that opens the report.", show_default="the one with most results"),
+    ] = None,
     runs: Runs = RUNS,
 ) -> None:
     """Write tables, figures and report.html from the stored results."""
     from analysis.report import write_report
 
-    for file in write_report(runs, out, baseline):
+    for file in write_report(runs, out, baseline, main_variant):
         say(f"wrote {file}")
 
 

@@ -14,9 +14,9 @@ from analysis.figures import clock as figure_clock
 from analysis.figures import results as figure_results
 from analysis.figures import style
 from analysis.figures import tau as figure_tau
-from analysis.records.load import load
 from analysis.report import write_report
 from analysis.statistics import curves
+from analysis.statistics.study import study
 from bench.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def test_report_is_whole(store, tmp_path, monkeypatch):
     for stem in ("results-clean-embedded", "tau-clean-embedded-tuned", "clock-clean-embedded-tuned"):
         assert {f"{stem}.png", f"{stem}.pdf"} < names
     assert all(file.stat().st_size > 0 for file in files)
-    assert sorted((tmp_path / "report").iterdir()) == sorted(files)
+    assert sorted(file for file in (tmp_path / "report").rglob("*") if file.is_file()) == sorted(files)
     text = (tmp_path / "report" / "tables.md").read_text()
     for heading in ("## Results", "## Differences", "## Costs", "## Settings", "## Against the clock"):
         assert heading in text
@@ -80,7 +80,7 @@ def test_another_baseline_and_one_without_results(store, tmp_path, capsys, monke
         store.add(store.spec(method))
     run = ["report", "--runs", str(store.root), "--out", str(tmp_path / "report"), "--baseline"]
     assert main([*run, "ivon"]) == 0
-    rows = (tmp_path / "report" / "differences.csv").read_text().splitlines()[1:]
+    rows = (tmp_path / "report" / "tables" / "differences.csv").read_text().splitlines()[1:]
     assert rows and all(",notes,adamw,ivon," in row for row in rows)
     text = (tmp_path / "report" / "tables.md").read_text()
     assert "(change against ivon)" in text and "differences to ivon" in text
@@ -97,40 +97,40 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 def test_tau_curves_join_sweep_and_result(store):
     fill(store)
-    loaded = load(store.root)
-    found = curves.curves([*loaded.results, *loaded.sweeps])
+    loaded = study(store.root)
+    found = curves.curves([*loaded.runs.results, *loaded.runs.sweeps])
     assert [[tau for tau, _ in curve] for curve in found] == [[0.0, 0.5, 1.0]] * 2
-    ((drawn,), notes) = figure_tau.draw(loaded, "adamw")
+    ((drawn,), notes) = figure_tau.draw(loaded, loaded.sections[0])
     assert notes == [] and "2 seeds" in drawn.caption
     error, nll = drawn.figure.axes[:2]
     assert error.get_title() == "one" and nll.get_xlabel() == "τ"
-    line = next(line for line in error.lines if line.get_label() == "ivon")
+    line = next(line for line in error.lines if line.get_label() == "IVON")
     ivon = next(curve for curve in found if curve[0][1].task == "one")
     assert line.get_ydata() == pytest.approx([100 * (1 - np.mean(group.values("accuracy"))) for _, group in ivon])
-    assert {line.get_label() for line in error.lines} >= {"ivon", "adamw", "optimum"}
+    assert {line.get_label() for line in error.lines} >= {"IVON", "AdamW", "optimum"}
 
 
 def test_results_figure_has_every_method_and_no_empty_panel(store):
     fill(store)
-    ((drawn,), _) = figure_results.draw(load(store.root), "adamw")
+    ((drawn,), _) = figure_results.draw(whole := study(store.root), whole.sections[0])
     for axes in drawn.figure.axes:
         assert len(axes.containers) == 2  # adamw and ivon; the optimum is a line
     for axes in drawn.figure.axes[::3]:
-        assert [text.get_text() for text in axes.get_yticklabels()] == ["adamw", "ivon"]
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["AdamW", "IVON"]
 
 
 def test_clock_figure_averages_the_seeds(store):
     fill(store, tasks=("one",))
-    ((drawn,), notes) = figure_clock.draw(load(store.root), "adamw")
+    ((drawn,), notes) = figure_clock.draw(whole := study(store.root), whole.sections[0])
     assert notes == []
-    line = next(line for line in drawn.figure.axes[0].lines if line.get_label() == "adamw")
+    line = next(line for line in drawn.figure.axes[0].lines if line.get_label() == "AdamW")
     assert line.get_xdata() == pytest.approx([0.015, 5.015, 10.015])
     assert line.get_ydata() == pytest.approx([0.0, 50.0, 100.0])
 
 
 def test_clock_figure_refuses_mixed_machines(store):
     fill(store, tasks=("one",), device="Sliderule")
-    drawn, notes = figure_clock.draw(load(store.root), "adamw")
+    drawn, notes = figure_clock.draw(whole := study(store.root), whole.sections[0])
     assert drawn == [] and "mixes machines" in notes[0] and "Sliderule" in notes[0]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support import compute, plan
 
-from analysis.records.fits import chain_facts
+from analysis.records.load import load
 from bench.metrics import score
 from bench.plan.runs import count_fits, families
 from bench.posterior import LowRankGaussian, Members
@@ -52,10 +52,12 @@ def test_a_family_trains_each_member_once_and_its_cost_is_theirs(tmp_path: Path)
     store = Store(tmp_path)
     Runner(store=store, log=lambda text: None).run(family)
     record = store.record(runs[2])
-    chain = chain_facts(tmp_path, record)
-    assert chain is not None and sum(facts["steps"] for facts in chain) == 3 * 8
+    known = load(tmp_path)
+    (group,) = (group for group in known.results if group.spec.method == record.spec.method)
+    chain = known.fits.chain(record.spec.fit, group.records[0].facts)
+    assert chain is not None and sum(facts.steps for facts in chain) == 3 * 8
     seconds = [store.fit_facts(base)["seconds"]["train"] for base in runs[2].fit.bases]
-    assert sum(facts["seconds"]["train"] for facts in chain) == pytest.approx(sum(seconds))
+    assert sum(facts.train_seconds for facts in chain) == pytest.approx(sum(seconds))
     posterior = store.posterior(runs[2].fit)
     assert isinstance(posterior, Members) and len(posterior) == 3
     for values, base in zip(posterior, runs[2].fit.bases, strict=True):

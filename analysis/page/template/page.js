@@ -167,9 +167,7 @@
       return make("tr", {}, make("th", { scope: "row", textContent: record.seed }), ...names.map((name) => number(record.metrics[name], name)), make("td", { textContent: record.commit }), key);
     });
     const total = (title, part) => make("tr", {}, make("th", { scope: "row", textContent: title }), ...names.map((name) => number(point.cells[name][part] || "-", name)), make("td"), make("td"));
-    const bins = point.bins === null
-      ? [make("p", { className: "warnings", textContent: "The stored predictions of this row are damaged, so there is no reliability diagram." })]
-      : [make("h3", { textContent: `Accuracy against confidence, ${sum(point)} predictions` }), make("div", { id: "reliability" }), make("details", {}, make("summary", { textContent: "The diagram's numbers" }),
+    const bins = [make("h3", { textContent: `Accuracy against confidence, ${sum(point)} predictions` }), make("div", { id: "reliability" }), make("details", {}, make("summary", { textContent: "The diagram's numbers" }),
           table(["confidence", "predictions", "mean confidence", "accuracy"], point.bins.map(([count, confidence, accuracy], n) => make("tr", {}, ...[`(${(n / data.bins).toFixed(1)}, ${((n + 1) / data.bins).toFixed(1)}]`, count, confidence ?? "-", accuracy ?? "-"].map((text) => make("td", { textContent: text }))))))];
     const warnings = point.warnings.length ? [make("div", { className: "warnings" }, ...point.warnings.map((text) => make("p", { textContent: text })))] : [];
     get("details-body").replaceChildren(
@@ -183,7 +181,7 @@
     );
     if (!get("details").open) get("details").showModal();
     get("details").scrollTop = 0;
-    if (point.bins !== null) drawReliability(point, row);
+    drawReliability(point, row);
   }
 
   const sum = (point) => point.bins.reduce((total, [count]) => total + count, 0);

@@ -15,14 +15,23 @@ from analysis.figures import overhead as figure_overhead
 from analysis.figures import rank_map as figure_rank_map
 from analysis.figures import style
 from analysis.figures import tradeoff as figure_tradeoff
+from analysis.figures.panels import Drawn
 from analysis.records.load import load
 from analysis.records.predictions import Predictions
 from analysis.report import FIGURES
+from analysis.statistics.measured import BY_DRAWS
 from analysis.statistics.metric import metric_of
-from analysis.statistics.reliability import reliability
+from analysis.statistics.reliability import pooled, reliability
+from analysis.statistics.study import Study, study
 from bench.metrics import METRICS, mixture
 
 LABELS = np.array([0, 1] * 20)
+
+
+def draw(module: Any, whole: Study) -> tuple[list[Drawn], list[str]]:
+    """The figures and notes of a store with one section."""
+    (section,) = whole.sections
+    return module.draw(whole, section)
 
 
 def predicted(seed: int, sharpness: float, draws: int = 1) -> Any:
@@ -37,27 +46,28 @@ def test_the_last_point_of_the_draws_is_the_stored_metric_and_the_first_is_one_d
     store.add(store.spec("point"), log_probs=rows[:1], labels=LABELS)
     loaded = load(store.root)
     sampler, point = (next(g for g in loaded.results if g.name == name) for name in ("sampler", "point"))
-    (run,) = figure_draws.by_draws(sampler)
-    assert len(run) == 6
-    for name in figure_draws.METRICS:
-        assert run[-1][name] == sampler.records[0].metrics[name]
-        assert run[0][name] == point.records[0].metrics[name]
-        assert run[2][name] == METRICS[name](mixture(rows[:3]), LABELS)
-    ((drawn,), notes) = figure_draws.draw(loaded, "point")
+    chosen = study(store.root, "point")
+    run = chosen.measured[sampler.records[0].key].by_draws
+    assert list(run) == [1, 2, 3, 4, 5, 6]
+    for name in BY_DRAWS:
+        assert run[6][name] == sampler.records[0].metrics[name]
+        assert run[1][name] == point.records[0].metrics[name]
+        assert run[3][name] == METRICS[name](mixture(rows[:3]), LABELS)
+    ((drawn,), notes) = draw(figure_draws, chosen)
     assert notes == []
     line = next(line for line in drawn.figure.axes[1].lines if line.get_label() == "sampler")
-    assert line.get_ydata() == pytest.approx([scores["nll"] for scores in run])
+    assert line.get_ydata() == pytest.approx([scores["nll"] for scores in run.values()])
 
 
 def test_gaps_of_the_reliability_bins_add_up_to_the_ece():
     logs = mixture(predicted(3, 2.0))
     logs[0] = np.log([1.0, 1e-300])  # confidence 1.0 falls in the last bin
-    bins = reliability([Predictions(logs, LABELS, ())])
+    bins = reliability(Predictions(logs, LABELS, ()))
     some = bins.counts > 0
     gaps = bins.counts[some] * np.abs(bins.accuracy[some] - bins.confidence[some])
     assert gaps.sum() / len(LABELS) == pytest.approx(METRICS["ece"](logs, LABELS), abs=1e-12)
     assert bins.counts.sum() == 40 and np.isnan(bins.accuracy[~some]).all()
-    twice = reliability([Predictions(logs, LABELS, ())] * 2)
+    twice = pooled([bins, bins])
     assert (twice.counts == 2 * bins.counts).all() and twice.accuracy[some] == pytest.approx(bins.accuracy[some])
 
 
@@ -76,7 +86,7 @@ def test_ranks_share_ties_and_leave_gaps(store):
         "one": {"a": 1.0, "b": 2.5, "c": 2.5},
         "two": {"a": 2.0, "b": 1.0},
     }
-    ((drawn,), _) = figure_rank_map.draw(load(store.root), "a")
+    ((drawn,), _) = draw(figure_rank_map, study(store.root, "a"))
     image = np.ma.filled(drawn.figure.axes[0].images[0].get_array().astype(float), np.nan)
     assert np.array_equal(image, [[1, 2, 1.5], [2.5, 1, 1.75], [2.5, np.nan, np.nan]], equal_nan=True)
     texts = [text.get_text() for text in drawn.figure.axes[0].texts]
@@ -89,11 +99,11 @@ def test_costs_add_up_and_steps_are_relative_to_the_baseline(store):
     store.add(store.spec("slow"), train_seconds=15.0)
     store.add(store.spec("laplace", bases=(base.fit,)), trained=False)  # 2 s of posterior on the base's training
     loaded = load(store.root)
-    machines = set[str]()
-    seconds = {g.name: figure_cost.seconds_of(loaded, g, machines).mean for g in loaded.results}
+    machines, whole = set[str](), study(store.root)
+    seconds = {g.name: figure_cost.seconds_of(whole, g, machines).mean for g in loaded.results}
     assert seconds == pytest.approx({"adamw": 11.5, "slow": 16.5, "laplace": 13.5})
     assert machines == {"Abacus (1 thread)"}
-    costs, bases, _ = figure_overhead.step_costs(loaded, loaded.sections[0], "adamw")
+    costs, bases, _ = figure_overhead.step_costs(whole, loaded.sections[0])
     assert costs == {"adamw": {"notes": pytest.approx(100)}, "slow": {"notes": pytest.approx(150)}}
     assert bases == {"notes": {"adamw"}}
     ratios = figure_overhead.relative(costs, {"notes": "adamw"})
@@ -112,15 +122,14 @@ def test_a_base_that_leaves_examples_for_tuning_is_another_training(store):
             dataclasses.replace(spec, purpose="tune"), trace=trace, train_seconds=9.0 if spec.fit is held else 10.0
         )
     store.add(store.spec("scaled", bases=(held,)), trained=False)
-    loaded = load(store.root)
-    ((drawn,), notes) = figure_overhead.draw(loaded, "adamw")
+    ((drawn,), notes) = draw(figure_overhead, study(store.root))
     assert notes == []
     labels = [text.get_text() for text in drawn.figure.axes[0].get_yticklabels()]
-    assert labels == ["adamw (holdout=0)", "adamw (holdout=0.1)"]
+    assert labels == ["AdamW (holdout=0)", "AdamW (holdout=0.1)"]
     assert {text.get_text() for text in drawn.figure.axes[0].texts} == {"1.00×  (100 ms)", "0.90×  (90 ms)"}
-    ((drawn,), notes) = figure_clock.draw(loaded, "adamw")
+    ((drawn,), notes) = draw(figure_clock, study(store.root))
     assert len(notes) == 1 and "adamw on notes with a hold-out of 0.1" in notes[0]
-    assert [line.get_label() for line in drawn.figure.axes[0].lines] == ["adamw"]
+    assert [line.get_label() for line in drawn.figure.axes[0].lines] == ["AdamW"]
     assert "on validation data, against" in drawn.caption
 
 
@@ -129,14 +138,14 @@ def test_the_clock_names_what_each_task_was_evaluated_on(store):
     for task, share in (("one", 0.0), ("two", 0.1)):
         spec = store.spec("adamw", task)
         store.add(dataclasses.replace(spec, fit=dataclasses.replace(spec.fit, holdout=share)), trace=trace)
-    ((drawn,), notes) = figure_clock.draw(load(store.root), "adamw")
+    ((drawn,), notes) = draw(figure_clock, study(store.root))
     assert notes == [] and "on validation data (one) and held-out training data (two), against" in drawn.caption
 
 
 def test_several_trainings_of_the_baseline_are_no_yardstick(store):
     for lr in (1e-4, 1e-3):
         store.add(store.spec("adamw", fit_options={"lr": lr}))
-    drawn, notes = figure_overhead.draw(load(store.root), "adamw")
+    drawn, notes = draw(figure_overhead, study(store.root))
     assert drawn == [] and "several trainings on notes" in notes[0]
 
 
@@ -144,13 +153,13 @@ def test_seconds_of_unlike_machines_are_not_drawn(store):
     store.add(store.spec("adamw"))
     store.add(store.spec("slow"), provenance={"device": "Sliderule"})
     for module in (figure_cost, figure_overhead):
-        drawn, notes = module.draw(load(store.root), "adamw")
+        drawn, notes = draw(module, study(store.root))
         assert drawn == [] and "mixes machines" in notes[0]
 
 
 def test_a_missing_base_is_named_and_not_guessed(store):
     store.add(store.spec("laplace", bases=(store.spec("adamw").fit,)), trained=False)
-    drawn, notes = figure_cost.draw(load(store.root), "adamw")
+    drawn, notes = draw(figure_cost, study(store.root))
     assert drawn == [] and "laplace on notes" in notes[0]
 
 
@@ -163,9 +172,9 @@ def test_with_many_methods_no_text_is_cut_and_no_panel_is_empty(store):
                 options = {"tau": tau} if number % 2 else {"temperature": 0.5}
                 spec = store.spec(method, task, options=options, purpose="result" if tau else "sweep")
                 store.add(spec, log_probs=predicted(number, 1.0, 4), labels=LABELS, trace=trace)
-    loaded = load(store.root)
-    for draw in FIGURES.values():
-        drawn, _ = draw(loaded, "a_method_with_a_name_0")
+    many = study(store.root, "a_method_with_a_name_0")
+    for draw_kind in FIGURES.values():
+        drawn, _ = draw_kind(many, many.sections[0])
         assert drawn
         for figure in (item.figure for item in drawn[:1]):
             assert figure.get_figheight() <= 10 and figure.get_figwidth() <= style.PAGE
@@ -180,6 +189,8 @@ def test_with_many_methods_no_text_is_cut_and_no_panel_is_empty(store):
                 for text in filter(lambda text: text.get_visible() and text.get_text(), labels):
                     box = text.get_window_extent()
                     assert whole.x0 <= box.x0 and box.x1 <= whole.x1, text
+            title = figure._suptitle.get_window_extent()
+            assert whole.x0 <= title.x0 and title.x1 <= whole.x1 and title.y1 <= whole.y1
             for legend in figure.legends:
                 box = legend.get_window_extent()
                 assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.figures import reliability as figure_reliability
 from analysis.figures import style
-from analysis.page.write import page_data
+from analysis.page.data import page_data
 from analysis.records.load import load
 from analysis.report import write_report
 from analysis.statistics.curves import curves, mean_rows
 from analysis.statistics.metric import metric_of
+from analysis.statistics.study import study
 
 TAUS = (0.0, 0.5, 1.0)
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>{{ 7 * 7 }}"
@@ -143,7 +143,7 @@ def expected(row: dict[str, str]) -> tuple[str, str]:
 
 
 def test_the_table_is_results_csv(page: Any, report: Path) -> None:
-    rows = rows_of(report / "results.csv")
+    rows = rows_of(report / "tables" / "results.csv")
     assert cells(page) == {(row["method"], row["eval_task"], row["metric"]): expected(row) for row in rows}
 
 
@@ -151,7 +151,7 @@ def test_a_heading_sorts_both_ways_by_keyboard(page: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     column = "#table th[data-column='nll']"
-    exact = sorted(float(row["mean"]) for row in rows_of(report / "results.csv") if row["metric"] == "nll")
+    exact = sorted(float(row["mean"]) for row in rows_of(report / "tables" / "results.csv") if row["metric"] == "nll")
     for direction, wanted in (("ascending", exact), ("descending", exact[::-1])):
         page.find_element("css selector", f"{column} button").send_keys(Keys.ENTER)
         assert page.find_element("css selector", column).get_attribute("aria-sort") == direction
@@ -176,7 +176,7 @@ def test_filters(page: Any) -> None:
 def test_the_slider_moves_gaussian_rows_to_the_numbers_of_tau_csv(page: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    stored = rows_of(report / "tau.csv")
+    stored = rows_of(report / "tables" / "tau.csv")
     assert {row["tau"] for row in stored} == {"0", "0.5", "1"}
     before = cells(page)
     slider = page.find_element("id", "tau")
@@ -205,7 +205,7 @@ def test_a_row_opens_its_reliability_diagram_records_and_settings(page: Any, rep
     assert sum(bars) == 80  # 40 examples, 2 seeds
     (row,) = [
         row
-        for row in rows_of(report / "results.csv")
+        for row in rows_of(report / "tables" / "results.csv")
         if (row["method"], row["task"], row["metric"]) == ("gauss", "one", "nll")
     ]
     assert row["mean"] in texts(page, ".records td[data-metric='nll']")
@@ -261,12 +261,13 @@ def test_the_mean_is_found_on_the_curve_whatever_its_name(store: Any) -> None:
 
 
 def test_damaged_predictions_are_said_to_be(store: Any, tmp_path: Path) -> None:
+    """The run is left out of everything, and named."""
     fill(store)
     group = next(g for g in load(store.root).results if g.name == "gauss")
     file = group.records[0].folder / "predictions.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    loaded = load(store.root)
-    data = page_data(loaded, tmp_path)
-    assert [row["method"] for row in data["rows"] if data["points"][row["point"]]["bins"] is None] == ["gauss"]
-    _, notes = figure_reliability.draw(loaded, "adamw")
-    assert len(notes) == 1 and group.records[0].key in notes[0]
+    whole = study(store.root)
+    data = page_data(whole, tmp_path)
+    seeds = {(row["method"], row["task"]): len(data["points"][row["point"]]["records"]) for row in data["rows"]}
+    assert [place for place, count in seeds.items() if count == 1] == [("gauss", group.task)]
+    assert len(whole.runs.excluded) == 1 and group.records[0].key in whole.runs.excluded[0]

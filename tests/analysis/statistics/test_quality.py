@@ -12,7 +12,9 @@ from analysis.records.predictions import Predictions, read_predictions
 from analysis.statistics import quality
 from analysis.statistics.metric import metric_of
 from analysis.statistics.quality import BINS, QUALITY
-from analysis.tables.recomputed import recompute, rows_csv, rows_table
+from analysis.statistics.seed_values import further
+from analysis.statistics.study import study
+from analysis.tables.seed_rows import FURTHER
 from bench.metrics import bin_of
 
 
@@ -133,15 +135,15 @@ def test_recomputed_tables_and_damage(store):
     truth = np.log(np.full((20, 4), 0.25))
     for seed in (1, 2):
         store.add(store.spec(seed=seed), log_probs=logits[None].astype(np.float32), labels=labels, truth=truth)
-    rows, notes = recompute(load(store.root))
+    rows, notes = further(study(store.root))
     record = load(store.root).results[0].records[0]
-    given = read_predictions(record)
+    given = read_predictions(record.folder, record.facts)
     assert notes == [] and rows[0].values["aurc"] == {1: quality.aurc(given), 2: quality.aurc(given)}
     assert rows[0].values["excess_nll"][1] == pytest.approx(record.metrics["nll"] - np.log(4))
     assert set(rows[0].values) == set(QUALITY) and all(metric_of(name).title != name for name in QUALITY)
     file = record.folder / "predictions.safetensors"
     file.write_bytes(b"x")
-    rows, notes = recompute(load(store.root))
-    assert record.key in notes[0] and set(rows[0].values["aurc"]) == {2}
-    assert "[1 of 2 seeds]" in rows_table(load(store.root), rows)
-    assert rows_csv(load(store.root), rows).count("\n") == 1 + len(QUALITY)
+    damaged = study(store.root)
+    rows, _ = further(damaged)
+    assert record.key in damaged.runs.excluded[0] and set(rows[0].values["aurc"]) == {2}
+    assert FURTHER.csv_text(damaged).count("\n") == 1 + len(QUALITY)

@@ -26,7 +26,7 @@ def fill(store, model=None):
     for method in ("adamw", "ivon"):
         for seed in (1, 2):
             gain = 0.1 * (method == "ivon") + 0.02 * seed
-            store.add(store.spec(method, "one_%", seed), {"accuracy": 0.5 + gain, "nll": 1.0 - gain})
+            store.add(store.spec(method, "one_x", seed), {"accuracy": 0.5 + gain, "nll": 1.0 - gain})
     store.add(store.spec("ivon", "two", 1), {"accuracy": 0.5, "nll": -0.25}, partial=True)
 
 
@@ -36,9 +36,9 @@ def test_cells_gaps_seeds_and_flags(store):
     accuracy, nll = (latex("T", [block]) for block in blocks(loaded.results))
     assert r"Accuracy (\%) $\uparrow$ & adamw & 53.0$_{1.0}$ & -- & -- \\" in accuracy
     assert r" & ivon & \textbf{63.0}$_{1.0}$ (+10.0) & 50.0$^{\dagger}$ & 56.5$^{\dagger}$ \\" in accuracy
-    assert r"$\dagger$: partial." in accuracy and r"one\_\%" in accuracy
+    assert r"$\dagger$: partial." in accuracy and r"one\_x" in accuracy
     assert r"$-$0.250$^{\dagger}$" in nll and r"($-$0.100)" in nll
-    store.add(store.spec("adamw", "one_%", 3), {"accuracy": 0.5, "nll": 1.0})
+    store.add(store.spec("adamw", "one_x", 3), {"accuracy": 0.5, "nll": 1.0})
     text = latex("T", blocks(load(store.root).results))
     assert r"\textbf{63.0}$^{2/3}_{1.0}$" in text and "Superscripts: the seeds that are there" in text
 
@@ -59,7 +59,7 @@ def test_it_compiles(store, tmp_path, published_blocks):
     (tmp_path / "published.tex").write_text(published)
     (tmp_path / "main.tex").write_text(
         "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n"
-        "\\input{report/table1.tex}\n\\input{published.tex}\n\\end{document}\n"
+        "\\input{report/tables/table1.tex}\n\\input{published.tex}\n\\end{document}\n"
     )
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],

@@ -122,7 +122,7 @@ def test_check_names_the_first_stale_lines(store, tmp_path, capsys):
     assert main([*command, "--check"]) == 1
     said = capsys.readouterr()
     assert f"line 4 of {out}:" in said.out and "nll,1.0" in said.out and "nll,2.0" in said.out
-    assert "line 3" not in said.out and "is stale. Write it anew: bench leaderboard --runs" in said.err
+    assert "line 3" not in said.out and "is stale. Write it again: bench leaderboard --runs" in said.err
     assert out.read_bytes() == before  # a check writes nothing
     out.write_bytes(before.replace(b"\n", b"\r\n"))
     assert main([*command, "--check"]) == 1
@@ -159,7 +159,7 @@ def test_unlike_runs_are_not_averaged(store, tmp_path):
 
 
 @pytest.mark.parametrize("flaw", ["corrupt", "edited", "nan", "missing fact", "text metric"])
-def test_damaged_records_are_named_and_left_out(store, tmp_path, capsys, flaw):
+def test_damaged_records_are_named_and_left_out(store, tmp_path, caplog, flaw):
     store.add(store.spec(seed=1), {"nll": 1.0})
     bad = store.add(store.spec(seed=2), {"nll": 3.0})
     facts = json.loads((bad / "facts.json").read_text())
@@ -178,7 +178,7 @@ def test_damaged_records_are_named_and_left_out(store, tmp_path, capsys, flaw):
     write_leaderboard(store.root, out)
     (row,) = rows_of(out)
     assert (row["mean"], row["sd"], row["sem"], row["n_seeds"], row["seeds"]) == ("1.000000", "", "", "1", "1")
-    assert bad.name in capsys.readouterr().err
+    assert bad.name in caplog.text
 
 
 def test_a_folder_without_results_says_what_to_do(tmp_path):

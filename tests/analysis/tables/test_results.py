@@ -8,16 +8,13 @@ import shutil
 import pytest
 
 from analysis import report
-from analysis.page.write import page_data
+from analysis.page.data import page_data
 from analysis.records.labels import distinguish
 from analysis.records.load import load
+from analysis.statistics.study import study
 from analysis.statistics.summary import Summary, summarize
-from analysis.tables import leaderboard
-from analysis.tables.costs import costs
+from analysis.tables import costs, leaderboard, results, settings, tuning
 from analysis.tables.preamble import preamble
-from analysis.tables.results import results
-from analysis.tables.settings import settings
-from analysis.tables.tuning import tuning
 from bench.specs import key
 
 
@@ -41,7 +38,7 @@ def test_results_table(store):
         for seed, value in enumerate(pair, 1):
             store.add(store.spec(method, task, seed), {"accuracy": value}, trained=method != "optimum")
     # a tie is bold twice; the reference is never bold; no average where a task is missing
-    assert results(load(store.root)) == (
+    assert results.TABLE.body(study(store.root)) == (
         "### Protocol clean, model embedded, variant tuned\n\n"
         "**Accuracy (%) ↑**\n\n"
         "| method  |                  one |                   two |      average |\n"
@@ -58,14 +55,14 @@ def test_a_missing_seed_shows(store):
         for seed in (1, 2):
             store.add(store.spec(method, seed=seed), {"nll": 1.0})
     shutil.rmtree(store.root / "evals" / key(store.spec("ivon", seed=2)))
-    assert "| ivon | **1.000** (0.000) [1 of 2 seeds] |" in squeezed(results(load(store.root)))
+    assert "| ivon | **1.000** (0.000) [1 of 2 seeds] |" in squeezed(results.TABLE.body(study(store.root)))
     assert "seeds are missing for ivon on notes" in preamble(load(store.root))
 
 
 def test_an_unknown_metric_is_shown_without_a_winner(store):
     store.add(store.spec("a"), {"surprise": 1.0})
     store.add(store.spec("b"), {"surprise": 2.0})
-    table = squeezed(results(load(store.root)))
+    table = squeezed(results.TABLE.body(study(store.root)))
     assert "**surprise**" in table and "| a | 1.000 |" in table and "| b | 2.000 |" in table
 
 
@@ -73,16 +70,15 @@ def test_posterior_on_a_trained_base_is_no_reference(store):
     base = store.spec("adamw").fit
     store.add(store.spec("adamw"), {"nll": 2.0}, train_seconds=10.0)
     store.add(store.spec("laplace", bases=(base,)), {"nll": 1.0}, trained=False)
-    loaded = load(store.root)
-    assert "| laplace | **1.000** (-1.000) |" in squeezed(results(loaded))
-    row = next(line for line in squeezed(costs(loaded)).splitlines() if "laplace" in line)
+    assert "| laplace | **1.000** (-1.000) |" in squeezed(results.TABLE.body(study(store.root)))
+    row = next(line for line in squeezed(costs.TABLE.body(study(store.root))).splitlines() if "laplace" in line)
     # 10 s, 100 steps and 400 passes of the base; 2 s and 256 passes of its own
     assert row == (
         "| notes | laplace | 100.00 (×1.00) | 10.00 (×1.00) | 2.00 | 1.50 (×1.00) | 656 (×1.64) | 4 (×1.00) "
         "| 500 (×1.00) | 1 | Abacus (1 thread) |"
     )
     shutil.rmtree(store.root / "fits" / key(base))
-    row = next(line for line in squeezed(costs(loaded)).splitlines() if "laplace" in line)
+    row = next(line for line in squeezed(costs.TABLE.body(study(store.root))).splitlines() if "laplace" in line)
     assert row == "| notes | laplace | - | - | - | 1.50 (×1.00) | - | 4 (×1.00) | - | 1 | Abacus (1 thread) |"
 
 
@@ -90,7 +86,7 @@ def test_costs_refuse_mixed_machines(store):
     store.add(store.spec(seed=1), {"nll": 1.0})
     store.add(store.spec(seed=2), {"nll": 1.0}, provenance={"device": "Sliderule"})
     store.add(store.spec("other"), {"nll": 1.0})
-    text = squeezed(costs(load(store.root)))
+    text = squeezed(costs.TABLE.body(study(store.root)))
     assert "mixed machines: Abacus (1 thread), Sliderule (1 thread) |" in text
     rows = [line for line in text.splitlines() if "adamw" in line]
     assert rows == [
@@ -101,7 +97,7 @@ def test_costs_refuse_mixed_machines(store):
 
 def test_settings_table(store):
     store.add(store.spec("ivon", fit_options={"lr": 0.3, "ess": 1e6}, options={"tau": 1.0}), {"nll": 1.0})
-    text = squeezed(settings(load(store.root)))
+    text = squeezed(settings.TABLE.body(study(store.root)))
     assert "| ivon | notes | ivon: ess=1e+06, lr=0.3 | tau=1 | 100 | 4 | r=8, alpha=16, " in text
 
 
@@ -146,10 +142,10 @@ def test_page_preamble_and_leaderboard_have_the_same_flags(store, tmp_path):
     facts.write_text(facts.read_text().replace('"dirty": false', '"dirty": true'))
     shutil.rmtree(store.root / "fits" / key(store.spec("gone").fit))
     loaded = load(store.root)
-    page = page_data(loaded, tmp_path)
+    page = page_data(study(store.root), tmp_path)
     shown = {row["method"]: page["points"][row["point"]]["flags"] for row in page["rows"]}
-    at = leaderboard.COLUMNS.index("flags")
-    assert shown == {row[0]: row[at].split() for row in leaderboard.leaderboard_rows(loaded.results)}
+    rows = leaderboard.leaderboard_rows(loaded.results)
+    assert shown == {row["method"]: str(row["flags"]).split() for row in rows}
     assert shown == {"adamw": ["dirty"], "gone": ["fit-missing"]}
     text = preamble(loaded)
     assert "dirty (code of a run or fit was in no commit): adamw on notes (" in text
@@ -184,7 +180,7 @@ def test_tuning_shows_every_candidate_and_the_best_of_a_method(store):
     add("ivon", "one", 1, 0.5, lr=0.9)  # the other task is missing: no mean
     loaded = load(store.root)
     assert [g.name for g in loaded.results] == ["adamw"]
-    lines = squeezed(tuning(loaded)).splitlines()
+    lines = squeezed(tuning.TABLE.body(study(store.root))).splitlines()
     assert lines[0] == "### Protocol clean, model embedded, variant tune"
     assert lines[2].startswith("| candidate | seeds | NLL (nats), one | NLL (nats), two | mean NLL (nats) ↓ |")
     assert lines[4:] == [

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.records.load import load
 from analysis.records.predictions import Predictions
-from analysis.tables.ood import SCORES, detection, detections
-from analysis.tables.results import results
+from analysis.statistics.detection import SCORES, detection
+from analysis.statistics.seed_values import detections
+from analysis.statistics.study import study
+from analysis.tables import results
 from bench.specs import key
 
 
@@ -64,7 +65,7 @@ def test_runs_are_paired_by_fit_and_settings(store):
         add(store, "adamw", seed, 4.0, draws=1)
         add(store, "adamw", seed, 0.5, "arc_c", draws=1)
     add(store, "ivon", 1, 9.0, options={"tau": 0.0}, variant="mean", fit_method="ivon")  # another variant: no twin
-    rows, notes = detections(load(store.root))
+    rows, notes = detections(study(store.root))
     assert notes == [] and [(row.group.name, row.group.task) for row in rows] == [
         ("adamw", "obqa → arc_c"), ("ivon", "obqa → arc_c")
     ]  # fmt: skip
@@ -77,22 +78,22 @@ def test_runs_are_paired_by_fit_and_settings(store):
     found = ivon.values["auroc_max_prob"][1], ivon.values["fpr95_max_prob"][1]
     assert found == pytest.approx(expected)
     assert ivon.values["accuracy"][1] == rows[1].group.records[0].metrics["accuracy"]
-    assert "arc_c" not in results(load(store.root))  # they are in a table of their own
+    assert "arc_c" not in results.TABLE.body(study(store.root))  # they are in a table of their own
 
 
 def test_a_run_without_its_twin_or_with_damage_is_named(store):
     lonely = add(store, "ivon", 1, 0.5, "arc_c")
-    rows, notes = detections(load(store.root))
+    rows, notes = detections(study(store.root))
     assert "No detection by ivon on obqa → arc_c, seed 1" in notes[0] and "auroc_entropy" not in rows[0].values
     add(store, "ivon", 1, 4.0)
     (store.root / "evals" / key(lonely) / "predictions.safetensors").write_bytes(b"x")
-    _, notes = detections(load(store.root))
-    assert key(lonely) in notes[0]
+    damaged = study(store.root)
+    assert detections(damaged) == ([], []) and key(lonely) in damaged.runs.excluded[0]
 
 
 def test_unlike_numbers_of_answers_are_said(store):
     spec = add(store, "ivon", 1, 4.0)
     other = dataclasses.replace(spec, data=dataclasses.replace(spec.data, task="boolq"))
     store.add(other, log_probs=drawn(3, 1.0, answers=2), labels=np.arange(40) % 2)
-    _, notes = detections(load(store.root))
+    _, notes = detections(study(store.root))
     assert "the tasks have 4 and 2 answers" in notes[0]

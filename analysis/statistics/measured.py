@@ -1,0 +1,97 @@
+"""What the statistics need of a run's predictions, computed in the one moment in which they are in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.records.evaluation import Evaluation
+from analysis.records.predictions import Predictions
+from analysis.statistics.bootstrap import Scored, score_resamples
+from analysis.statistics.detection import familiarity, pair
+from analysis.statistics.quality import QUALITY
+from analysis.statistics.reliability import Reliability, reliability
+from bench.metrics import METRICS, mixture
+
+BY_DRAWS = ("accuracy", "nll")  # the metrics that are followed over draws
+MOST_POINTS = 64  # of a curve over draws
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """A run's predictions in brief. Sweep points have a reliability diagram only, tuning runs nothing.
+
+    Attributes:
+        examples: a hash of ids and labels: runs with the same one predict the same examples.
+        answers: number of answers.
+        bins: the reliability diagram.
+        scored: metrics on resamples of the examples; None but for results.
+        quality: the further metrics.
+        by_draws: number of draws to metrics of the mixture over so many first draws; empty with a single draw.
+        familiarity: scores per example, where the run is one of a pair for detection out of distribution.
+    """
+
+    examples: str
+    answers: int
+    bins: Reliability
+    scored: Scored | None = None
+    quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    by_draws: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    familiarity: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
+
+
+class Measurements(dict[str, Measured]):
+    """The measured runs by key."""
+
+    def visitor(self, records: Sequence[Evaluation]) -> _Visitor:
+        """What measures each of ``records`` as it is read."""
+        results = [record for record in records if record.spec.purpose == "result"]
+        away = {pair(record) for record in results if record.spec.data.task != record.spec.fit.data.task}
+        paired = {record.key for record in results if pair(record) in away} if away else set()
+        return _Visitor(self, paired)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Visitor:
+    into: Measurements
+    paired: set[str]  # keys of the runs that detection needs
+
+    def __call__(self, record: Evaluation, given: Predictions) -> None:
+        if record.spec.purpose != "tune":
+            self.into[record.key] = measure(given, record.spec.purpose == "result", record.key in self.paired)
+
+
+def measure(given: Predictions, result: bool = True, paired: bool = False) -> Measured:
+    """A run's predictions in brief; less of them for a sweep point, more for one of a pair for detection."""
+    brief = Measured(_examples(given), given.log_probs.shape[1], reliability(given))
+    if not result:
+        return brief
+    quality = {name: metric(given) for name, metric in QUALITY.items()}
+    return dataclasses.replace(
+        brief,
+        scored=score_resamples(given) if len(given.labels) > 1 else None,
+        quality={name: value for name, value in quality.items() if value is not None},
+        by_draws=over_draws(given),
+        familiarity=familiarity(given) if paired else {},
+    )
+
+
+def _examples(given: Predictions) -> str:
+    ids = "\0".join(given.ids).encode()
+    return hashlib.sha256(ids + b"\0" + np.ascontiguousarray(given.labels, np.int64).tobytes()).hexdigest()
+
+
+def over_draws(given: Predictions) -> dict[int, dict[str, float]]:
+    """The metrics of the mixture over the first 1, 2, ... draws; of very many draws, at evenly spread numbers."""
+    if given.draws is None or len(given.draws) < 2:
+        return {}
+    total = len(given.draws)
+    counts = sorted({round(count) for count in np.linspace(1, total, min(total, MOST_POINTS))})
+    return {
+        count: {name: METRICS[name](mixture(given.draws[:count]), given.labels) for name in BY_DRAWS}
+        for count in counts
+    }
