@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from bench.cli.paths import check_folder
 from bench.errors import near_miss
 
 RUN, FOLLOW, RESULTS, SETUP = "Compute", "Plan and follow", "Results", "Set-up"  # panels of the help
@@ -72,7 +73,8 @@ def command(panel: str, name: str | None = None) -> Callable[[F], F]:
     """Register a function as a command, listed under ``panel`` in the help.
 
     A parameter whose type is a dataclass is unfolded: each field becomes an option, and the function is called with an
-    instance. ``~`` is expanded in every path. The function returns the exit status; None stands for 0.
+    instance. ``~`` is expanded in every path, and a store that is a file is refused. The function returns the exit
+    status; None stands for 0.
     """
 
     def register(function: F) -> F:
@@ -91,6 +93,8 @@ def command(panel: str, name: str | None = None) -> Callable[[F], F]:
         @functools.wraps(function)
         def call(**values: Any) -> int:
             values = {name: _expanded(value) for name, value in values.items()}
+            if "runs" in values:
+                check_folder(values["runs"], "--runs")
             for name, kind in groups.items():
                 values[name] = kind(**{field.name: values.pop(field.name) for field in dataclasses.fields(kind)})
             return function(**values) or 0

@@ -26,6 +26,8 @@ def family(
     ] = "",
 ) -> int:
     """Compute one family of a submission."""
+    if item < 0:
+        raise ValueError(f"--item {item}: families are numbered from 0.")
     from bench.launch.submission import peek, read_item
     from bench.process.claim import Held, Worker, claim, covers
     from bench.store.store import Store

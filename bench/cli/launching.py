@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.options import ExecutionOptions, LaunchOptions, SpecOptions
+from bench.cli.paths import check_output_folder
 from bench.cli.terminal import complain
 
 if TYPE_CHECKING:
@@ -37,18 +38,10 @@ def job_of(grid: Grid, runs: Path, execution: ExecutionOptions) -> Job:
     """What a worker needs to know besides its families.
 
     Raises:
-        ValueError, FileNotFoundError: an option is out of range, or the data folder does not exist.
+        FileNotFoundError: the data folder does not exist.
     """
     from bench.run.worker import Job
 
-    if execution.threads < 1:
-        raise ValueError(f"--threads {execution.threads}: use at least 1.")
-    if execution.claim_seconds <= 0:
-        raise ValueError(f"--claim-seconds {execution.claim_seconds}: use more than 0.")
-    if not execution.checkpoint_seconds >= 0:  # NaN too
-        raise ValueError(f"--checkpoint-seconds {execution.checkpoint_seconds}: use 0 or more.")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", execution.device):
-        raise ValueError(f"--device '{execution.device}': use auto, cpu, cuda or cuda:N.")
     folder = grid.source.data_dir
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder} (--data-dir, or data_dir in the grid).")
@@ -86,14 +79,9 @@ def launch(
     from bench.process.stop import StopRequest
     from bench.store.store import Store
 
-    if options.workers < 1:
-        raise ValueError(f"--workers {options.workers}: use at least 1.")
-    if options.max_parallel < 0:
-        raise ValueError(f"--max-parallel {options.max_parallel}: use 0 (no limit) or more.")
-    if not options.retry_failed and options.retries < 1:
-        raise ValueError(f"--retries {options.retries}: use at least 1.")
+    check_output_folder(runs, "--runs")
     launcher = get_launcher(options.launcher)
-    assignments = map(parse_assignment, options.launcher_assignments)
+    assignments = map(functools.partial(parse_assignment, option="--with"), options.launcher_assignments)
     settings = merge(grid.launchers.get(launcher.name, {}), *assignments)
     launcher.check(settings)
     job = job_of(grid, runs, execution)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,8 @@ Plugins = Annotated[
     typer.Option("--plugin", metavar="MODULE", help="Import a module with methods or tasks first.", show_default=False),
 ]
 RUNS = Path("runs")
+MANY = 1024  # threads or processes, more than any machine that this runs on has use for
+WEEK = 7 * 86400.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +120,17 @@ class ExecutionOptions:
         typer.Option(metavar="S", help="Silence after which another process counts as dead.", rich_help_panel=_MACHINE),
     ] = SECONDS
 
+    def __post_init__(self) -> None:
+        """Refuse what is out of range, before any work."""
+        if not 1 <= self.threads <= MANY:
+            raise ValueError(f"--threads {self.threads}: use 1 to {MANY}.")
+        if not 0 < self.claim_seconds <= WEEK:  # NaN too
+            raise ValueError(f"--claim-seconds {self.claim_seconds}: use more than 0 and at most {WEEK:.0f}, a week.")
+        if not 0 <= self.checkpoint_seconds <= WEEK:
+            raise ValueError(f"--checkpoint-seconds {self.checkpoint_seconds}: use 0 to {WEEK:.0f}, a week.")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            raise ValueError(f"--device '{self.device}': use auto, cpu, cuda or cuda:N.")
+
 
 @dataclasses.dataclass(frozen=True)
 class LaunchOptions:
@@ -151,3 +165,12 @@ class LaunchOptions:
         bool,
         typer.Option("--retry-failed", help="Try families that were given up once more.", rich_help_panel=_LAUNCH),
     ] = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range, before any work."""
+        if not 1 <= self.workers <= MANY:
+            raise ValueError(f"--workers {self.workers}: use 1 to {MANY}.")
+        if self.max_parallel < 0:
+            raise ValueError(f"--max-parallel {self.max_parallel}: use 0 (no limit) or more.")
+        if not self.retry_failed and self.retries < 1:
+            raise ValueError(f"--retries {self.retries}: use at least 1.")

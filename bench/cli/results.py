@@ -12,6 +12,7 @@ import typer
 from bench.cli.app import RESULTS, command
 from bench.cli.complete import keys
 from bench.cli.options import RUNS, Runs
+from bench.cli.paths import check_output_file, check_output_folder
 from bench.cli.terminal import complain, say
 
 
@@ -31,6 +32,7 @@ def report(
     """Write tables, figures and report.html from the stored results."""
     from analysis.report import write_report
 
+    check_output_folder(out, "--out")
     for file in write_report(runs, out, baseline, main_variant):
         say(f"wrote {file}")
 
@@ -51,6 +53,7 @@ def leaderboard(
 
     if check and add:
         raise ValueError("--check writes nothing, so it does not go with --add: drop one of them.")
+    check_output_file(out, "--out")
     if check:
         stale = check_leaderboard(runs, out)
         for line in stale:
@@ -77,6 +80,9 @@ def compare(
 ) -> None:
     """Compare the stored results with published ones."""
     from analysis.tables.reproduction import compare_published
+
+    if out is not None:
+        check_output_folder(out, "--out")
 
     text, written = compare_published(runs, out)
     say(text)

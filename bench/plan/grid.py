@@ -193,7 +193,7 @@ def read_grid(
     eval_every = cast(content.get("eval_every", 0), int, "eval_every")
     if eval_every < 0:
         raise ValueError(f"eval_every is {eval_every}: give a number of steps, or 0 for no evaluation in mid-run.")
-    chosen = choose_model({**content.get("model", {}), **(model or {})}, file.parent)
+    chosen = choose_model(_model_table(content.get("model", {}), model or {}), file.parent)
     partial = cast(content.get("allow_partial_data", False), bool, "allow_partial_data")
     folder = data_dir or (file.parent / _path(content["data_dir"], "data_dir") if "data_dir" in content else None)
     return Grid(
@@ -214,6 +214,12 @@ def read_grid(
         tune=tune,
         launchers=launchers,
     )
+
+
+def _model_table(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``[model]`` table with what the command line says laid over it; another model has no use for its revision."""
+    dropped = ("revision",) if "id" in overrides else ()
+    return {**{name: value for name, value in table.items() if name not in dropped}, **overrides}
 
 
 def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
@@ -317,6 +323,13 @@ def choose_model(table: Mapping[str, Any], beside: Path | None = None) -> tuple[
     """
     _known(table, MODEL_KEYS, "[model]")
     spec = build(ModelSpec, table)
+    if not spec.id:
+        raise ValueError("The model is '': use embedded, a name on the hub, or a folder (--model, or id in [model]).")
     folders = [Path(spec.id).expanduser(), *([beside / spec.id] if beside else [])]
     path = next((folder for folder in folders if spec.id != "embedded" and folder.is_dir()), None)
+    if spec.revision and (path is not None or spec.id == "embedded"):
+        raise ValueError(
+            f"The model {path or spec.id} has no revisions, so '{spec.revision}' (--revision, or revision in [model]) "
+            "pins nothing: remove it, or name a model on the hub."
+        )
     return resolve_model(spec, path), path

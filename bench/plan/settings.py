@@ -24,17 +24,17 @@ from bench.task import task_names
 Settings = dict[str, Any]
 
 
-def parse_assignment(text: str) -> Settings:
+def parse_assignment(text: str, option: str = "--set") -> Settings:
     """``ivon.ess=1e6`` as nested settings. Values are read as TOML; what is not TOML is a string."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise ValueError(f"--set {text!r}: write it as name=value, such as steps=200 or ivon.ess=1e6.")
+        raise ValueError(f"{option} {text!r}: write it as name=value, such as steps=200 or ivon.ess=1e6.")
     try:
         content = tomllib.loads(f"value = {value.strip()}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         content = {"value": value.strip()}
     if len(content) > 1:
-        raise ValueError(f"--set {text!r}: give one value; each setting has a --set of its own.")
+        raise ValueError(f"{option} {text!r}: write one setting, and repeat {option} for each further one.")
     parsed = content["value"]
     nested: Settings = {}
     place = nested
@@ -154,10 +154,10 @@ def read_toml(file: Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: it is not there, or not TOML; the message says where.
     """
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # as editors on Windows write it
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {file}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as TOML: {error}.") from error
 
 

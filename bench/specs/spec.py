@@ -67,6 +67,7 @@ class TrainSpec:
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, f"steps is {self.steps}: give at least 1.")
+        _require(self.steps <= 10**9, f"steps is {self.steps}: use at most 1000000000.")
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: give at least 1.")
         _require(
             1 <= self.micro_batches <= self.batch_size,

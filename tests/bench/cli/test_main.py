@@ -110,7 +110,7 @@ def test_run_prints_its_key_and_show_finds_it(tmp_path: Path) -> None:
         (["--method", "ivon", "--task", "arc_e", "--seed", "-1"], "The seed -1 is out of range"),
         (
             ["--method", "ivon", "--task", "arc_e", "--set", "steps=\n5\nlora.r=4"],
-            "each setting has a --set of its own",
+            "write one setting, and repeat --set",
         ),
     ],
 )

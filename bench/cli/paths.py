@@ -1,0 +1,51 @@
+"""Paths that cannot be used are refused before any work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def check_folder(path: Path, option: str) -> None:
+    """``path`` is a folder, or could be made: no file is in the way.
+
+    Raises:
+        NotADirectoryError: a file is; the message names it.
+    """
+    there = _existing(path)
+    if not there.is_dir():
+        what = "it is not a folder" if there == path else f"{there} is not a folder"
+        raise NotADirectoryError(f"{option} {path}: {what}. Choose another place.")
+
+
+def check_output_folder(path: Path, option: str) -> None:
+    """Files can be written to ``path``, which need not exist.
+
+    Raises:
+        NotADirectoryError, PermissionError: they cannot.
+    """
+    check_folder(path, option)
+    _check_writable(_existing(path), path, option)
+
+
+def check_output_file(path: Path, option: str) -> None:
+    """``path`` can be written as a file.
+
+    Raises:
+        IsADirectoryError, FileNotFoundError, PermissionError: it cannot.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{option} {path} is a folder: name a file.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{option} {path}: there is no folder {path.parent}. Create it, or choose another.")
+    _check_writable(path if path.exists() else path.parent, path, option)
+
+
+def _check_writable(there: Path, path: Path, option: str) -> None:
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"{option} {path}: {there} cannot be written to by this user. Choose another place.")
+
+
+def _existing(path: Path) -> Path:
+    """``path``, or the nearest of the folders above it that exists."""
+    return next((place for place in (path, *path.parents) if os.path.lexists(place)), Path())
