@@ -136,7 +136,6 @@ class PredictJob:
     load: Callable[[], ChoiceModel]  # the model, loaded at the first call
     max_length: int
     progress: Callable[[int], None] = lambda done: None
-    truncated: int = 0
     _encoded: Encoded | None = None
 
     @property
@@ -149,7 +148,6 @@ class PredictJob:
         """The tokenised examples."""
         if self._encoded is None:
             self._encoded = self.model.encode(self.examples, self.max_length)
-            self.truncated = self._encoded.truncated
         return self._encoded
 
     def make_ready(self) -> None:

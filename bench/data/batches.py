@@ -15,6 +15,11 @@ from bench.task import Example
 PAD_MULTIPLE = 8  # sequence lengths are rounded up to it (PROTOCOL: code)
 
 
+def ends_in_cue(prompt: str) -> bool:
+    """Whether a prompt ends in words that ask for the answer: ``Answer:``, or others with a colon."""
+    return prompt.rstrip().endswith(":")
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Left-padded prompts. (B, T) token ids, mask and positions; (B,) labels; the examples' ids."""
@@ -46,16 +51,38 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Tokenised examples, ready to be batched in any order."""
+    """Tokenised examples, ready to be batched in any order.
+
+    Attributes:
+        truncated: prompts that lost their end to ``max_length``.
+        cue_lost: those of them that ended in a cue such as ``Answer:``, which is gone, and the options before it with
+            it if they were longer than what is left.
+    """
 
     tokens: tuple[tuple[int, ...], ...]
     examples: tuple[Example, ...]
     pad: int
     device: torch.device
-    truncated: int  # prompts that lost their end to max_length
+    truncated: int
+    cue_lost: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """What truncation cost, for the record."""
+        return {"truncated": self.truncated, "cue_lost": self.cue_lost}
+
+    def loss_of_text(self, use: str, max_length: int) -> str:
+        """What truncation cost as a sentence for the user, or "" if it cost nothing; ``use``: training, scored, ..."""
+        if not self.truncated:
+            return ""
+        lost = "their end" if not self.cue_lost else f"their end, {self.cue_lost} of them the cue for the answer"
+        return (
+            f"{self.truncated} of {len(self)} {use} prompts are longer than max_length={max_length} tokens and lost "
+            f"{lost}. What lies at the end of a prompt, such as its options, is not read: raise max_length."
+        )
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """The examples at ``rows`` as one batch, padded on the left to a multiple of 8; positions skip the pads."""

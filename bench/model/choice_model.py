@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.data.batches import Batch, Encoded
+from bench.data.batches import Batch, Encoded, ends_in_cue
 from bench.errors import ModelNotUsable
 from bench.model import checks
 from bench.model.adapters import (
@@ -129,17 +129,19 @@ class ChoiceModel:
         Raises:
             ValueError: the model cannot read such prompts, or would answer them differently from batch to batch.
         """
+        prompts = [example.prompt for example in examples]
         tokens = []
-        truncated = 0
-        for ids in self.tokenizer([example.prompt for example in examples], verbose=False)["input_ids"]:
+        truncated = cue_lost = 0
+        for prompt, ids in zip(prompts, self.tokenizer(prompts, verbose=False)["input_ids"], strict=True):
             ids = ids[: len(ids) - self._closing]  # an EOS would move the read-out off the prompt's end
             truncated += len(ids) > max_length
+            cue_lost += len(ids) > max_length and ends_in_cue(prompt)
             tokens.append(tuple(ids[:max_length]))
         special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
         pad = next(token for token in special if token is not None)
         rows = len(self._base.get_input_embeddings().weight)
         checks.check_readable(self.spec, tokens, pad, rows, self._places, self._steady)
-        return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated)
+        return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated, cue_lost)
 
     def check_maps(self) -> None:
         """Probe what methods that hook the adapter matrices rely on (call :meth:`prepare` first).

@@ -35,6 +35,7 @@ from bench.train.checkpoint import Checkpointing
 from bench.train.loop import FitJob
 from bench.train.seeding import seed_global
 
+NOT_CUT = {"truncated": 0, "cue_lost": 0}  # of a method that reads no prompt
 SUM_TOLERANCE = 1e-3  # of the probabilities of one prediction, which float32 keeps to 1e-6
 
 
@@ -174,14 +175,17 @@ class Runner:
             eval_every=self.eval_every,
             graphs=self.graphs,
         )
-        if method.uses_model:  # loading and tokenising are no method's cost
+        if method.uses_model:  # loading and tokenising are not the method's cost
             job.make_ready()
+            job.warnings += self._cut("training", job.data, spec)
+            job.warnings += self._cut("tuning", job.tuning, spec) if method.tunes else []
+        told = len(job.warnings)
         memory = PeakMemory(self.device)
         forwards = self._forwards(spec.model)
         began = time.perf_counter()
         posterior = checked(method.fit(job), spec.method)
         posterior_seconds = time.perf_counter() - (job.train_ended if job.trained else began)
-        for sentence in job.warnings:
+        for sentence in job.warnings[told:]:
             self.log(f"warning: {spec.method} on {spec.data.task}, seed {spec.seed}: {sentence}")
         train_seconds = job.train_seconds
         facts = {
@@ -191,7 +195,7 @@ class Runner:
             "seconds_per_step": train_seconds / spec.train.steps if job.trained else None,
             "peak_memory_mib": memory.read(),
             "forward_passes": job.forwards if job.trained else self._forwards(spec.model) - forwards,
-            "examples": {**train.facts, "held_out": len(held)},
+            "examples": {**train.facts, "held_out": len(held), **(job.data.facts if method.uses_model else NOT_CUT)},
             "attempts": self.store.attempts(spec),
             "diagnostics": job.facts,
             "warnings": [*(load().warnings if method.uses_model else ()), *job.warnings],
@@ -204,6 +208,14 @@ class Runner:
             (folder / "trace.jsonl").write_text("".join(lines))
 
         self.store.publish(spec, facts, write)
+
+    def _cut(self, use: str, data: Encoded, spec: FitSpec | RunSpec) -> list[str]:
+        """Say what truncation took from prompts, and return the sentence; [] if it took nothing."""
+        fit = spec.fit if isinstance(spec, RunSpec) else spec
+        lost = data.loss_of_text(use, fit.train.max_length)
+        if lost:
+            self.log(f"warning: {spec.method} on {spec.data.task}, seed {fit.seed}: {lost}")
+        return [lost] if lost else []
 
     def _began(self, spec: FitSpec, name: str, step: int) -> None:
         self.store.attempt(spec, name, {**self._attempt(), "from_step": step, "time": utc_now()})
@@ -264,7 +276,9 @@ class Runner:
         model = self._prepared(run.fit)()
         if get_method(run.method).reads_maps:
             model.check_maps()
-        return split, model.encode(examples, run.fit.train.max_length)
+        encoded = model.encode(examples, run.fit.train.max_length)
+        self._cut("scored", encoded, run)
+        return split, encoded
 
     def _evaluate(self, run: RunSpec, split: Split, encoded: Encoded | None, progress: Progress) -> None:
         fit_options = run.fit.options if run.fit.method == run.method else {}
@@ -282,11 +296,12 @@ class Runner:
             load=self._prepared(run.fit, task.answers),
             max_length=run.fit.train.max_length,
             progress=progress.advance,
-            truncated=encoded.truncated if encoded else 0,
             _encoded=encoded,
         )
         if method.uses_model:
             job.make_ready()
+            if encoded is None:
+                self._cut("scored", job.encoded, run)
         seed_global(seed_for(run, "predict"), self.device)
         memory = PeakMemory(self.device)
         forwards = self._forwards(run.fit.model)
@@ -305,7 +320,11 @@ class Runner:
             "status": "done",
             "metrics": metrics,
             "draws": log_probs.shape[0],
-            "examples": {**split.facts, "scored": len(examples), "truncated": job.truncated},
+            "examples": {
+                **split.facts,
+                "scored": len(examples),
+                **(job.encoded.facts if method.uses_model else NOT_CUT),
+            },
             "seconds": {"predict": seconds},
             "peak_memory_mib": memory.read(),
             "forward_passes": self._forwards(run.fit.model) - forwards,

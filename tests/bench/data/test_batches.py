@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from bench.data.batches import Batch, Encoded
+from bench.data.batches import Batch, Encoded, ends_in_cue
 from bench.task import Example
 
 PAD = 2
@@ -173,3 +174,33 @@ def test_places_in_an_epoch_are_fair() -> None:
     """Over 600 epochs each of 6 examples comes first about 100 times: mean 100, sd 9.1."""
     firsts = Counter(batch[0] for batch in order_of(encoded([4] * 6), 6, seed=3, steps=600))
     assert all(abs(firsts[n] - 100) < 5 * 9.1 for n in range(6))
+
+
+# --- what truncation costs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asks"),
+    [
+        ("Which? A. one B. two Answer:", True),
+        ("Is it so? Réponse: ", True),
+        ("Is it so? Context: Yes, it is.", False),
+        ("A: 1 B: 2", False),
+        ("", False),
+    ],
+)
+def test_a_prompt_that_ends_in_a_colon_asks_for_the_answer(prompt: str, asks: bool) -> None:
+    assert ends_in_cue(prompt) is asks
+
+
+def test_what_truncation_cost_is_counted_and_told() -> None:
+    whole = encoded([3, 5])
+    assert whole.facts == {"truncated": 0, "cue_lost": 0} and whole.loss_of_text("training", 16) == ""
+    cut = dataclasses.replace(whole, truncated=2, cue_lost=1)
+    assert cut.facts == {"truncated": 2, "cue_lost": 1}
+    assert cut.loss_of_text("training", 16) == (
+        "2 of 2 training prompts are longer than max_length=16 tokens and lost their end, 1 of them the cue for the "
+        "answer. What lies at the end of a prompt, such as its options, is not read: raise max_length."
+    )
+    passages = dataclasses.replace(cut, cue_lost=0).loss_of_text("scored", 320)
+    assert passages.startswith("2 of 2 scored prompts are longer than max_length=320 tokens and lost their end. What")
