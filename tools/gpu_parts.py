@@ -205,7 +205,7 @@ def compiled(b: Bench) -> dict[str, Any]:
 
     @torch.compile(dynamic=True, backend="eager" if b.tiny else "inductor")
     def loss(input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
-        out = model._module(
+        out = model._base(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,

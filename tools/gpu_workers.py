@@ -70,7 +70,7 @@ def _team(b: Bench, counts: tuple[int, ...]) -> dict[str, Any]:
             _wait(lambda: len(list(folder.glob("ready-*"))) == len(team), team, 120)
             for file in folder.glob("ready-*"):
                 file.unlink()
-            seconds = 0.5 if b.tiny else 6.0
+            seconds = 0.5 if b.tiny else 3.0
             (folder / "phase.new").write_text(json.dumps({"way": way, "n": n, "seconds": seconds}))
             (folder / "phase.new").rename(folder / "phase")
             _wait(lambda: len(list(folder.glob("steps-*"))) == len(team), team, 60)  # all have read it
