@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from bench.errors import BrokenPlugin
@@ -123,6 +124,7 @@ class Task:
         rows: official number of rows of each labelled split, before any are dropped.
         fingerprints: of the splits whose content is known (``Split.fingerprint`` in bench/data/splits.py), compared at
             every reading. Other rows, from a local mirror or made by the task, have their own data revision.
+        files: local CSV, TSV, JSON Lines or parquet files by split, of a task that does not come from the hub.
         version: raise it when a prompt changes: every key of the task changes with it.
     """
 
@@ -136,6 +138,7 @@ class Task:
     answers: ClassVar[tuple[str, ...]]
     rows: ClassVar[Mapping[str, int]]
     fingerprints: ClassVar[Mapping[str, str]] = {}
+    files: ClassVar[Mapping[str, Path]] = {}
     version: ClassVar[int] = 1
 
     def example(self, row: Row) -> Example | None:

@@ -70,9 +70,9 @@ def listing(
     plugins: Plugins = [],  # noqa: B006
 ) -> None:
     """List the methods or the tasks."""
-    from bench.registry import load_plugin
+    from bench.data.file_task import load_extension
 
     for plugin in plugins:
-        load_plugin(plugin)
+        load_extension(plugin)
     rows = list_methods() if what == "methods" else list_tasks()
     say(json.dumps(rows, indent=2) if as_json else render(rows))

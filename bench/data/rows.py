@@ -1,4 +1,4 @@
-"""The raw rows of one split: from the hub, from a local mirror of its layout, or made by the task itself.
+"""The raw rows of one split: from the hub, a local mirror of its layout, a file of the task, or the task's own code.
 
 A local file is read as it is now: the bytes that are hashed are the bytes that are parsed. A path is a name and never a
 pattern, and no copy of the rows is kept on disk.
@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from bench.data.formats import parse_file, parse_parquet
 from bench.task import Task
 
 RawRow = Mapping[str, Any]
@@ -25,6 +26,7 @@ class Origin(StrEnum):
     HUB = "hub"  # a pinned commit
     MIRROR = "local mirror"
     GENERATED = "generated"  # by the task's own code
+    FILE = "local file"  # that the task names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,13 @@ class Content:
     digest: str
     parse: Callable[[], Sequence[RawRow]]
 
+    @classmethod
+    def of_file(cls, file: Path) -> Content:
+        """A local file, as it is now."""
+        content = _bytes(file)
+        digest = hashlib.sha256(content).hexdigest()
+        return cls(Origin.FILE, str(file), digest, lambda: parse_file(str(file), content))
+
 
 def find_rows(task: Task, split: str, data_dir: Path | None) -> Content:
     """The content of a split of ``task``; ``data_dir`` is a mirror of the hub's layout, or None for the hub.
@@ -52,6 +61,8 @@ def find_rows(task: Task, split: str, data_dir: Path | None) -> Content:
         OSError: a file cannot be read.
         ValueError: (from ``parse``) a file is not the parquet that it should be.
     """
+    if split in task.files:
+        return Content.of_file(task.files[split])
     generated = _generate(task, split)
     if generated is not None:
         return generated
@@ -77,21 +88,8 @@ def find_rows(task: Task, split: str, data_dir: Path | None) -> Content:
 
 
 def makes_rows(task: Task) -> bool:
-    """Whether a task makes its own rows."""
-    return type(task).generate is not Task.generate
-
-
-def parse_parquet(name: str, content: bytes) -> list[dict[str, Any]]:
-    """The rows of a parquet file, given its name (for messages) and its bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(pa.BufferReader(content), use_threads=False)
-        rows: list[dict[str, Any]] = table.to_pylist()
-    except Exception as error:  # pyarrow raises many kinds; all of them mean the same to the user
-        raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}): fetch it again.") from error
-    return rows
+    """Whether a task makes its own rows, or names the local files that hold them."""
+    return bool(task.files) or type(task).generate is not Task.generate
 
 
 def _split_files(where: Path, split: str) -> list[Path]:
@@ -109,6 +107,8 @@ def _split_files(where: Path, split: str) -> list[Path]:
 def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {file}.") from None
     except OSError as error:
         raise _unreadable(file, error) from error
 

@@ -95,7 +95,7 @@ def load_split(task: Task, split: str, source: DataSource) -> Split:
         )
     if not loaded.examples:
         raise ValueError(f"{content.name}: no row of {loaded.rows} could be used. Is it the right dataset?")
-    if content.origin is not Origin.MIRROR and loaded.rows == loaded.official:
+    if content.origin in (Origin.HUB, Origin.GENERATED) and loaded.rows == loaded.official:
         _check_pinned(task, split, content, loaded)
     return loaded
 

@@ -42,12 +42,12 @@ def make_runner(
     """The runner of this process; it keeps its base model from one family to the next."""
     import torch
 
-    from bench.registry import load_plugin
+    from bench.data.file_task import load_extension
     from bench.run.runner import Runner
     from bench.store.store import Store
 
     for plugin in job.plugins:
-        load_plugin(plugin)
+        load_extension(plugin)
     # one thread by default: sums are then taken in one order, whatever the machine
     torch.set_num_threads(job.threads)
     device = job.device
