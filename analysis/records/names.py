@@ -15,7 +15,7 @@ IDENTITY = re.compile(r"[A-Za-z0-9][\w./:@+-]{0,199}")  # hub names, revisions, 
 PURPOSES = ("result", "sweep", "tune")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _SHORT = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d*[1-9])?")
-_PLAIN = re.compile(r"[a-z0-9_.]*")  # survives in a file name, whatever the file system makes of capitals
+_PLAIN = re.compile(r"[a-z0-9_.+]*")  # survives in a file name, whatever the file system makes of capitals
 
 
 def printable(text: str) -> str:

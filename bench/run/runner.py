@@ -20,7 +20,7 @@ from bench.data.protocol import HOLDOUT
 from bench.data.splits import DataSource, Split, split_holdout
 from bench.errors import ModelNotUsable
 from bench.method import Method, PredictJob, get_method
-from bench.metrics import nll, score
+from bench.metrics import score
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.posterior import Point, Posterior
 from bench.process.claim import SECONDS, Claim, Lost, Worker, claim, mentioned
@@ -310,14 +310,14 @@ class Runner:
         seconds = time.perf_counter() - began
         progress.finish()
         labels = np.array([example.label for example in examples], dtype=np.int64)
-        metrics = score(log_probs, labels)
         truth = None
         if all(example.truth is not None for example in examples):
             truth = np.log(np.array([example.truth for example in examples], dtype=np.float64))
-            metrics["excess_nll"] = metrics["nll"] - nll(truth, labels)
+        metrics = score(log_probs, labels, truth)
         fit = self.store.fit_facts(run.fit)
         facts = {
             "status": "done",
+            "title": method.title,
             "metrics": metrics,
             "draws": log_probs.shape[0],
             "examples": {

@@ -183,6 +183,7 @@ class RunFacts:
         draws: posterior draws in the prediction.
         forward_passes: examples passed through the model to predict; None where it was not counted.
         partial_data: whether rows were missing from the data of the fit or of the evaluation.
+        title: the method's name for people; None in older records.
     """
 
     metrics: Needed[Mapping[Word, Finite]]
@@ -196,6 +197,7 @@ class RunFacts:
     partial_data: Needed[bool]
     provenance: Needed[Provenance]
     status: Word = "done"
+    title: Line | None = None
 
 
 def used_fit(key: str, facts: Mapping[str, Any]) -> UsedFit:

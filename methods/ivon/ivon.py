@@ -70,5 +70,5 @@ class IvonMean(Method):
     """IVON's posterior, predicted with at its mean m: the same as IVON with tau = 0."""
 
     name = "ivon_mean"
-    title = "IVON@mean"
+    title = "IVON (mean)"
     base = "ivon"
