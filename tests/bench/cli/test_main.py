@@ -105,7 +105,7 @@ def test_run_prints_its_key_and_show_finds_it(tmp_path: Path) -> None:
         (["--method", "ivon", "--task", "arc_e", "--plugin", "no_such"], "no such module"),
         (["--method", "ivon", "--task", "arc_e", "--data-dir", "no_such"], "There is no folder no_such"),
         (["--method", "ivon", "--task", "arc_e", "--device", "gpu"], "use auto, cpu, cuda or cuda:N"),
-        (["--method", "ivon", "--task", "arc_e", "--checkpoint-seconds", "nan"], "use 0 or more"),
+        (["--method", "ivon", "--task", "arc_e", "--checkpoint-seconds", "nan"], "use 0 to 604800"),
         (["--method", "ivon", "--task", "arc_e", "--eval-every", "-1"], "use a number of steps, or 0"),
         (["--method", "ivon", "--task", "arc_e", "--seed", "-1"], "The seed -1 is out of range"),
         (
