@@ -17,7 +17,7 @@ from support import bench
 from bench.cli.main import main
 from bench.method import METHODS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 GRID = """
 protocol = "paper"
 methods = ["bayes_optimal", "adamw", "ivon_mean", "ivon"]
