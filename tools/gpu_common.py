@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -22,16 +23,22 @@ from tools.gpu_bases import ANSWERS, prompts, random_model
 LENGTHS = Path(__file__).parent / "arc_e_lengths.json"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Bench:
     """What every part needs."""
 
     device: torch.device
     tiny: bool
     folder: Path
-    matmul: float = 0.0  # measured ceiling, FLOP/s
     ends: float = float("inf")
     mps: bool = False
+
+    @functools.cache  # noqa: B019 (one object for the whole run)
+    def ceiling(self) -> float:
+        """FLOP/s of a large bfloat16 product."""
+        size = 64 if self.tiny else 8192
+        x, y = (torch.randn(size, size, device=self.device).bfloat16() for _ in range(2))
+        return 2 * size**3 / (self.milliseconds(lambda: x @ y)["ms"] / 1e3)
 
     def lengths(self, count: int) -> list[int]:
         """The lengths of the first ``count`` ARC-E training prompts."""

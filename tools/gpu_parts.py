@@ -71,7 +71,7 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
             "examples": 4,
             "tokens_per_s": speed,
             "padded_tokens_per_s": padded / (one["ms"] / 1e3),
-            "share_of_matmul": 4 * weights * padded / (one["ms"] / 1e3) / b.matmul,  # forward and input gradients
+            "share_of_matmul": 4 * weights * padded / (one["ms"] / 1e3) / b.ceiling(),  # forward and input gradients
         }
     gradients = [torch.randn_like(p) * 1e-4 for p in parameters]
 

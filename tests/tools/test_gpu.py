@@ -14,7 +14,7 @@ from tools.gpu_common import Bench
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Bench:
-    return Bench(torch.device("cpu"), True, tmp_path, matmul=1e9)
+    return Bench(torch.device("cpu"), True, tmp_path)
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
