@@ -7,31 +7,37 @@ from typing import Any
 
 from torch import nn
 
+from bench.model.prompts import PLAIN, before_answer
 
-def answer_tokens(tokenizer: Any, answers: Sequence[str], model: str) -> tuple[int, ...]:
-    """The token ids that answer a prompt: the one token each answer adds after ``Answer:``.
 
-    The form with a leading space is taken where each answer is one token in it, else the bare form.
+def answer_tokens(tokenizer: Any, answers: Sequence[str], model: str, form: str = PLAIN) -> tuple[int, ...]:
+    """The token ids that answer a prompt: the one token each answer adds after it (after ``Answer:`` if it is plain).
+
+    After a plain prompt the form with a leading space is taken where each answer is one token in it, else the bare
+    form; after a chat's, the one that its template uses comes first.
 
     Raises:
         ValueError: an answer is more than one token in both forms, or two answers share one.
+        ModelNotUsable: a chat prompt is asked for, and the tokenizer has no template.
     """
+    before, spaces = before_answer(tokenizer, form, model)
+    cue = tokenizer(before, add_special_tokens=False)["input_ids"]
 
     def added(text: str) -> list[int]:
-        cue = tokenizer("Answer:", add_special_tokens=False)["input_ids"]
-        whole = tokenizer("Answer:" + text, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(before + text, add_special_tokens=False)["input_ids"]
         return list(whole[len(cue) :]) if whole[: len(cue)] == cue else []
 
     tried = {}
-    for space in (" ", ""):
+    for space in spaces:
         tokens = [added(space + answer) for answer in answers]
         unknown = tokenizer.unk_token_id
         if all(len(t) == 1 and t[0] != unknown for t in tokens) and len({t[0] for t in tokens}) == len(answers):
             return tuple(t[0] for t in tokens)
         tried[space] = {answer: tokenizer.convert_ids_to_tokens(t) for answer, t in zip(answers, tokens, strict=True)}
     raise ValueError(
-        f"The tokenizer of {model} does not encode each answer as one distinct token after 'Answer:' "
-        f"(with a space: {tried[' ']}; without: {tried['']}). Use another model or a task with other answers."
+        f"The tokenizer of {model} does not encode each answer as one distinct token after "
+        f"{repr(before) if form == PLAIN else 'its chat template'} (with a space: {tried[' ']}; without: {tried['']}). "
+        "Use another model or a task with other answers."
     )
 
 

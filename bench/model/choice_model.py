@@ -33,6 +33,7 @@ from bench.model.base import (
     output_layer,
     silence,
 )
+from bench.model.prompts import PLAIN, rendered
 from bench.posterior import Params
 from bench.specs import ModelSpec
 from bench.task import Example
@@ -99,7 +100,7 @@ class ChoiceModel:
         The draw is made on the CPU, so every device and every method starts from the same adapters (Hu et al. 2021).
         DoRA's magnitudes start at the norms of the base's weights, so any variant starts from the base's function.
         """
-        self._set_answers(answer_tokens(self.tokenizer, answers, self.spec.id))
+        self._set_answers(answer_tokens(self.tokenizer, answers, self.spec.id, self.spec.prompt))
         self._base.eval()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -124,18 +125,22 @@ class ChoiceModel:
         self._magnitudes = self._adapters.magnitudes() | self._magnitudes_of_layers
 
     def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
-        """Tokenise prompts, cut on the right at ``max_length`` tokens, with the tokenizer's own BOS and no EOS.
+        """Tokenise prompts in the form of the spec, cut on the right at ``max_length`` tokens.
+
+        A plain prompt has the tokenizer's own BOS and no EOS; a chat, what its template writes.
 
         Raises:
             ValueError: the model cannot read such prompts, or would answer them differently from batch to batch.
         """
-        prompts = [example.prompt for example in examples]
+        plain = self.spec.prompt == PLAIN  # a template has the special tokens already
+        prompts = rendered(self.tokenizer, [example.prompt for example in examples], self.spec.prompt, self.spec.id)
+        found = self.tokenizer(prompts, add_special_tokens=plain, verbose=False)["input_ids"]
         tokens = []
         truncated = cue_lost = 0
-        for prompt, ids in zip(prompts, self.tokenizer(prompts, verbose=False)["input_ids"], strict=True):
-            ids = ids[: len(ids) - self._closing]  # an EOS would move the read-out off the prompt's end
+        for prompt, ids in zip(prompts, found, strict=True):
+            ids = ids[: len(ids) - self._closing * plain]  # an EOS would move the read-out off the prompt's end
             truncated += len(ids) > max_length
-            cue_lost += len(ids) > max_length and ends_in_cue(prompt)
+            cue_lost += len(ids) > max_length and (not plain or ends_in_cue(prompt))
             tokens.append(tuple(ids[:max_length]))
         special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
         pad = next(token for token in special if token is not None)

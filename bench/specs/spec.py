@@ -14,6 +14,7 @@ MEMBER = 2**32  # seed + m * MEMBER is the seed of an ensemble's member m: it sh
 # a field has its default it is left out of all JSON, so neither keys nor random streams of earlier results change.
 SINCE = "since"
 LORA_VARIANTS = ("lora", "dora", "rslora")
+PROMPTS = ("plain", "chat")
 
 Option = None | bool | int | float | str | tuple[Any, ...]
 
@@ -46,13 +47,21 @@ class LoraSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The base model. ``id`` is a hub name, ``embedded``, or ``local:<hash>`` for a folder (paths stay out of keys)."""
+    """The base model and the form of its prompts.
+
+    ``id`` is a hub name, ``embedded``, or ``local:<hash>`` for a folder (paths stay out of keys). ``prompt``: the
+    task's text as it is (``plain``, the paper's), or as one turn of the tokenizer's template (``chat``).
+    """
 
     id: str = "embedded"
     revision: str = ""
     quantization: str = "none"
     dtype: str = "float32"
     lora: LoraSpec = dataclasses.field(default_factory=LoraSpec)
+    prompt: str = dataclasses.field(default="plain", metadata={SINCE: "0.2"})
+
+    def __post_init__(self) -> None:
+        _require(self.prompt in PROMPTS, f"model.prompt is '{self.prompt}'.{near_miss(self.prompt, PROMPTS)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

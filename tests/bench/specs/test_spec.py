@@ -126,7 +126,14 @@ def test_the_order_in_which_options_were_given_does_not_matter() -> None:
 
 OTHER: dict[type, dict[str, Any]] = {
     LoraSpec: {"r": 4, "alpha": 32.0, "dropout": 0.0, "targets": ("v_proj", "q_proj"), "variant": "dora"},
-    ModelSpec: {"id": "x/y", "revision": "beef", "quantization": "int8", "dtype": "bfloat16", "lora": LoraSpec(r=2)},
+    ModelSpec: {
+        "id": "x/y",
+        "revision": "beef",
+        "quantization": "int8",
+        "dtype": "bfloat16",
+        "lora": LoraSpec(r=2),
+        "prompt": "chat",
+    },
     TrainSpec: {"steps": 201, "batch_size": 8, "micro_batches": 2, "max_length": 256, "clip_norm": 1.0},
     DataSpec: {"task": "arc_c", "version": 2, "revision": "abc+partial:0123"},
     FitSpec: {
@@ -320,6 +327,7 @@ def test_a_number_too_large_for_a_float_is_refused_by_name(hint: type) -> None:
         (LoraSpec, {"dropout": -0.1}, "lora.dropout is -0.1: give a probability in [0, 1)."),
         (LoraSpec, {"variant": "lora+"}, "lora.variant is 'lora+'. Did you mean 'lora' or 'rslora' or 'dora'?"),
         (LoraSpec, {"variant": "qqq"}, "lora.variant is 'qqq'. Known: dora, lora, rslora."),
+        (ModelSpec, {"prompt": "chats"}, "model.prompt is 'chats'. Did you mean 'chat'?"),
         (LoraSpec, {"targets": ()}, "lora.targets is empty: name at least one layer, such as q_proj."),
         (TrainSpec, {"steps": 0}, "steps is 0: give at least 1."),
         (TrainSpec, {"batch_size": 0}, "batch_size is 0: give at least 1."),
