@@ -192,6 +192,7 @@ def graphs(b: Bench) -> dict[str, Any]:
         job = fit_job(b, model, data)
         replay = GraphedLoss(job.loss, list(model.params.values()), CudaRecorder())
         found["pass alone, graph"] = b.milliseconds(lambda: replay(batch), repeats=20)
+        found["reserved_mib"] = torch.cuda.max_memory_reserved() / 2**20  # of one process, its CUDA context not counted
         found["pass alone, eager"] = b.milliseconds(lambda: job.loss(batch).backward(), repeats=20)
     return found
 

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # bench/grids/small.toml on a GPU machine without network, as far as SECONDS go; run it again to continue.
 #
-#   BASE=/tmp/base DATA=/tmp/data OUT=/tmp/out SECONDS_=420 WORKERS=13 tools/run_small_gpu.sh
+#   BASE=/tmp/base DATA=/tmp/data OUT=/tmp/out SECONDS_=420 WORKERS=10 tools/run_small_gpu.sh
 #
 #   BASE     folder of the base (tools/unpack_gguf.py)        DATA   local mirror of the datasets
 #   OUT      where the results are packed                     RUNS   the store; default /tmp/small
 #   SECONDS_ for the grids; packing takes a few more          WORKERS, SIDE   processes for all tasks, for OBQA's long families
-#   GRAPHS=1 train with CUDA graphs                           MPS=1  let the processes share the GPU through NVIDIA's MPS
+#   GRAPHS=1 train with CUDA graphs (about 5 GB a process)    MPS=1  let the processes share the GPU through NVIDIA's MPS
 #   STEPS    other than the grid's                            TASKS, LAST   tasks of the first phase; 1: the ensemble too
 #
 # Order: all rows but the ensemble on ARC-C, WG-S, OBQA (families in that order, every seed), then the ensemble. A second
 # grid takes OBQA's AdamW families from the start: Laplace on 4957 examples takes longest. Both skip what the other holds.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-RUNS=${RUNS:-/tmp/small} SECONDS_=${SECONDS_:-420} WORKERS=${WORKERS:-13} SIDE=${SIDE:-3}
+RUNS=${RUNS:-/tmp/small} SECONDS_=${SECONDS_:-420} WORKERS=${WORKERS:-10} SIDE=${SIDE:-2}
 mkdir -p "$OUT" "$RUNS" && work=$(mktemp -d)
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 ends=$(( $(date +%s) + SECONDS_ ))
