@@ -11,7 +11,7 @@ import pytest
 from mirrors import forget, mirror, winogrande
 from support import bench
 
-from bench.data.identity import ChangedRows
+from bench.data.identity import ChangedRows, check_rows
 from bench.data.splits import DataSource
 from bench.plan.grid import choose_model
 from bench.plan.runs import families, plan_run
@@ -138,3 +138,19 @@ def test_a_stored_posterior_is_used_where_its_rows_cannot_be_had(
 
     monkeypatch.setattr(datasets, "load_dataset", validation_only)
     assert runner(tmp_path, DataSource()).run(planned(DataSource(), "mc_dropout"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_rows_of_all_runs_are_read_before_any_work(tmp_path: Path, damage: str) -> None:
+    source = DataSource(mirror(tmp_path, **COUNTS), allow_partial=True)
+    runs = planned(source, "zero_shot").runs
+    check_rows(runs, source)
+    file = tmp_path / "allenai/winogrande/winogrande_s/validation-00000-of-00001.parquet"
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        mirror(tmp_path, 1, validation=12)
+    with pytest.raises((OSError, ValueError), match=r"wg_s|validation"):
+        check_rows(runs, source)
