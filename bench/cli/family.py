@@ -9,7 +9,7 @@ import typer
 
 from bench.cli.app import SCHEDULERS, command
 from bench.cli.terminal import complain
-from bench.process.stop import EXIT_STOPPED, StopRequest, start_again
+from bench.process.stop import StopRequest, start_again
 
 
 @command(SCHEDULERS)
@@ -29,7 +29,8 @@ def family(
     if item < 0:
         raise ValueError(f"--item {item}: families are numbered from 0.")
     from bench.launch.submission import peek, read_item
-    from bench.process.claim import Held, Worker, claim, covers
+    from bench.process.claim import Held, claim
+    from bench.process.holder import Worker, covers
     from bench.store.store import Store
 
     worker = Worker(job, restart, **({"node": node} if node else {}))
@@ -48,15 +49,18 @@ def family(
                 return 0
             wait = True  # it computes less than this submission asks for
 
+        from bench.process.console import shown
         from bench.process.progress import Bar
-        from bench.run.worker import FAILED, STOPPED, make_runner, record_failure, work
+        from bench.run.worker import Outcome, make_runner, record_failure, work
 
-        settings, planned = read_item(file, item)
+        store, execution, planned = read_item(file, item)
+        store.tidy(execution.claim_seconds)
         bar = Bar(planned.label, 1)
-        with record_failure(settings, planned):
-            runner = make_runner(settings, bar.log, stop, worker)
-        kind, text = work(runner, planned, lambda fraction, text: bar.update(key, fraction, text), wait)
-        bar.log(f"{kind}: {text}")
-        if kind == STOPPED and stop.warned and on_warning:
+        with shown(bar.log):
+            with record_failure(store, planned):
+                runner = make_runner(store, execution, stop, worker)
+            outcome, text = work(runner, planned, lambda fraction, text: bar.update(key, fraction, text), wait)
+            bar.log(f"{outcome}: {text}")
+        if outcome == Outcome.STOPPED and stop.warned and on_warning:
             start_again(on_warning)
-        return {STOPPED: EXIT_STOPPED, FAILED: 1}.get(kind, 0)
+        return {Outcome.STOPPED: stop.status, Outcome.FAILED: 1, Outcome.BLOCKED: 1}.get(outcome, 0)

@@ -71,8 +71,9 @@ def tune(
 def status(file: GridFile, spec: SpecOptions, as_json: Json = False, runs: Runs = RUNS) -> int:
     """Show the state of every run in a grid; exits with 1 until all are done."""
     from bench.launch.status import grid_status
+    from bench.store.store import Store
 
-    data, lines, complete = grid_status(grid_of(file, spec), runs)
+    data, lines, complete = grid_status(grid_of(file, spec), Store(runs))
     say(json.dumps(data, indent=2) if as_json else "\n".join(lines))
     return 0 if complete else 1
 
@@ -85,21 +86,23 @@ def logs(
 ) -> None:
     """Show failures and job logs of a family, fit or evaluation."""
     from bench.launch.logs import logs as text_of
+    from bench.store.store import Store
 
     if lines < 1:
         raise ValueError(f"--lines {lines}: use at least 1.")
-    say(text_of(runs, key, lines))
+    say(text_of(Store(runs), key, lines))
 
 
 @command(FOLLOW)
 def cancel(file: GridFile, spec: SpecOptions, runs: Runs = RUNS) -> None:
     """Cancel queued and running families of a grid; finished results are kept."""
     from bench.launch.launcher import get_launcher, launcher_names
+    from bench.store.store import Store
 
     planned = grid_of(file, spec)
     keys = {family.key for family in planned.families()}
     said = []
     for name in launcher_names():
         stop = get_launcher(name).cancel
-        said += stop(runs, keys) if stop else []
+        said += stop(Store(runs), keys) if stop else []
     say("\n".join(said) or f"No family of {planned.name} is queued or running.")

@@ -14,7 +14,7 @@ from bench.cli.terminal import complain
 
 if TYPE_CHECKING:
     from bench.plan.grid import Grid
-    from bench.run.worker import Job
+    from bench.run.execution import Execution
     from bench.specs import Family
 
 
@@ -34,19 +34,18 @@ def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True) -> Grid:
     )
 
 
-def job_of(grid: Grid, runs: Path, execution: ExecutionOptions) -> Job:
-    """What a worker needs to know besides its families.
+def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
+    """How workers compute.
 
     Raises:
         FileNotFoundError: the data folder does not exist.
     """
-    from bench.run.worker import Job
+    from bench.run.execution import Execution
 
     folder = grid.source.data_dir
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder} (--data-dir, or data_dir in the grid).")
-    return Job(
-        runs=runs,
+    return Execution(
         source=grid.source,
         model_path=grid.model_path,
         device=execution.device,
@@ -84,17 +83,20 @@ def launch(
     assignments = map(functools.partial(parse_assignment, option="--with"), options.launcher_assignments)
     settings = merge(grid.launchers.get(launcher.name, {}), *assignments)
     launcher.check(settings)
-    job = job_of(grid, runs, execution)
+    how = execution_of(grid, execution)
     store = Store(runs)
     undone, given_up = missing(families, store, sys.maxsize if options.retry_failed else options.retries)
-    known = launcher.queue(runs) if launcher.queue else {}
+    known = launcher.queue(store) if launcher.queue else {}
     todo = [family for family in undone if not sent(family, known, store)]
     failures: list[str] = []
     if todo:
+        if not options.dry_run:
+            store.check_writable()
         with StopRequest().installed() as stop:
             order = Order(
                 title=grid.name,
-                job=job,
+                store=store,
+                execution=how,
                 families=tuple(todo),
                 workers=options.workers,
                 max_parallel=options.max_parallel,
@@ -105,7 +107,7 @@ def launch(
             failures = launcher.launch(order)
     if launcher.queue and not options.dry_run:
         complain(f"{grid.name}: {len(todo)} families submitted, {len(undone) - len(todo)} already queued")
-        failures = follow(grid.name, undone, runs) if wait and undone else []
+        failures = follow(grid.name, undone, store) if wait and undone else []
     for failure in (*given_up, *failures):
         complain(failure)
     return 1 if given_up or failures else 0

@@ -14,7 +14,7 @@ from bench.cli.app import app
 from bench.cli.terminal import any_encoding, complain, discard, logging_to_stderr
 from bench.cli.usage import sentence
 from bench.errors import BrokenPlugin
-from bench.process.stop import EXIT_STOPPED, Stopped
+from bench.process.stop import Stopped
 
 USER_ERRORS = (LookupError, ValueError, OSError, ImportError, BrokenPlugin)
 INTERRUPTED, SIGPIPE = 130, 141  # the statuses that a shell shows for programs ended by SIGINT and SIGPIPE
@@ -79,4 +79,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except Stopped as reason:
         complain(f"{reason}. {AGAIN}")
-        return EXIT_STOPPED
+        return reason.status

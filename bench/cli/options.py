@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.process.claim import SECONDS
+from bench.process.holder import SECONDS
 
 _SPEC, _MACHINE, _LAUNCH = "What is run", "This machine", "Where it runs"  # groups of options in the help
 

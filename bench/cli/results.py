@@ -119,12 +119,13 @@ def merge(
 
 
 def _merge(runs: Path, sources: Sequence[Path], dry_run: bool) -> int:
-    from bench.store.merge import Refused, describe, merge_stores
+    from bench.store.merge import Refused, merge_stores
+    from bench.store.store import Store
 
     try:
-        merged = merge_stores(sources, runs, dry_run)
+        merged = merge_stores([Store(source) for source in sources], Store(runs), dry_run)
     except Refused as error:
         complain(error)
         return 1
-    say("\n".join([*describe(merged), f"{runs}: {merged.summary(dry_run)}"]))
+    say("\n".join([*merged.describe(), f"{runs}: {merged.summary(dry_run)}"]))
     return 0

@@ -8,17 +8,17 @@ only; what a scheduler says is for display.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from bench.errors import near_miss
 from bench.launch import backends
 from bench.process.stop import StopRequest
-from bench.run.worker import Job
+from bench.run.execution import Execution
 from bench.specs import Family, key
 from bench.store.store import Store
 
@@ -27,22 +27,42 @@ class Silent(ValueError):
     """A scheduler does not answer now; it may later."""
 
 
+class State(enum.StrEnum):
+    """The state of a family or an evaluation, in the order in which they are listed.
+
+    DONE     every evaluation is in the store
+    RUNNING  a process shows signs of life (its claim), or the scheduler says that it runs
+    WAITING  the scheduler has it in its queue
+    FAILED   it ended with an error, which is in the store, and nobody is at work on it
+    MISSING  none of these
+    """
+
+    DONE = enum.auto()
+    RUNNING = enum.auto()
+    WAITING = enum.auto()
+    FAILED = enum.auto()
+    MISSING = enum.auto()
+
+
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """What a launcher is handed.
+    """The input of a launcher.
 
     Attributes:
-        title: what to call the whole.
-        families: what is to be computed; never empty.
+        title: name of the grid.
+        store: where results go.
+        execution: how to compute.
+        families: what to compute; never empty.
         workers: processes on this machine.
         max_parallel: families at once on a cluster; 0 for no limit.
-        settings: the launcher's own table of the grid file, with the command line's laid over it.
+        settings: the launcher's table of the grid file, with those of the command line over it.
         dry_run: only print what would be done.
         stop: whether this process was asked to stop.
     """
 
     title: str
-    job: Job
+    store: Store
+    execution: Execution
     families: tuple[Family, ...]
     workers: int = 1
     max_parallel: int = 0
@@ -53,12 +73,12 @@ class Order:
 
 @dataclasses.dataclass(frozen=True)
 class Queued:
-    """A family that a scheduler knows: its state there ("waiting" or "running"), node, reason, and the job's id.
+    """A family that a scheduler knows: its state there (waiting or running), node, reason, and the job's id.
 
     ``runs`` are the keys of the evaluations that were sent: a grid may have got more since.
     """
 
-    state: str
+    state: State
     node: str
     reason: str
     id: str
@@ -72,15 +92,15 @@ class Launcher:
     Attributes:
         check: refuse settings that are misspelt or do not fit.
         launch: compute the families or hand them over; returns one sentence for each that failed here.
-        queue: key of each family that the scheduler knows, from a folder of runs; None if ``launch`` does the work.
+        queue: each family of a store that the scheduler knows, by key; None if ``launch`` does the work.
         cancel: stop those of the families with these keys that wait or run; returns lines to print.
     """
 
     name: str
     check: Callable[[Mapping[str, Any]], Any]
     launch: Callable[[Order], list[str]]
-    queue: Callable[[Path], dict[str, Queued]] | None
-    cancel: Callable[[Path, Collection[str]], list[str]] | None
+    queue: Callable[[Store], dict[str, Queued]] | None
+    cancel: Callable[[Store, Collection[str]], list[str]] | None
 
 
 def launcher_names() -> list[str]:
@@ -112,7 +132,7 @@ def sent(family: Family, queue: Mapping[str, Queued], store: Store) -> bool:
     return job is not None and {key(run) for run in family.runs if run not in done} <= job.runs
 
 
-def queued(runs: Path) -> dict[str, Queued]:
+def queued(store: Store) -> dict[str, Queued]:
     """Every family that some scheduler knows as waiting or running, by key.
 
     Raises:
@@ -122,5 +142,5 @@ def queued(runs: Path) -> dict[str, Queued]:
     for name in launcher_names():
         queue = get_launcher(name).queue
         if queue is not None:
-            found |= queue(runs)
+            found |= queue(store)
     return found

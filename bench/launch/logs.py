@@ -1,4 +1,4 @@
-"""What was said about a family: the traces of its failures and the logs of the jobs that tried it."""
+"""All that was said about a family: the traces of its failures and the logs of the jobs that tried it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_PREFIX = re.compile(r"[0-9a-f]{4,64}")
+from bench.store.store import PREFIX, Store
 
 
-def logs(runs: Path, prefix: str, lines: int = 200) -> str:
+def logs(store: Store, prefix: str, lines: int = 200) -> str:
     """Everything about the families, fits and evaluations whose keys start with ``prefix``, oldest first.
 
     Raises:
-        LookupError: it is no key, or nothing is known of it.
+        LookupError: it is not a key, or nothing is known of it.
     """
-    if not _PREFIX.fullmatch(prefix):
+    if not PREFIX.fullmatch(prefix):
         raise LookupError(f"'{prefix}' is not a key: give at least four hex digits, as `bench status` shows them.")
     parts, keys = [], set[str]()
     # not read_submissions: the logs are worth reading where a submission.json is not
-    for folder in sorted((runs.resolve() / "submissions").glob("*-*")):
+    for folder in sorted(store.submissions.glob("*-*")):
         for item, found in _items(folder / "families.jsonl", prefix):
             keys |= found
             parts += [_log(file, lines) for file in _files(folder / "logs", item)]
-    for file in sorted((runs / "failures").glob("*.json"), key=lambda file: file.stem.rpartition("-")[2]):
+    for file in sorted((store.root / "failures").glob("*.json"), key=lambda file: file.stem.rpartition("-")[2]):
         name = file.stem.rpartition("-")[0]
         if name.startswith(prefix) or name in keys:
             parts.append(_failure(file))
     if not parts:
-        raise LookupError(f"{runs} has neither a failure nor a log of '{prefix}'.")
+        raise LookupError(f"{store.root} has neither a failure nor a log of '{prefix}'.")
     return "\n\n".join(parts)
 
 
@@ -54,7 +54,7 @@ def _failure(file: Path) -> str:
 
 
 def _unreadable(file: Path) -> str:
-    """What stands in the place of a damaged file, which must not hide the others."""
+    """The text in place of a damaged file, which must not hide the others."""
     return f"== {file} cannot be read"
 
 

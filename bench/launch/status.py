@@ -1,14 +1,8 @@
-"""What of a grid is done, running, waiting, failed or missing. The store is the only truth, a scheduler only adds.
-
-done      every evaluation is in the store
-running   a process shows signs of life (its claim), or the scheduler says that it runs
-waiting   the scheduler has it in its queue
-failed    it ended with an error, which is in the store, and nobody is at work on it
-missing   none of these
-"""
+"""The state of every family of a grid. The store is the only truth; a scheduler only adds to it."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import time
@@ -16,14 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.launch.launcher import Queued, Silent, queued
+from bench.launch.launcher import Queued, Silent, State, queued
 from bench.plan.runs import count_fits
-from bench.process.claim import read_claims
+from bench.process.holder import read_claims
 from bench.process.progress import clock_text
 from bench.specs import Family, key
 from bench.store.store import Store
-
-STATES = ("done", "running", "waiting", "failed", "missing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +23,8 @@ class FamilyStatus:
     """Where a family is. ``runs`` maps each evaluation's key to its state; times are in seconds, None if not known."""
 
     family: Family
-    state: str
-    runs: dict[str, str]
+    state: State
+    runs: dict[str, State]
     node: str = ""
     job: str = ""
     stage: str = ""
@@ -69,14 +61,13 @@ class FamilyStatus:
         return {**named, "variant": self.family.runs[0].variant, **rest, "runs": runs}
 
 
-def family_states(families: Iterable[Family], runs: Path, queue: Mapping[str, Queued]) -> list[FamilyStatus]:
+def family_states(families: Iterable[Family], store: Store, queue: Mapping[str, Queued]) -> list[FamilyStatus]:
     """The state of each family, in order; ``queue`` is what schedulers say (:func:`bench.launch.launcher.queued`).
 
     Each folder of the store is listed once, whatever the number of families.
     """
-    store = Store(runs)
     done, failures = store.evaluations(), store.failure_files()
-    claims = read_claims(runs / "claims")
+    claims = read_claims(store.claims)
     found = []
     for family in families:
         keys = [key(run) for run in family.runs]
@@ -86,9 +77,9 @@ def family_states(families: Iterable[Family], runs: Path, queue: Mapping[str, Qu
         held, job = claims.get(family.key, {}), queue.get(family.key)
         about: dict[str, Any] = {"failures": count}
         if not open_keys:
-            state = "done"
+            state = State.DONE
         elif held.get("alive"):
-            state = "running"
+            state = State.RUNNING
             about |= {name: held.get(name) for name in ("stage", "step", "steps")}
             about |= {"node": held["node"], "job": held["job"], "fraction": held.get("fraction", 0.0)}
             about |= {"elapsed": max(0.0, time.time() - held["since"]), "eta": held.get("left")}
@@ -96,16 +87,22 @@ def family_states(families: Iterable[Family], runs: Path, queue: Mapping[str, Qu
         elif job is not None:
             state = job.state
             about |= {"node": job.node, "job": job.id, "reason": job.reason}
-            about["stage"] = "starting" if state == "running" else ""
+            about["stage"] = "starting" if state == State.RUNNING else ""
         elif files:
-            state = "failed"
+            state = State.FAILED
             about["reason"] = last_error(files)
         else:
-            state = "missing"
+            state = State.MISSING
             about["reason"] = f"its process on {held['node']} is gone" if held else ""
         coming = set(keys) if held.get("alive") else job.runs if job is not None else set()
         each = {
-            name: "done" if name in done else state if name in coming else "failed" if name in failures else "missing"
+            name: State.DONE
+            if name in done
+            else state
+            if name in coming
+            else State.FAILED
+            if name in failures
+            else State.MISSING
             for name in keys
         }
         found.append(FamilyStatus(family, state, each, **about))
@@ -117,25 +114,25 @@ def last_error(files: list[Path]) -> str:
     newest = max(files, key=lambda file: file.stem.rpartition("-")[2])
     try:
         return str(json.loads(newest.read_text())["error"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return f"{newest} cannot be read"
 
 
-def count_states(states: Iterable[str]) -> dict[str, int]:
+def count_states(states: Iterable[State]) -> dict[str, int]:
     """How many are in each state; states without any are left out."""
-    found = list(states)
-    return {state: found.count(state) for state in STATES if state in found}
+    found = collections.Counter(states)
+    return {state: found[state] for state in State if state in found}
 
 
-def grid_status(grid: Any, runs: Path) -> tuple[dict[str, Any], list[str], bool]:
+def grid_status(grid: Any, store: Store) -> tuple[dict[str, Any], list[str], bool]:
     """(for programs, lines to print, whether everything is done)."""
     lines, notes, planned = [], [], []
     try:
-        queue = queued(runs)
+        queue = queued(store)
     except Silent as silent:  # the store still tells what is done
         queue = {}
         notes.append(f"{silent} What waits there is shown as missing.")
-    rows = family_states(grid.families(), runs, queue)
+    rows = family_states(grid.families(), store, queue)
     for row in rows:
         lines.append(f"{row.family.key}  {row.family.label}: {row.state}" + (f" ({row.at})" if row.at else ""))
         for run in row.family.runs:
@@ -158,4 +155,4 @@ def grid_status(grid: Any, runs: Path) -> tuple[dict[str, Any], list[str], bool]
         "counts": {"families": families, "evaluations": evaluations},
         "families": [row.to_json() for row in rows],
     }
-    return data, lines, set(families) <= {"done"}
+    return data, lines, set(families) <= {State.DONE}

@@ -1,7 +1,7 @@
 """Submissions: families written to files, so that any process on any machine can compute one of them by its number.
 
     runs/submissions/<id>/submission.json   launcher, grid, time, the keys of the families and of their runs, in order
-    runs/submissions/<id>/families.jsonl    the job's settings, then one planned family a line
+    runs/submissions/<id>/families.jsonl    how to compute, then one planned family a line
     runs/submissions/<id>/logs/             what the scheduler's jobs said
 
 A submission never changes once it is written. It lies in the store, so it moves with it. Only standard library at the
@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.specs import FitSpec, RunSpec, build, key, to_json
+from bench.store.files import write_file
 from bench.store.store import is_whole
 
 if TYPE_CHECKING:
-    from bench.run.worker import Job
+    from bench.run.execution import Execution
     from bench.specs import Family
+    from bench.store.store import Store
 
 _ID = re.compile(r"[0-9TZ]{16}-[0-9a-f]{6}")
 
@@ -62,29 +64,29 @@ class Submission:
         return f"{shlex.quote(sys.executable)} -m bench family {shlex.quote(str(self.families))} --item {item}"
 
 
-def new_submission(runs: Path, launcher: str, grid: str, families: Sequence[Family]) -> Submission:
+def new_submission(store: Store, launcher: str, grid: str, families: Sequence[Family]) -> Submission:
     """A submission that is not written yet."""
     now = datetime.now(UTC)
-    folder = runs.resolve() / "submissions" / f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    folder = store.submissions / f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     sent = tuple(tuple(map(key, family.runs)) for family in families)
     time = now.isoformat(timespec="seconds")
     return Submission(folder, launcher, grid, time, tuple(f.key for f in families), sent)
 
 
-def write_submission(submission: Submission, job: Job, families: Iterable[Family]) -> None:
+def write_submission(submission: Submission, execution: Execution, families: Iterable[Family]) -> None:
     """Write its files."""
     submission.logs.mkdir(parents=True)
-    with submission.families.open("w") as stream:
-        stream.write(json.dumps(_pack_job(job)) + "\n")
-        for family in families:
-            stream.write(json.dumps(_pack(family)) + "\n")
+    from bench.run.execution import pack
+
+    lines = [pack(execution), *map(_pack, families)]
+    write_file(submission.families, "".join(json.dumps(line) + "\n" for line in lines))
     about = {name: getattr(submission, name) for name in ("launcher", "grid", "time", "keys", "runs")}
-    (submission.folder / "submission.json").write_text(json.dumps(about) + "\n")
+    write_file(submission.folder / "submission.json", json.dumps(about) + "\n")
 
 
-def read_submission(runs: Path, name: str) -> Submission | None:
+def read_submission(store: Store, name: str) -> Submission | None:
     """The submission of that id; None if there is none, or none that can be read."""
-    file = runs.resolve() / "submissions" / name / "submission.json"
+    file = store.submissions / name / "submission.json"
     if not _ID.fullmatch(name) or not file.is_file():
         return None
     try:
@@ -95,22 +97,25 @@ def read_submission(runs: Path, name: str) -> Submission | None:
         return None
 
 
-def read_submissions(runs: Path) -> list[Submission]:
+def read_submissions(store: Store) -> list[Submission]:
     """All submissions of a store, oldest first."""
-    names = sorted(folder.name for folder in (runs / "submissions").glob("*-*"))
-    return [found for name in names if (found := read_submission(runs, name)) is not None]
+    names = sorted(folder.name for folder in store.submissions.glob("*-*"))
+    return [found for name in names if (found := read_submission(store, name)) is not None]
 
 
-def read_item(file: Path, item: int) -> tuple[Job, Family]:
-    """A family of a submission by its number, and the settings to compute it with.
+def read_item(file: Path, item: int) -> tuple[Store, Execution, Family]:
+    """(store, how to compute, family) of a submission's family by its number.
 
     Raises:
         FileNotFoundError, LookupError, ValueError: no such file, no such number, or not a file of families.
     """
-    job, family = _read_lines(file, item)
+    from bench.run.execution import unpack
+    from bench.store.store import Store
+
+    settings, family = _read_lines(file, item)
     try:
-        return _unpack_job(job, _store(file)), _unpack(family)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        return Store(_store(file)), unpack(settings), _unpack(family)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise _no_families(file, error) from error
 
 
@@ -143,12 +148,12 @@ def _read_lines(file: Path, item: int) -> tuple[Any, Any]:
         return job, json.loads(line)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {file}: `bench grid ... --launcher print` writes one.") from None
-    except (StopIteration, ValueError) as error:
+    except (StopIteration, ValueError, RecursionError) as error:
         raise _no_families(file, error) from error
 
 
 def _no_families(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"{file} is no file of families ({type(error).__name__}: {error}): submit again.")
+    return ValueError(f"{file} is not a file of families ({type(error).__name__}: {error}): submit again.")
 
 
 def _pack(family: Family) -> dict[str, Any]:
@@ -180,35 +185,3 @@ def _unpack(data: Any) -> Family:
         fits.append({**fit, "bases": [fits[base] for base in fit["bases"]]})
     runs = tuple(build(RunSpec, {**run, "fit": fits[run["fit"]]}) for run in data["runs"])
     return Family(build(FitSpec, fits[data["root"]]), runs)
-
-
-def _pack_job(job: Job) -> dict[str, Any]:
-    """Settings as JSON data; paths in full, because the job may start in another folder. The store's is its place."""
-    return {
-        "data_dir": None if job.source.data_dir is None else str(job.source.data_dir.resolve()),
-        "allow_partial": job.source.allow_partial,
-        "model_path": None if job.model_path is None else str(job.model_path.resolve()),
-        "device": job.device,
-        "threads": job.threads,
-        "eval_every": job.eval_every,
-        "graphs": job.graphs,
-        "checkpoint_seconds": job.checkpoint_seconds,
-        "claim_seconds": job.claim_seconds,
-        "plugins": list(job.plugins),
-    }
-
-
-def _unpack_job(data: Any, runs: Path) -> Job:
-    from bench.data.splits import DataSource
-    from bench.run.worker import Job
-
-    paths = {name: Path(data[name]) if data[name] is not None else None for name in ("data_dir", "model_path")}
-    rest = ("device", "threads", "eval_every", "checkpoint_seconds", "claim_seconds")
-    return Job(
-        runs=runs,
-        source=DataSource(paths["data_dir"], data["allow_partial"]),
-        model_path=paths["model_path"],
-        plugins=tuple(data["plugins"]),
-        graphs=data.get("graphs", False),  # earlier submissions do not have it
-        **{name: data[name] for name in rest},
-    )

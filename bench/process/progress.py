@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 LINE_SECONDS = 10.0  # between plain lines
 EMIT_SECONDS = 0.2  # between updates of the bar
@@ -13,10 +18,10 @@ FIT_SHARE = 0.8  # of a family's work, for the estimate; its evaluations share t
 
 
 class Progress:
-    """What the runner reports to. This one keeps silent."""
+    """Receives the progress of the work. This one shows nothing."""
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage of ``total`` units begins, ``done`` of them already done; 0 when the total is not known."""
+        """A stage of ``total`` units begins, ``done`` of them already done; ``total`` is 0 when it is not known."""
 
     def step(self, done: int) -> None:
         """``done`` units of the stage are done."""
@@ -66,64 +71,79 @@ class FamilyProgress(Progress):
 
 
 class Bar:
-    """The display: how many of ``total`` families are done, how long it took and how long it may still take."""
+    """The display: how many of ``total`` families are done, how long it took and how long it may still take.
+
+    It never raises: once its stream is gone (a closed terminal, ``2>&1 | head``), it keeps silent and the work goes on.
+    """
 
     def __init__(self, title: str, total: int, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stderr
-        self._title, self._total, self._stream = title, total, stream
+        self._stream = stream = stream or sys.stderr
+        self._title, self._total = title, total
         self._fractions: dict[str, float] = {}
         self._done = 0
         self._began = self._line_at = time.monotonic()
-        self._tqdm = None
-        if stream.isatty():
-            from tqdm import tqdm
+        self._tqdm: tqdm[NoReturn] | None = None
+        with self._showing():
+            if stream.isatty():
+                from tqdm import tqdm
 
-            self._tqdm = tqdm(
-                total=float(total),
-                desc=title,
-                file=stream,
-                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}",
-            )
+                self._tqdm = tqdm(
+                    total=float(total),
+                    desc=title,
+                    file=stream,
+                    bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left{postfix}",
+                )
 
     def update(self, family: str, fraction: float, text: str) -> None:
         """Family ``family`` is at ``fraction`` of its work."""
         self._fractions[family] = fraction
-        if self._tqdm is not None:
-            self._tqdm.n = self._done + sum(self._fractions.values())
+        if self._tqdm is None:
+            if time.monotonic() - self._line_at >= LINE_SECONDS:
+                self.log(text)
+            return
+        with self._showing():
+            self._tqdm.n = self._finished
             self._tqdm.set_postfix_str(text)
-        elif time.monotonic() - self._line_at >= LINE_SECONDS:
-            self.log(text)
 
     def done(self, family: str, text: str, well: bool = True) -> None:
         """Family ``family`` has ended, well or not."""
-        text = f"{'done' if well else 'FAILED'}: {text}"
         self._fractions.pop(family, None)
         self._done += 1
         if self._tqdm is not None:
-            self._tqdm.n = self._done + sum(self._fractions.values())
-            self._tqdm.write(text, file=self._stream)
-        else:
-            self.log(text)
+            self._tqdm.n = self._finished
+        self.log(f"{'done' if well else 'FAILED'}: {text}")
 
     def log(self, text: str) -> None:
         """One line, above the bar where there is one."""
-        if self._tqdm is not None:
-            self._tqdm.write(text, file=self._stream)
-            return
         self._line_at = time.monotonic()
-        share = (self._done + sum(self._fractions.values())) / max(1, self._total)
-        spent = self._line_at - self._began
-        left = f", about {clock_text(spent / share - spent)} left" if 0.02 < share < 1 else ""
-        print(
-            f"[{self._title} {100 * share:3.0f}% {self._done}/{self._total}, {clock_text(spent)}{left}] {text}",
-            file=self._stream,
-            flush=True,
-        )
+        with self._showing():
+            if self._tqdm is not None:
+                self._tqdm.write(text, file=self._stream)
+                return
+            share = self._finished / max(1, self._total)
+            spent = self._line_at - self._began
+            left = f", about {clock_text(spent / share - spent)} left" if 0.02 < share < 1 else ""
+            where = f"{self._title} {100 * share:3.0f}% {self._done}/{self._total}, {clock_text(spent)}{left}"
+            print(f"[{where}] {text}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        if self._tqdm is not None:
-            self._tqdm.close()
+        with self._showing():
+            if self._tqdm is not None:
+                self._tqdm.close()
+
+    @property
+    def _finished(self) -> float:
+        """Families that are done, and the fractions of those under way."""
+        return self._done + sum(self._fractions.values())
+
+    @contextlib.contextmanager
+    def _showing(self) -> Iterator[None]:
+        """Writing to the stream: nothing that goes wrong with it is passed on, and then no more is written."""
+        try:
+            yield
+        except (OSError, ValueError):  # EPIPE, EIO; ValueError: somebody closed the stream
+            self._stream, self._tqdm = io.StringIO(), None
 
 
 def clock_text(seconds: float) -> str:

@@ -23,13 +23,16 @@ from bench.method import Method, PredictJob, get_method
 from bench.metrics import score
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.posterior import Point, Posterior
-from bench.process.claim import SECONDS, Claim, Lost, Worker, claim, mentioned
-from bench.process.progress import FamilyProgress, Progress
-from bench.process.stop import Stopped
+from bench.process.claim import claim
+from bench.process.holder import SECONDS, Worker, mentioned
+from bench.process.progress import Progress
 from bench.run.provenance import PeakMemory, device_name, provenance, utc_now
+from bench.run.reporter import Reporter
 from bench.specs import DataSpec, Family, FitSpec, ModelSpec, RunSpec, key, seed_for
+from bench.store.files import NoRoom, UnreadableRecord, no_room
+from bench.store.predictions import write_predictions
 from bench.store.records import RunRecord
-from bench.store.store import Store, write_predictions
+from bench.store.store import Store
 from bench.task import get_task
 from bench.train.checkpoint import Checkpointing
 from bench.train.loop import FitJob
@@ -92,9 +95,9 @@ class Runner:
             about={"label": family.label, "runs": mentioned(map(key, family.runs))},
             stop=self.stop,
         ) as held:
-            return self._run(family, _Reporter(progress or Progress(), held, family, self.stop))
+            return self._run(family, Reporter(progress or Progress(), held, family, self.stop))
 
-    def _run(self, family: Family, progress: _Reporter) -> list[RunRecord]:
+    def _run(self, family: Family, progress: Reporter) -> list[RunRecord]:
         records, errors, failed = [], list[BaseException](), dict[str, BaseException]()
         for run in family.runs:
             if key(run.fit) in failed:
@@ -107,7 +110,11 @@ class Runner:
                     readable = self._readable(run)
                     self._evaluate(run, *readable, progress)
                 records.append(self.store.record(run))
+            except UnreadableRecord as error:  # a fault of permissions or of the file system, not of the method
+                errors.append(error)
             except (Exception, SystemExit) as error:
+                if why := no_room(error):
+                    raise NoRoom(why) from error
                 errors.append(error)
                 self._record(run, error)
                 if (readable or isinstance(error, ModelNotUsable)) and not self.store.folder(run.fit).exists():
@@ -382,55 +389,6 @@ class Runner:
             return model
 
         return _once(make)
-
-
-class _Reporter(Progress):
-    """Passes progress on, shows it in the claim, and raises :class:`Stopped` where work may end.
-
-    Training ends in its own loop, which first writes a checkpoint; only a lost claim ends it here.
-    """
-
-    def __init__(self, inner: Progress, held: Claim, family: Family, stop: Callable[[], str]) -> None:
-        self._inner, self._held, self._stop = inner, held, stop
-        self._own = FamilyProgress(family.label, len(family.runs), self._show)
-        self._began: tuple[float, float] | None = None
-        self._stage, self._total, self._at = "", 0, 0
-
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        self._stage, self._total, self._at = stage, total, done
-        self._inner.start(stage, total, done)
-        self._own.start(stage, total, done)
-
-    def step(self, done: int) -> None:
-        self._at = done
-        self._inner.step(done)
-        self._own.step(done)
-        self.check()
-
-    def advance(self, count: int) -> None:
-        self._at += count
-        self._inner.advance(count)
-        self._own.advance(count)
-        self.check()
-
-    def finish(self) -> None:
-        self._inner.finish()
-        self._own.finish()
-        self._stage = ""
-
-    def check(self) -> None:
-        """Stop here if there is a reason to."""
-        if self._held.lost:
-            raise Lost("another process took the claim, because this one had shown no sign of life")
-        reason = "" if self._stage == "train" else self._stop()
-        if reason:
-            raise Stopped(f"{reason}: stopped before the end of {self._stage or 'the family'}")
-
-    def _show(self, fraction: float, text: str) -> None:
-        now = time.monotonic()
-        began, at = self._began = self._began or (now, fraction)
-        left = (now - began) * (1 - fraction) / (fraction - at) if fraction > at else None
-        self._held.show(stage=self._stage, step=self._at, steps=self._total, fraction=fraction, left=left)
 
 
 def checked(posterior: Any, method: str) -> Posterior:

@@ -1,24 +1,30 @@
-"""Records: what is known of a finished evaluation. The only thing ``analysis`` reads. Standard library only."""
+"""Records: what is known of a finished evaluation. The only thing ``analysis`` reads. Standard library only.
+
+One reader checks everything that is used later: the spec's fields and names, its key, and every fact. Metrics are not
+recomputed here, which needs the predictions.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from bench.specs import RunSpec, UnknownField, build, canonical, key
+from bench.specs import FitSpec, RunSpec, UnknownField, build, canonical, key
+from bench.store.facts import FitFacts, RunFacts, check_facts
+from bench.store.files import DamagedRecord, UnreadableRecord, damaged, read_json, reading
+from bench.store.names import misnamed
 
+__all__ = ["DamagedRecord", "RunRecord", "UnreadableRecord", "read_facts", "read_record", "read_records", "read_spec"]
 
-class DamagedRecord(ValueError):
-    """A folder of the store that cannot be read; the message names the file and what to do."""
+S = TypeVar("S", FitSpec, RunSpec)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """A run's spec and its facts (metrics, counts, seconds, memory, provenance), as stored in ``evals/<key>/``."""
+    """A run's spec and its facts (:class:`bench.store.facts.RunFacts`), as stored in ``evals/<key>/``."""
 
     key: str
     spec: RunSpec
@@ -48,30 +54,54 @@ def read_record(folder: Path) -> RunRecord:
     """The record of one ``evals/<key>/`` folder.
 
     Raises:
-        DamagedRecord: a file is missing or unreadable, or the spec does not hash to the folder's name.
+        DamagedRecord: a file is missing or wrong; the message says which and how.
+        UnreadableRecord: it cannot be read at all, so nothing is known about it.
     """
-    try:
-        spec = build(RunSpec, json.loads((folder / "spec.json").read_text()))
-        facts = json.loads((folder / "facts.json").read_text())
-        found = key(spec)
-        numbers = [value for value in facts["metrics"].values() if not isinstance(value, bool)]
-        sound = len(numbers) == len(facts["metrics"]) and all(map(math.isfinite, numbers))
-    except UnknownField as error:
-        raise DamagedRecord(f"{folder} cannot be read: {error}.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedRecord(f"{folder} is damaged ({error}): delete that folder and run the grid again.") from error
+    spec = read_spec(folder, RunSpec)
+    return RunRecord(folder.name, spec, read_facts(folder, RunFacts), folder)
+
+
+def read_spec(folder: Path, kind: type[S]) -> S:
+    """The spec of a result, whose key is the folder's name and whose names this suite accepts.
+
+    Raises:
+        DamagedRecord, UnreadableRecord: as for :func:`read_record`.
+    """
+    file = folder / "spec.json"
+    data = read_json(file)
+    with reading(file):
+        try:
+            spec = build(kind, data)
+        except UnknownField as error:
+            raise DamagedRecord(f"{file} cannot be read: {error}.") from error
+        found, wrong = key(spec), misnamed(spec)
+    if wrong:
+        raise damaged(file, wrong)
     if found != folder.name:
         raise DamagedRecord(
-            f"{folder}/spec.json hashes to {found}: it was edited, or written by another version of the suite. "
+            f"{file} hashes to {found}: it was edited, or written by another version of the suite. "
             "Delete that folder and run the grid again."
         )
-    if not sound:
-        raise DamagedRecord(f"{folder}/facts.json has a metric that is not a finite number: run this evaluation again.")
-    return RunRecord(folder.name, spec, facts, folder)
+    return spec
+
+
+def read_facts(folder: Path, kind: type[FitFacts] | type[RunFacts]) -> dict[str, Any]:
+    """The facts of a result, checked.
+
+    Raises:
+        DamagedRecord, UnreadableRecord: as for :func:`read_record`.
+    """
+    file = folder / "facts.json"
+    facts: dict[str, Any] = read_json(file)
+    try:
+        check_facts(kind, facts)
+    except (ValueError, RecursionError) as error:
+        raise damaged(file, error) from error
+    return facts
 
 
 def read_records(runs: Path) -> tuple[list[RunRecord], list[str]]:
-    """All records under ``runs/evals`` in the order of their keys, and one sentence for each damaged one."""
+    """All records under ``runs/evals`` in the order of their keys, and one sentence for each that cannot be used."""
     good: list[RunRecord] = []
     bad: list[str] = []
     for folder in sorted((runs / "evals").glob("[0-9a-f]*")):

@@ -14,22 +14,30 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.errors import near_miss
-from bench.launch.launcher import Order, Queued, Silent
+from bench.launch.launcher import Order, Queued, Silent, State
 from bench.launch.submission import Submission, new_submission, read_submission, write_submission
 from bench.specs import cast, hints
+from bench.store.files import write_file
+from bench.store.store import Store
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+QUEUED = re.compile(  # a line of squeue in FORMAT: array index, state, node, reason, job's id, name
+    r"(?P<index>[0-9]{1,9})\|(?P<state>[A-Z_]+)\|(?P<node>[^|]*)\|(?P<reason>[^|]*)\|(?P<id>[0-9]+(_[0-9]+)?)\|(?P<name>.*)"
+)
+FORMAT = "%K|%T|%N|%r|%i|%j"
 TASKS = re.compile(r"bench-(?P<id>[0-9TZ]{16}-[0-9a-f]{6})-(?P<first>\d+)")
 CANCEL_AT_ONCE = 500  # ids in one call of scancel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +105,7 @@ def launch(order: Order) -> list[str]:
         FileNotFoundError, ValueError: no sbatch here, or SLURM refused, in its own words.
     """
     settings = settings_of(order.settings)
-    submission = new_submission(order.job.runs, "slurm", order.title, order.families)
+    submission = new_submission(order.store, "slurm", order.title, order.families)
     for folder in (str(submission.folder), str(Path.cwd())):
         if not folder.isprintable() or "\\" in folder:
             raise ValueError(
@@ -107,74 +115,80 @@ def launch(order: Order) -> list[str]:
         print(script(submission, settings, 0, min(len(order.families), 1000), order.max_parallel), end="")
         return []
     size = _array_size()
-    write_submission(submission, order.job, order.families)
+    write_submission(submission, order.execution, order.families)
     previous = ""
     for first in range(0, len(order.families), size):
         count = min(size, len(order.families) - first)
         file = submission.folder / f"array-{first}.sh"
-        file.write_text(script(submission, settings, first, count, order.max_parallel))
+        write_file(file, script(submission, settings, first, count, order.max_parallel))
         # a limit on how many run at once holds for one array only, so with a limit the arrays come one by one
         after = [f"--dependency=afterany:{previous}"] if previous and order.max_parallel else []
         try:
-            previous = _run("sbatch", "--parsable", *after, str(file)).split(";")[0].strip()
+            previous = _job_number(_run("sbatch", "--parsable", *after, str(file)))
         except ValueError as error:
             sent = f" {first} of {len(order.families)} families were submitted." if first else ""
             raise ValueError(f"{error}{sent} The script is {file}.") from None
-        print(f"submitted {count} families as job {previous}: {file}", file=sys.stderr)
+        logger.info("submitted %d families as job %s: %s", count, previous, file)
     return []
 
 
-def queue(runs: Path) -> dict[str, Queued]:
+def queue(store: Store) -> dict[str, Queued]:
     """Every family of this store that SLURM knows as waiting or running, by key. Nothing where there is no SLURM.
 
     Raises:
         Silent: SLURM does not answer.
     """
     found: dict[str, Queued] = {}
-    for family, task in _tasks(runs):
+    for family, task in _tasks(store):
         other = found.get(family)  # it may be there twice, once with more to compute
         if other is not None:
-            shown = task if task.state == "running" else other
+            shown = task if task.state == State.RUNNING else other
             task = dataclasses.replace(shown, runs=task.runs | other.runs)
         found[family] = task
     return found
 
 
-def cancel(runs: Path, keys: Collection[str]) -> list[str]:
+def cancel(store: Store, keys: Collection[str]) -> list[str]:
     """Cancel the tasks of these families. A running one gets SIGTERM, so it leaves a checkpoint."""
-    ids = [task.id for family, task in _tasks(runs) if family in keys]
+    ids = [task.id for family, task in _tasks(store) if family in keys]
     for first in range(0, len(ids), CANCEL_AT_ONCE):
         _run("scancel", *ids[first : first + CANCEL_AT_ONCE])
     return [f"cancelled {len(ids)} SLURM tasks"] if ids else []
 
 
-def _tasks(runs: Path) -> Iterator[tuple[str, Queued]]:
+def _tasks(store: Store) -> Iterator[tuple[str, Queued]]:
     """(key of its family, itself) for every task of this store in SLURM's queue.
 
     Jobs are recognised by their names, which hold the submission's id: SLURM may issue a job's number twice.
     """
-    if not any((runs / "submissions").glob("*/array-*.sh")):
+    if not any(store.submissions.glob("*/array-*.sh")):
         return
     try:
-        text = _run("squeue", "--noheader", "--array", "--me", "--format=%K|%T|%N|%r|%i|%j")
+        text = _run("squeue", "--noheader", "--array", "--me", f"--format={FORMAT}")
     except FileNotFoundError:  # a machine outside the cluster; the store says what is done
         return
     submissions: dict[str, Submission | None] = {}
     for line in text.splitlines():
-        index, state, node, reason, number, name = line.split("|", 5)  # the names of other jobs may hold anything
-        job = TASKS.fullmatch(name)
-        if job is None or not index.isdigit() or state in ENDED:
+        found = QUEUED.fullmatch(line.strip("\ufeff \t\r"))  # not a banner
+        job = TASKS.fullmatch(found["name"]) if found else None
+        if found is None or job is None or found["state"] in ENDED:
             continue
         if job["id"] not in submissions:
-            submissions[job["id"]] = read_submission(runs, job["id"])
-        submission, place = submissions[job["id"]], int(job["first"]) + int(index)
+            submissions[job["id"]] = read_submission(store, job["id"])
+        submission, place = submissions[job["id"]], int(job["first"]) + int(found["index"])
         if submission is None or place >= len(submission.keys):
             continue  # of another store
-        running = state in ("RUNNING", "COMPLETING")
+        running = found["state"] in ("RUNNING", "COMPLETING")
         sent = frozenset(submission.runs[place])
         yield (
             submission.keys[place],
-            Queued("running" if running else "waiting", node, "" if running else reason, number, sent),
+            Queued(
+                State.RUNNING if running else State.WAITING,
+                found["node"],
+                "" if running else found["reason"],
+                found["id"],
+                sent,
+            ),
         )
 
 
@@ -210,9 +224,24 @@ def _quoted(text: str) -> str:
     return text if re.fullmatch(r"[\w./:,=%@+~-]*", text) else shlex.quote(text)
 
 
+def _job_number(said: str) -> str:
+    """The number of the job in the output of ``sbatch --parsable``: ``number`` or ``number;cluster``.
+
+    Sites print banners and checks before it, and some after it; its line holds nothing else.
+
+    Raises:
+        ValueError: there is no such line.
+    """
+    lines = [re.fullmatch(r"(\d+)(;[\w.-]+)?", line.strip("\ufeff \t\r")) for line in said.splitlines()]
+    found = [line[1] for line in lines if line]
+    if not found:
+        raise ValueError(f"sbatch printed no job number, but {said.strip()[-200:]!r}: see `squeue --me` for the job.")
+    return found[-1]
+
+
 def _array_size() -> int:
     """How many tasks one array may have: the largest index is MaxArraySize - 1."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(r"^\W*MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.MULTILINE)
     if found is None:
         raise ValueError("`scontrol show config` names no MaxArraySize: is this a SLURM cluster?")
     return max(1, int(found[1]))
@@ -227,11 +256,15 @@ def _run(*command: str) -> str:
         Silent: it is there and does not answer.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=120, check=False
+        )
     except FileNotFoundError:
         raise FileNotFoundError(
             f"There is no {command[0]} here: submit from a machine of a SLURM cluster, or use --launcher local."
         ) from None
+    except PermissionError as error:
+        raise ValueError(f"{command[0]} cannot be run ({error.strerror}).") from None
     except subprocess.TimeoutExpired:
         raise Silent(f"{command[0]} did not answer in two minutes.") from None
     if done.returncode and "Unable to contact slurm controller" in done.stderr:

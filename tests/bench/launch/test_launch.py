@@ -25,10 +25,11 @@ from bench.launch.launcher import get_launcher, launcher_names
 from bench.launch.submission import Submission, new_submission, read_item, read_submissions, write_submission
 from bench.method import method_names
 from bench.plan.runs import families
-from bench.run.worker import Job
+from bench.run.execution import Execution
 from bench.specs import key
+from bench.store.store import Store
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
 GRID = """
 methods = ["adamw"]
@@ -99,35 +100,40 @@ def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 def test_print_gives_one_command_a_family_and_nothing_else(submitted: list[str], tmp_path: Path) -> None:
-    (sent,) = read_submissions(tmp_path / "runs")
+    (sent,) = read_submissions(Store(tmp_path / "runs"))
     assert [line.rpartition(" ")[2] for line in submitted] == ["0", "1"]
     assert all(line.startswith(f"cd {tmp_path} && {sent.command('')}") for line in submitted)
-    assert [read_item(sent.families, item)[1].key for item in (0, 1)] == list(sent.keys)
+    assert [read_item(sent.families, item)[2].key for item in (0, 1)] == list(sent.keys)
 
 
 def test_every_methods_family_comes_back_from_a_file_as_it_was(tmp_path: Path) -> None:
     runs = [plan(name, seed=seed) for name in method_names() for seed in (1, 2) if name != "sgld"]
     planned = families([*runs, plan("sgld", steps=50)])
-    job = Job(tmp_path / "runs", DataSource(Path("data"), True), Path("base"), "cpu", 2, 7, 1.5, 9.0, ("a.b",))
-    sent = new_submission(tmp_path / "runs", "print", "g", planned)
-    write_submission(sent, job, planned)
+    store = Store(tmp_path / "runs")
+    execution = Execution(
+        DataSource(Path("data"), True), Path("base"), "cpu", 2, eval_every=7, checkpoint_seconds=1.5, plugins=("a.b",)
+    )
+    sent = new_submission(store, "print", "g", planned)
+    write_submission(sent, execution, planned)
     for item, family in enumerate(planned):
-        back, found = read_item(sent.families, item)
+        where, back, found = read_item(sent.families, item)
         assert (found.key, found.root, [key(run) for run in found.runs]) == (
             family.key, family.root, [key(run) for run in family.runs]
         )  # fmt: skip
         assert found.runs == family.runs and found.label == family.label
         here = Path.cwd()
-        assert back == dataclasses.replace(job, source=DataSource(here / "data", True), model_path=here / "base")
+        assert where.root == store.root
+        assert back == dataclasses.replace(execution, source=DataSource(here / "data", True), model_path=here / "base")
 
 
 @pytest.mark.parametrize(
-    ("item", "said"), [("7", "has no family number 7"), ("-1", "has no family number -1"), ("x", "invalid int value")]
+    ("item", "said"),
+    [("7", "has no family number 7"), ("-1", "--item -1: families are numbered from 0"), ("x", "--item")],
 )
 def test_a_number_that_is_none_is_told(
     submitted: list[str], tmp_path: Path, item: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (sent,) = read_submissions(tmp_path / "runs")
+    (sent,) = read_submissions(Store(tmp_path / "runs"))
     try:
         assert main(["family", str(sent.families), "--item", item]) == 2
     except SystemExit as refused:
@@ -143,7 +149,7 @@ def test_a_number_that_is_none_is_told(
 def test_a_family_stops_between_steps_when_warned_starts_again_and_a_stalled_one_changes_nothing(
     submitted: list[str], tmp_path: Path
 ) -> None:
-    (sent,) = read_submissions(tmp_path / "runs")
+    (sent,) = read_submissions(Store(tmp_path / "runs"))
     claim = tmp_path / "runs/claims" / f"{sent.keys[0]}.json"
     checkpoint = tmp_path / "runs/work" / sent.keys[0] / "checkpoint.safetensors"
 
@@ -185,7 +191,7 @@ def test_a_family_stops_between_steps_when_warned_starts_again_and_a_stalled_one
 def test_a_grid_told_to_stop_stops_its_workers_and_continues_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "g.toml").write_text(GRID.format(steps=300))
+    (tmp_path / "g.toml").write_text(GRID.format(steps=500))
     process = start(
         tmp_path, "grid", "g.toml", "--workers", "2", "--checkpoint-seconds", "0.05", CUDA_VISIBLE_DEVICES="5,7"
     )
@@ -306,7 +312,7 @@ def test_arrays_above_the_clusters_limit_are_split_and_follow_each_other_when_fe
     for limit, after in (("0", ["", "", ""]), ("2", ["", "--dependency=afterany:1 ", "--dependency=afterany:2 "])):
         (tmp_path / "sent").unlink(missing_ok=True)
         assert main(["grid", "g.toml", "--launcher", "slurm", "--max-parallel", limit]) == 0
-        folder = read_submissions(tmp_path / "runs")[-1].folder
+        folder = read_submissions(Store(tmp_path / "runs"))[-1].folder
         assert (tmp_path / "sent").read_text().splitlines() == [
             f"--parsable {extra}{folder}/array-{first}.sh" for extra, first in zip(after, (0, 3, 6), strict=True)
         ]
@@ -333,7 +339,7 @@ def test_a_silent_scheduler_is_told_and_nothing_is_submitted(
     assert "Unable to contact slurm controller" in capsys.readouterr().err and not (tmp_path / "sent").exists()
     assert main(["status", "g.toml"]) == 1
     assert "What waits there is shown as missing" in capsys.readouterr().out
-    ours = f"bench-{read_submissions(tmp_path / 'runs')[0].id}-0"
+    ours = f"bench-{read_submissions(Store(tmp_path / 'runs'))[0].id}-0"
     others = ("0|RUNNING|n|None|2_0|bench-20200101T000000Z-abcdef-0", "N/A|RUNNING|n|None|3|my|job|1",
               f"N/A|RUNNING|n|None|4|{ours}", f"7|PENDING||None|5_7|{ours}")  # fmt: skip
     fake(tmp_path, "squeue", "\n".join(f"echo '{line}'" for line in (f"0|PENDING||Resources|1_0|{ours}", *others)))
@@ -403,7 +409,7 @@ def test_ten_thousand_families_are_planned_and_looked_at_in_seconds(tmp_path: Pa
     planned = processor_seconds() - began
     commands = [line for line in lines if " bench family " in line]
     assert len(commands) == 10_000 and shlex.split(commands[-1])[-1] == "9999"
-    (sent,) = read_submissions(tmp_path / "runs")
+    (sent,) = read_submissions(Store(tmp_path / "runs"))
     evals = tmp_path / "runs/evals"
     with sent.families.open() as stream:
         next(stream)

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.process.claim import Held, Worker, _remove, claim, covers, machine, mentioned, read_claims
+from bench.process.claim import Held, _remove, claim
+from bench.process.holder import Worker, covers, machine, mentioned, read_claims
 from bench.process.stop import Stopped
 
 LIFE = 0.8  # seconds; a heartbeat every tenth of a second
 HOLD = """
 import sys, time
 from pathlib import Path
-from bench.process.claim import Worker, claim
+from bench.process.claim import claim
+from bench.process.holder import Worker
 with claim(Path(sys.argv[1]), Worker(*sys.argv[3:4]), seconds=float(sys.argv[2])) as held:
     print("held", flush=True)
     while not held.lost:
@@ -199,7 +201,8 @@ def test_where_hard_links_are_refused_a_claim_still_has_one_holder(
 RACE = """
 import sys
 from pathlib import Path
-from bench.process.claim import Worker, claim
+from bench.process.claim import claim
+from bench.process.holder import Worker
 folder, log = Path(sys.argv[1]), Path(sys.argv[2])
 for number in range(40):
     with claim(folder / "abc.json", Worker(), seconds=3600):
@@ -239,7 +242,7 @@ def test_claims_of_a_store_that_may_only_be_read_are_shown(tmp_path: Path, monke
 
     write(tmp_path / "abc.json")
     (tmp_path / "def.json").mkdir()
-    monkeypatch.setattr("bench.process.claim.os.open", refuse)
+    monkeypatch.setattr("bench.process.holder.os.open", refuse)
     assert [shown["node"] for shown in read_claims(tmp_path).values()] == ["far"]
 
 

@@ -21,9 +21,9 @@ from bench.plan.runs import count_fits, families, missing
 from bench.posterior import DiagGaussian, Point
 from bench.run.provenance import PeakMemory
 from bench.run.runner import Runner
-from bench.run.worker import FAILED, HELD, Job, record_failure, work
+from bench.run.worker import Outcome, record_failure, work
 from bench.specs import Family, key
-from bench.store.records import DamagedRecord
+from bench.store.files import DamagedRecord, NoRoom
 from bench.store.store import Store
 from bench.task import get_task
 from bench.train.loop import FitJob
@@ -239,14 +239,14 @@ def test_a_method_that_exits_is_a_failure_like_any_other(tmp_path: Path, monkeyp
     monkeypatch.setattr(get_method("softened"), "predict", leave)
     (family,) = families([plan("softened"), plan("adamw")])
     kind, text = work(Runner(store=Store(tmp_path), log=lambda text: None), family, lambda fraction, text: None)
-    assert kind == FAILED and "SystemExit: no licence" in text
+    assert kind == Outcome.FAILED and "SystemExit: no licence" in text
     assert Store(tmp_path).has(plan("adamw")) and len(Store(tmp_path).failures(plan("softened"))) == 1
 
 
 def test_an_error_before_the_work_is_recorded_where_work_is_left(tmp_path: Path) -> None:
     compute(plan("adamw"), tmp_path)
     (both,) = families([plan("adamw"), plan("softened")])
-    with pytest.raises(SystemExit), record_failure(Job(tmp_path), both):
+    with pytest.raises(SystemExit), record_failure(Store(tmp_path), both):
         sys.exit("no such plug-in")
     assert Store(tmp_path).failures(plan("adamw")) == []
     assert len(Store(tmp_path).failures(plan("softened"))) == 1
@@ -261,7 +261,7 @@ def test_who_loses_the_claim_leaves_the_family_to_the_other(tmp_path: Path) -> N
         theirs.replace(claim_file)
 
     kind, text = work(quiet(tmp_path, claim_seconds=0.4), one, steal)
-    assert kind == HELD and "another process took the claim" in text
+    assert kind == Outcome.HELD and "another process took the claim" in text
     assert json.loads(claim_file.read_text())["token"] == "theirs" and not Store(tmp_path).failure_files()
 
 
@@ -270,18 +270,14 @@ def test_a_full_disk_is_the_error_that_is_told_and_costs_nothing_else(
 ) -> None:
     runs = [plan("adamw"), plan("softened")]
     with monkeypatch.context() as patch:
-        said: list[str] = []
 
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
         patch.setattr("bench.run.runner.write_predictions", full)
-        patch.setattr(Store, "fail", full)
-        with pytest.raises(OSError, match="No space left"):
-            Runner(store=Store(tmp_path), log=said.append).run(families(runs)[0])
-        assert [line.split(" could")[0] for line in said] == [
-            "warning: the failure of adamw", "warning: the failure of softened"
-        ]  # fmt: skip
+        with pytest.raises(NoRoom, match="nothing can be written: the disk is full"):
+            quiet(tmp_path).run(families(runs)[0])
+        assert not Store(tmp_path).failure_files()  # it does not count towards --retries
     assert not list((tmp_path / "evals").iterdir()), "no half-written result is left"
     posterior = (Store(tmp_path).folder(runs[0].fit) / "posterior.safetensors").stat().st_mtime_ns
     quiet(tmp_path).run(families(runs)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 from support import bench, plan
 
-from bench.launch.backends import local
+from bench.process import claim as claim_module
 from bench.process import stop
-from bench.process.claim import Worker, claim, read_claims
+from bench.process.claim import claim
+from bench.process.console import shown
+from bench.process.holder import Worker, read_claims
 from bench.specs import key
 from bench.store.store import Store
 
@@ -53,9 +56,10 @@ def test_a_command_that_cannot_start_the_job_again_is_told(
     command: str, reason: str, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stop, "AGAIN_SECONDS", 0.2 if "sleep" in command else 60)
-    stop.start_again(command)
+    with shown(lambda text: print(text, file=sys.stderr)):
+        stop.start_again(command)
     said = capsys.readouterr().err
-    assert said.startswith(f"bench: `{command}` failed (") and reason in said
+    assert said.startswith(f"warning: `{command}` failed (") and reason in said
     assert said.endswith("): submit the grid again to continue.\n") and said.count("\n") == 1
 
 
@@ -72,7 +76,7 @@ def test_a_job_that_was_warned_ends_with_75_whatever_its_command_does(
 
     monkeypatch.setattr("bench.run.worker.work", warned)
     said = bench("family", str(file), "--item", "0", "--on-warning", "nosuchcmd x", cwd=tmp_path, check=75)
-    assert "bench: `nosuchcmd x` failed (" in said.stderr
+    assert "warning: `nosuchcmd x` failed (" in said.stderr
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -152,7 +156,7 @@ def test_cancel_asks_the_jobs_of_other_schedulers_and_leaves_slurms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(os, "kill", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda process, number: asked.append(number))
     (tmp_path / "g.toml").write_text(GRID)
     bench("grid", "g.toml", "--launcher", "print", cwd=tmp_path)
     (about,) = tmp_path.glob("runs/submissions/*/submission.json")
@@ -165,8 +169,8 @@ def test_cancel_asks_the_jobs_of_other_schedulers_and_leaves_slurms(
 
     for job in ("pbs.1", f"{about.parent.name}/7/0"):  # the second is of a submission, but not SLURM's
         assert cancelled(job) == f"adamw: asked process {os.getpid()} to stop\n"
-    assert asked == [(os.getpid(), signal.SIGTERM)] * 2
-    monkeypatch.setattr(local, "machine", lambda: "another")
+    assert asked == [signal.SIGTERM] * 2
+    monkeypatch.setattr(claim_module, "machine", lambda: "another")
     with claim(file, Worker(job="pbs.1"), about={"label": "adamw"}):
         host = read_claims(file.parent)[family]["host"]
     assert cancelled("pbs.1") == f"adamw: runs as job pbs.1 on {host}; stop it there\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 from support import compute, plan
 
 from bench.cli.main import main
+from bench.store.facts import digest_of
+from bench.store.files import sha256
 from bench.store.merge import Refused, merge_stores
 from bench.store.records import read_records
 from bench.store.store import Store
@@ -45,23 +48,26 @@ def only(store: Path, kind: str) -> Path:
 
 def rehash(folder: Path) -> None:
     """Make facts.json list the files as they are, as another computation would have."""
-    from bench.store.merge import _sha256
-
     facts = json.loads((folder / "facts.json").read_text())
-    facts["files"] = {name: _sha256(folder / name) for name in facts["files"]}
-    (folder / "facts.json").write_text(json.dumps(facts))
+    facts["files"] = {name: sha256(folder / name) for name in facts["files"]}
+    write_facts(folder, facts)
+
+
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Write facts with their digest."""
+    (folder / "facts.json").write_text(json.dumps({**facts, "digest": digest_of(facts)}))
 
 
 def test_what_is_missing_is_copied_and_a_second_merge_copies_nothing(stores: tuple[Path, Path]) -> None:
     into, source = stores
     before = {**files(into), **files(source)}
-    merged = merge_stores([source], into)
+    merged = merge_stores([Store(source)], Store(into))
     assert [place.parent.name for _, place in merged.copied] == ["fits", "evals"] and merged.known == 0
     assert files(into) == before  # the two have no file in common
     records, damaged = read_records(into)
     assert [record.spec.fit.seed for record in sorted(records, key=lambda r: r.spec.fit.seed)] == [1, 2]
     assert damaged == [] and Store(into).posterior(plan("adamw", seed=2).fit).mean
-    again = merge_stores([source, source], into)
+    again = merge_stores([Store(source), Store(source)], Store(into))
     assert again.copied == () and again.known == 4
 
 
@@ -73,7 +79,7 @@ def test_seconds_may_differ_and_what_is_there_stands(stores: tuple[Path, Path]) 
     (fit / "trace.jsonl").write_text('{"step": 1, "seconds": 9}\n')
     rehash(fit)
     before = files(into)
-    assert merge_stores([source], into).known == 2
+    assert merge_stores([Store(source)], Store(into)).known == 2
     assert files(into) == before
 
 
@@ -87,10 +93,11 @@ def test_a_conflict_is_refused_with_both_paths(stores: tuple[Path, Path], tmp_pa
     if "log_probs" in arrays:
         arrays["log_probs"] = np.nextafter(arrays["log_probs"], np.float32(-9))  # metrics stay equal to 1e-9: no damage
         facts = json.loads((folder / "facts.json").read_text())
-        from bench.metrics import score
+        from bench.metrics import nll, score
 
         facts["metrics"].update(score(arrays["log_probs"], arrays["labels"]))
-        (folder / "facts.json").write_text(json.dumps(facts))
+        facts["metrics"]["excess_nll"] = facts["metrics"]["nll"] - nll(arrays["truth"], arrays["labels"])
+        write_facts(folder, facts)
     else:
         name = min(arrays)
         arrays[name] = arrays[name] + 1
@@ -124,14 +131,14 @@ def test_damage_is_refused_by_name(stores: tuple[Path, Path], flaw: str) -> None
         (folder / "facts.json").write_text("{")
     elif flaw == "metric":
         facts["metrics"]["accuracy"] = 1.0
-        (folder / "facts.json").write_text(json.dumps(facts))
+        write_facts(folder, facts)
     elif flaw == "gone":
         file.unlink()
     else:
         folder = folder.rename(folder.with_name("0123456789abcdef"))
     before = files(into)
     with pytest.raises(Refused, match=folder.name):
-        merge_stores([source], into)
+        merge_stores([Store(source)], Store(into))
     assert files(into) == before
 
 

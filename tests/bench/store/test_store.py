@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sample_facts
 import torch
 
 from bench.posterior import DiagGaussian, Point
 from bench.specs import DataSpec, FitSpec, ModelSpec, RunSpec, TrainSpec, key, to_json
+from bench.store.facts import to_plain
+from bench.store.predictions import read_predictions, write_predictions
 from bench.store.records import DamagedRecord, read_record, read_records
-from bench.store.store import Store, read_predictions, write_predictions
+from bench.store.store import Store
 
 DATA = DataSpec(task="arc_e", version=1, revision="abc")
 FIT = FitSpec(
@@ -27,7 +30,7 @@ FIT = FitSpec(
 )
 RUN = RunSpec(fit=FIT, method="ivon", version=1, options={"tau": 1.0}, data=DATA, split="validation")
 METRICS = {"accuracy": 0.5, "ece": 0.25, "nll": 0.75, "brier": 0.5}
-FACTS = {"metrics": METRICS, "seconds": 1.5}
+FACTS = {**to_plain(sample_facts.RUN), "metrics": METRICS}
 LOG_PROBS = np.log(np.array([[[0.25, 0.75], [0.5, 0.5]]], dtype=np.float32))
 
 
@@ -393,7 +396,6 @@ def test_a_spec_that_is_reformatted_only_is_still_the_spec(store: Store) -> None
         (("fit", "train", "steps"), "many"),
         (("fit", "train", "steps"), 0),
         (("fit", "model", "lora"), 3),
-        (("unknown",), 1),
         (("batch_size",), True),
         pytest.param(
             ("options", "tau"),
@@ -404,6 +406,14 @@ def test_a_spec_that_is_reformatted_only_is_still_the_spec(store: Store) -> None
 def test_a_spec_that_cannot_be_built_is_told(store: Store, path: tuple[str, ...], value: Any) -> None:
     edit(store.folder(RUN) / "spec.json", *path, value=value)
     sentence(lambda: store.record(RUN), store.folder(RUN))
+
+
+@pytest.mark.parametrize("path", [("unknown",), ("fit", "unknown"), ("fit", "model", "lora", "unknown")])
+def test_a_spec_of_a_newer_version_is_told_and_not_called_damaged(store: Store, path: tuple[str, ...]) -> None:
+    edit(store.folder(RUN) / "spec.json", *path, value=1)
+    with pytest.raises(DamagedRecord, match=r"unknown' is unknown here: a newer version of the suite") as error:
+        store.record(RUN)
+    assert "elete" not in str(error.value)
 
 
 def test_a_spec_without_a_needed_field_is_told(store: Store) -> None:

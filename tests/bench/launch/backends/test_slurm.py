@@ -16,7 +16,7 @@ import pytest
 from slurm_cluster import INSTALL, Cluster, missing_programs
 from support import Said, bench
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[4]
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
 BROKEN = """
 from dataclasses import dataclass

@@ -1,0 +1,63 @@
+"""How to compute, as opposed to what: the settings that no key holds. Plain values, for a process or a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.data.splits import DataSource
+from bench.process.holder import SECONDS
+
+PATHS = ("data_dir", "model_path")
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """What a worker needs to know besides the store and its families.
+
+    Attributes:
+        source: where rows come from.
+        model_path: folder of a local model, or None.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: CPU threads of each process; sums are taken in another order with another number.
+        eval_every: steps between mid-run evaluations; 0 for none.
+        graphs: train with CUDA graphs (bench.train.graphs).
+        checkpoint_seconds: least time between two checkpoints.
+        claim_seconds: life of a claim without a heartbeat.
+        plugins: modules to import first.
+    """
+
+    source: DataSource = dataclasses.field(default_factory=DataSource)
+    model_path: Path | None = None
+    device: str = "auto"
+    threads: int = 1
+    eval_every: int = 0
+    graphs: bool = False
+    checkpoint_seconds: float = 30.0
+    claim_seconds: float = SECONDS
+    plugins: tuple[str, ...] = ()
+
+
+def pack(execution: Execution) -> dict[str, Any]:
+    """The settings as flat JSON data. Paths in full: the reader may run in another folder."""
+    fields = {**vars(execution), **vars(execution.source)}
+    del fields["source"]
+    for name in PATHS:
+        fields[name] = None if fields[name] is None else str(fields[name].resolve())
+    return {**fields, "plugins": list(execution.plugins)}
+
+
+def unpack(data: Mapping[str, Any]) -> Execution:
+    """The settings from :func:`pack`. Settings that were added since keep their defaults.
+
+    Raises:
+        ValueError: a setting is not known here: a newer version wrote it.
+    """
+    known = {name: None if data.get(name) is None else Path(data[name]) for name in PATHS}
+    values = {**data, **known, "plugins": tuple(data.get("plugins", ()))}
+    source = {field.name: values.pop(field.name) for field in dataclasses.fields(DataSource) if field.name in values}
+    if unknown := set(values) - {field.name for field in dataclasses.fields(Execution)}:
+        raise ValueError(f"it has the setting '{min(unknown)}', which a newer version of the suite wrote")
+    return Execution(source=DataSource(**source), **values)
