@@ -23,6 +23,12 @@ def near_miss(name: object, known: Iterable[object]) -> str:
     return " Known: " + ", ".join(names) + "."
 
 
+def shown(value: object) -> str:
+    """``repr(value)`` for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
+
+
 def one_line(error: BaseException) -> str:
     """``KeyError: 'x'``: the kind of an error and its text on one line, for use inside a sentence."""
     text = " ".join(str(error).split())

@@ -52,10 +52,9 @@ class Marker:
             ("at most", self.le, operator.le),
             ("less than", self.lt, operator.lt),
         )
-        given = [(word, bound, holds(value, bound)) for word, bound, holds in limits if bound is not None]
-        if not all(held for *_, held in given):
-            asked = " and ".join(f"{word} {bound:g}" for word, bound, _ in given)
-            raise ValueError(f"{name} is {value}: give {asked}.")
+        for words, bound, holds in limits:
+            if bound is not None and not holds(value, bound):
+                raise ValueError(f"{name} is {value}: must be {words} {bound:g}.")
 
 
 class Fit(Marker):

@@ -18,10 +18,10 @@ from bench.posterior import Point, Posterior
 class AdamOptions(Method):
     """The optimizer that several methods share, and its options. Defaults: Cong et al. 2024 (PROTOCOL 1)."""
 
-    lr: Annotated[float, Fit("peak learning rate, linear to 0 without warm-up", ge=0)] = 5e-5
+    lr: Annotated[float, Fit("peak learning rate, linear to 0 without warm-up", ge=0, le=1e30)] = 5e-5
     beta1: Annotated[float, Fit("decay of the gradient average")] = 0.9
     beta2: Annotated[float, Fit("decay of the squared-gradient average")] = 0.999
-    eps: Annotated[float, Fit("added to the root of the squared-gradient average", ge=0)] = 1e-8
+    eps: Annotated[float, Fit("added to the root of the squared-gradient average", ge=0, le=1)] = 1e-8
 
     def __post_init__(self) -> None:
         for name in ("beta1", "beta2"):
@@ -48,7 +48,7 @@ class AdamW(AdamOptions):
     name = "adamw"
     title = "AdamW"
 
-    weight_decay: Annotated[float, Fit("decoupled weight decay", ge=0)] = 0.0
+    weight_decay: Annotated[float, Fit("decoupled weight decay", ge=0, le=1e6)] = 0.0
 
     def fit(self, job: FitJob) -> Posterior:
         job.train(self.optimizer(job, self.weight_decay))
@@ -71,7 +71,7 @@ class Map(AdamOptions):
     name = "map"
     title = "MAP"
 
-    prior_sd: Annotated[float, Fit("standard deviation of the prior on every adapter parameter")] = 1.0
+    prior_sd: Annotated[float, Fit("standard deviation of the prior on every adapter parameter", gt=0, le=1e6)] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

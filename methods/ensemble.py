@@ -21,7 +21,7 @@ from bench.specs import FitSpec, member
 class Independent(Method):
     """Starts from ``members`` fits of its base: the family's own, and ordinary stored ones at derived seeds."""
 
-    members: Annotated[int, Fit("independent trainings, M", ge=1)] = 3
+    members: Annotated[int, Fit("independent trainings, M", ge=1, le=1000)] = 3
 
     def bases(self, base: FitSpec) -> tuple[FitSpec, ...]:
         return tuple(member(base, number) for number in range(self.members))
@@ -75,8 +75,8 @@ class MultiSwag(Independent):
     version = 2
     base = "swa"
 
-    draws: Annotated[int, Predict("posterior draws from each member", ge=1)] = 4
-    tau: Annotated[float, Predict("scale of each member's covariance: 0 is an ensemble of SWA means", ge=0)] = 1.0
+    draws: Annotated[int, Predict("posterior draws from each member", ge=1, le=100_000)] = 4
+    tau: Annotated[float, Predict("scale of each member's covariance: 0 is an ensemble of means", ge=0, le=1e4)] = 1.0
 
     def fit(self, job: FitJob) -> Posterior:
         return LowRankMixture.of(job.starts)

@@ -33,7 +33,7 @@ class McDropout(Method):
     title = "MC dropout"
     base = "adamw"
 
-    masks: Annotated[int, Predict("dropout masks whose probabilities are averaged", ge=1)] = 10
+    masks: Annotated[int, Predict("dropout masks whose probabilities are averaged", ge=1, le=100_000)] = 10
 
     def check_fit(self, fit: FitSpec) -> None:
         if fit.model.lora.dropout == 0:

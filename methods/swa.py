@@ -44,12 +44,12 @@ class Swa(AdamW):
     name = "swa"
     title = "SWA"
 
-    lr: Annotated[float, Fit("learning rate before the snapshots", ge=0)] = 5e-5
-    swa_ratio: Annotated[float, Fit("learning rate while collecting over lr (published: 1/2 to 1/10)")] = 0.5
+    lr: Annotated[float, Fit("learning rate before the snapshots", ge=0, le=1e30)] = 5e-5
+    swa_ratio: Annotated[float, Fit("learning rate while collecting over lr (published: 1/2 to 1/10)", le=1e3)] = 0.5
     start: Annotated[float, Fit("share of the steps after which snapshots are collected")] = 0.5
     anneal: Annotated[float, Fit("share of the steps before start over which the learning rate falls")] = 1.0
     every: Annotated[int, Fit(f"steps between snapshots; 0: the most for {AUTO_SNAPSHOTS} or more of them", ge=0)] = 0
-    rank: Annotated[int, Fit("largest number of deviations to hold, K", ge=2)] = 5
+    rank: Annotated[int, Fit("largest number of deviations to hold, K", ge=2, le=1000)] = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -158,8 +158,8 @@ class Swag(Method):
     title = "SWAG"
     base = "swa"
 
-    draws: Annotated[int, Predict("posterior draws whose probabilities are averaged", ge=1)] = 10
-    tau: Annotated[float, Predict("scale of the covariance: 0 is SWA, 1 the posterior", ge=0)] = 1.0
+    draws: Annotated[int, Predict("posterior draws whose probabilities are averaged", ge=1, le=100_000)] = 10
+    tau: Annotated[float, Predict("scale of the covariance: 0 is SWA, 1 the posterior", ge=0, le=1e4)] = 1.0
 
     def draw(self, job: PredictJob) -> Iterable[Params]:
         return job.posterior.draws(self.draws, job.generator, self.tau)

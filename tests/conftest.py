@@ -15,7 +15,7 @@ LONG = ("test_slurm.py", "test_launch.py", "test_kill.py", "test_main.py", "test
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
-PLUGINS = ("softened", "bayes_by_backprop", "sgld", "colours")  # tests/plugins: one of each kind
+PLUGINS = ("softened", "bayes_by_backprop", "sgld", "early_stopping", "colours")  # tests/plugins: one of each kind
 
 sys.path[:0] = [str(TESTS), str(TESTS / "plugins")]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bench.cli.main import main
 from bench.data.splits import DataSource
-from bench.plan.grid import choose_model
+from bench.plan.base_model import choose_model
 from bench.plan.runs import families, plan_run
 from bench.run.runner import Runner
 from bench.specs import RunSpec, key

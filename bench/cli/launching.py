@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True) -> Grid:
     """The grid of a file, overridden by what the command line says."""
+    from bench.launch.launcher import get_launcher, launcher_names
     from bench.plan.grid import read_grid
     from bench.plan.settings import merge, parse_assignment
 
@@ -31,6 +32,7 @@ def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True) -> Grid:
         overrides=merge(*map(parse_assignment, spec.assignments)),
         plugins=tuple(spec.plugins),
         with_variants=with_variants,
+        launchers={name: get_launcher(name).check for name in launcher_names()},
     )
 
 

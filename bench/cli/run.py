@@ -47,37 +47,25 @@ def run(
 ) -> int:
     """Train and evaluate one method on one task with one seed."""
     from bench.data.splits import DataSource
-    from bench.method import get_method
-    from bench.plan.grid import Grid, Variant, choose_model
+    from bench.plan.grid import single
     from bench.plan.runs import families
-    from bench.plan.settings import check_settings, merge, parse_assignment
-    from bench.registry import load_plugin
+    from bench.plan.settings import merge, parse_assignment
     from bench.store.store import Store
-    from bench.task import get_task
 
-    for plugin in spec.plugins:
-        load_plugin(plugin)
-    get_method(method)
-    get_task(task)
-    settings = merge(*map(parse_assignment, spec.assignments))
-    check_settings(settings)
     if eval_every < 0:
         raise ValueError(f"--eval-every {eval_every}: use a number of steps, or 0.")
-    model, path = choose_model(spec.model_table)
-    grid = Grid(
-        name="run",
-        methods=(method,),
-        tasks=(task,),
-        seeds=(seed,),
+    grid = single(
+        method,
+        task,
+        seed,
         protocol=protocol,
-        plugins=tuple(spec.plugins),
+        variant=variant,
+        eval_tasks=eval_task,
         eval_every=eval_every,
         source=DataSource(spec.data_dir, spec.allow_partial_data),
-        model=model,
-        model_path=path,
-        settings=settings,
-        variants={variant: Variant()},
-        evals={task: tuple(dict.fromkeys(eval_task))},
+        model=spec.model_table,
+        overrides=merge(*map(parse_assignment, spec.assignments)),
+        plugins=tuple(spec.plugins),
     )
     planned = grid.runs()
     status = launch(grid, families(planned), runs, execution, _LAUNCH)

@@ -1,65 +1,44 @@
-"""Grid files: which methods, tasks and seeds, under which settings. TOML in, run specs out.
-
-protocol = "clean"                 # paper | clean
-methods = ["adamw", "ivon"]
-tasks = ["notes_two"]
-seeds = [1, 2]
-plugins = ["my_pkg.my_module"]     # optional
-eval_every = 500                   # optional: steps between mid-run evaluations
-
-[model]                            # optional: id (hub name, folder or embedded), revision, quantization, dtype
-[set]                              # settings, see bench.plan.settings
-[variants.tuned]                   # optional: labelled settings that win over [set], its per-task ones too;
-include = "chosen.toml"            # optional: a file of more of them, as `bench tune` writes it
-methods = ["ivon"]                 # optional: the methods this variant has, where not all
-sweep = false                      # optional: leave the sweeps out
-[eval]                             # optional: training task -> tasks to evaluate on besides, out of distribution
-notes_two = ["my_task"]
-[sweep.ivon]                       # optional: prediction-time hyperparameters to vary
-tau = [0, 0.5, 1]
-[tune.ivon]                        # optional: what `bench tune` tries
-lr = [0.1, 0.3]
-[slurm]                            # optional: settings of a launcher, see bench.launch.backends
-partition = "gpu"
-"""
+"""A grid: methods, tasks, seeds and variants of settings; from a file (bench.plan.grid_file) or one run, to specs."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.data.protocol import PROTOCOLS
+from bench.data.protocol import splits_for
 from bench.data.splits import DataSource
-from bench.errors import near_miss
-from bench.launch.launcher import get_launcher, launcher_names
+from bench.errors import near_miss, shown
 from bench.method import get_method, method_names
-from bench.model.identity import resolve_model
-from bench.plan.runs import families, plan_run
-from bench.plan.settings import Settings, check_settings, laid_over, merge, read_toml, table_of
+from bench.plan.base_model import choose_model, overridden
+from bench.plan.grid_file import GridTable, TuneTable, VariantTable, read_grid_file
+from bench.plan.runs import Planner, check_label, check_seed, families
+from bench.plan.settings import Layer, Settings, check_used, merge
+from bench.plan.toml import expanded, read_toml
 from bench.registry import load_plugin
-from bench.specs import Family, ModelSpec, RunSpec, build, cast
+from bench.specs import Family, ModelSpec, RunSpec
 from bench.task import get_task
+from bench.train.trackers import check_trackers
 
-KEYS = (
-    "protocol", "methods", "tasks", "seeds", "plugins", "eval_every", "data_dir", "allow_partial_data",
-    "model", "set", "variants", "eval", "sweep", "tune",
-)  # fmt: skip
-VARIANT_KEYS = ("include", "methods", "sweep")
-MODEL_KEYS = ("id", "revision", "quantization", "dtype")
-TUNE_KEYS = ("holdout", "seeds", "criterion")
-CRITERIA = ("nll", "brier", "ece")  # lower is better
+MOST_RUNS = 50_000  # evaluations of one grid
+
+Check = Callable[[Layer], Any]  # raises LookupError or ValueError for a table that does not fit
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Settings under a label; for all methods of the grid unless some are named, with the grid's sweeps unless not."""
+    """Settings under a label; for all methods of the grid unless some are named, with the grid's sweeps unless not.
 
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ``main`` marks the variant that a report shows first.
+    """
+
+    settings: Layer = dataclasses.field(default_factory=dict)
     methods: tuple[str, ...] | None = None
     sweep: bool = True
+    main: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,63 +55,128 @@ class Grid:
     source: DataSource = dataclasses.field(default_factory=DataSource)
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
     model_path: Path | None = None
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Settings = dataclasses.field(default_factory=Settings)
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=lambda: {"": Variant()})
     evals: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     sweep: Mapping[str, Mapping[str, list[Any]]] = dataclasses.field(default_factory=dict)
-    tune: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    launchers: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    tune: TuneTable = dataclasses.field(default_factory=TuneTable)
+    launchers: Mapping[str, Layer] = dataclasses.field(default_factory=dict)
+    trackers: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def planner(self) -> Planner:
+        """What plans the grid's runs."""
+        return Planner(self.model, self.source, self.protocol)
+
+    @functools.cached_property
+    def variant_settings(self) -> dict[str, Settings]:
+        """The settings of each variant."""
+        return {label: self.settings.over(variant.settings) for label, variant in self.variants.items()}
+
+    @property
+    def main_variant(self) -> str | None:
+        """The label of the variant that is marked as the main one."""
+        return next((label for label, variant in self.variants.items() if variant.main), None)
 
     def runs(self) -> list[RunSpec]:
         """All run specs: every method, task, seed and variant, on its own task and on others, then the sweeps.
 
         Raises:
-            LookupError, ValueError: something is misspelt or does not fit, before anything is loaded.
+            LookupError, ValueError: something does not fit, or there are too many; before anything is loaded.
         """
+        self._check_size()
+        points = self._sweep_points()
         planned = []
         for label, task, seed, method in itertools.product(self.variants, self.tasks, self.seeds, self.methods):
-            variant = self.variants[label]
-            if variant.methods is not None and method not in variant.methods:
+            if not self._has(label, method):
                 continue
-            settings = merge(self.settings, variant.settings)
-            run = self._plan(method, task, seed, settings, label, "result")
+            plan = functools.partial(self.planner.run, method, task, seed, variant=label)
+            settings = self.variant_settings[label]
+            run = plan(settings)
             planned.append(run)
-            for other in self.evals.get(task, ()):
-                planned.append(self._plan(method, task, seed, settings, label, "result", other))
-            for name, values in self.sweep.get(method, {}).items() if variant.sweep else ():
-                for value in values:
-                    swept = merge(settings, laid_over({method: {name: value}}))
-                    point = self._plan(method, task, seed, swept, label, "sweep")
-                    if point.options != run.options:
-                        planned.append(point)
+            planned += [plan(settings, eval_task=other) for other in self.evals.get(task, ())]
+            swept = (plan(point, purpose="sweep") for point in points.get((label, method), ()))
+            planned += [point for point in swept if point.options != run.options]
         return planned
 
     def families(self) -> list[Family]:
         """The units of work."""
         return families(self.runs())
 
-    def _plan(
-        self,
-        method: str,
-        task: str,
-        seed: int,
-        settings: Settings,
-        variant: str,
-        purpose: str,
-        eval_task: str | None = None,
-    ) -> RunSpec:
-        return plan_run(
-            method,
-            task,
-            seed,
-            settings=settings,
-            model=self.model,
-            source=self.source,
-            protocol=self.protocol,
-            variant=variant,
-            purpose=purpose,
-            eval_task=eval_task,
+    def _has(self, label: str, method: str) -> bool:
+        methods = self.variants[label].methods
+        return methods is None or method in methods
+
+    def _sweep_points(self) -> dict[tuple[str, str], list[Settings]]:
+        """(variant, method) -> the settings of each point of the method's sweeps."""
+        return {
+            (label, method): [
+                self.variant_settings[label].over({method: {name: value}})
+                for name, values in self.sweep.get(method, {}).items()
+                for value in values
+            ]
+            for label, method in itertools.product(self.variants, self.methods)
+            if self.variants[label].sweep and self._has(label, method)
+        }
+
+    def _check_size(self) -> None:
+        swept = sum(len(values) for lists in self.sweep.values() for values in lists.values())
+        others = max((len(tasks) for tasks in self.evals.values()), default=0)
+        each = len(self.methods) * (1 + others) + swept
+        check_count(len(self.variants) * len(self.tasks) * len(self.seeds) * each, self.name)
+
+
+def check_count(runs: int, name: str) -> None:
+    """Refuse a plan that is larger than anyone could have meant."""
+    if runs > MOST_RUNS:
+        raise ValueError(
+            f"{name} asks for {runs} evaluations, and {MOST_RUNS} is the most: take fewer seeds or values."
         )
+
+
+def single(
+    method: str,
+    task: str,
+    seed: int,
+    *,
+    protocol: str = "paper",
+    variant: str = "",
+    eval_tasks: Iterable[str] = (),
+    eval_every: int = 0,
+    source: DataSource | None = None,
+    model: Layer | None = None,
+    overrides: Layer | None = None,
+    plugins: tuple[str, ...] = (),
+    trackers: Iterable[str] = (),
+) -> Grid:
+    """The grid of one method on one task with one seed, as ``bench run`` asks for it.
+
+    Raises:
+        LookupError, ValueError: what is wrong, and the near miss, before anything is loaded.
+    """
+    for plugin in plugins:
+        load_plugin(plugin)
+    get_method(method)
+    splits_for(protocol, get_task(task))
+    settings = Settings(overrides or {})
+    check_used(overrides or {}, with_bases([method]), [task])
+    spec, path = choose_model(model or {})
+    return Grid(
+        name="run",
+        methods=(method,),
+        tasks=(task,),
+        seeds=(seed,),
+        protocol=protocol,
+        plugins=plugins,
+        eval_every=eval_every,
+        source=source or DataSource(),
+        model=spec,
+        model_path=path,
+        settings=settings,
+        variants={variant: Variant()},
+        evals={task: _others(task, tuple(dict.fromkeys(eval_tasks)), "--eval-task")},
+        trackers=_trackers(trackers),
+    )
 
 
 def read_grid(
@@ -140,196 +184,144 @@ def read_grid(
     *,
     data_dir: Path | None = None,
     allow_partial: bool = False,
-    model: Mapping[str, Any] | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    model: Layer | None = None,
+    overrides: Layer | None = None,
     plugins: tuple[str, ...] = (),
     with_variants: bool = True,
+    launchers: Mapping[str, Check] | None = None,
+    trackers: Iterable[str] = (),
 ) -> Grid:
     """The grid of a file, with what the command line says laid over it; every name is checked.
 
-    Without ``with_variants`` the ``[variants]`` table is left out: `bench tune` has yet to write what it includes.
+    Args:
+        with_variants: False leaves the ``[variants]`` table out: `bench tune` has yet to write what it includes.
+        launchers: names of launchers, which may have tables, and what checks those.
+        trackers: trackers besides those of ``[tracking]``.
 
     Raises:
         LookupError, ValueError, FileNotFoundError: what is wrong, and the near miss, before anything is loaded.
     """
-    content = read_toml(file)
-    _known(content, (*KEYS, *launcher_names()), file.name)
-    for name in ("model", "set", "variants", "eval", "sweep", "tune", *launcher_names()):
-        table_of(content.get(name, {}), name)
-    launchers = {name: content[name] for name in launcher_names() if name in content}
-    for name, table in launchers.items():
-        get_launcher(name).check(table)
-    for plugin in (*_strings(content.get("plugins", []), "plugins"), *plugins):
+    file = expanded(file)
+    table, launcher_tables = read_grid_file(file, launchers or {})
+    for name, check in (launchers or {}).items():
+        if name in launcher_tables:
+            check(launcher_tables[name])
+    for plugin in (*table.plugins, *plugins):
         load_plugin(plugin)
-    for needed in ("methods", "tasks", "seeds"):
-        if not content.get(needed):
-            raise ValueError(f"{file.name} names no {needed}: add `{needed} = [...]`.")
-    methods, tasks = _strings(content["methods"], "methods"), _strings(content["tasks"], "tasks")
-    for method in methods:
+    for method in table.methods:
         get_method(method)
-    for task in tasks:
-        get_task(task)
-    protocol = str(content.get("protocol", "paper"))
-    if protocol not in PROTOCOLS:
-        raise LookupError(f"There is no protocol '{protocol}'.{near_miss(protocol, PROTOCOLS)}")
-    settings = merge(content.get("set", {}), overrides or {})
-    variants = _variants(content.get("variants", {}) if with_variants else {}, file, methods)
-    for variant in variants.values():
-        check_settings(merge(settings, variant.settings))
-    variants = {
-        name: dataclasses.replace(variant, settings=laid_over(variant.settings)) for name, variant in variants.items()
-    }
-    evals = {task: _strings(others, f"eval.{task}") for task, others in content.get("eval", {}).items()}
-    for task in evals:
-        if task not in tasks:
-            raise LookupError(f"[eval] names '{task}', which the grid does not train on.{near_miss(task, tasks)}")
-    sweep, tune = content.get("sweep", {}), content.get("tune", {})
-    check_options(sweep, "sweep", "predict", methods)
-    tuned = {name: value for name, value in tune.items() if isinstance(value, Mapping)}
-    _known({name: value for name, value in tune.items() if name not in tuned}, TUNE_KEYS, "[tune]")
-    seeds = seed_list(content["seeds"], "seeds")
-    judging(tune, seeds)
-    check_options(tuned, "tune", "", [*methods, *_bases(methods)])
-    eval_every = cast(content.get("eval_every", 0), int, "eval_every")
-    if eval_every < 0:
-        raise ValueError(f"eval_every is {eval_every}: give a number of steps, or 0 for no evaluation in mid-run.")
-    chosen = choose_model(_model_table(content.get("model", {}), model or {}), file.parent)
-    partial = cast(content.get("allow_partial_data", False), bool, "allow_partial_data")
-    folder = data_dir or (file.parent / _path(content["data_dir"], "data_dir") if "data_dir" in content else None)
-    return Grid(
+    for task in table.tasks:
+        splits_for(table.protocol, get_task(task))
+    for seed in (*table.seeds, *(table.tune.seeds or ())):
+        check_seed(seed)
+    settings = Settings(merge(table.set, overrides or {}))
+    check_used(overrides or {}, with_bases(table.methods), table.tasks)
+    check_lists(table.sweep, "sweep", table.methods, reader="predict")
+    check_lists(table.tune.lists, "tune", with_bases(table.methods))
+    spec, path = choose_model(overridden(table.model.model_dump(exclude_unset=True), model or {}), file.parent)
+    folder = data_dir or (file.parent / expanded(table.data_dir) if table.data_dir is not None else None)
+    grid = Grid(
         name=file.stem,
-        methods=methods,
-        tasks=tasks,
-        seeds=seeds,
-        protocol=protocol,
-        plugins=(*_strings(content.get("plugins", []), "plugins"), *plugins),
-        eval_every=eval_every,
-        source=DataSource(folder, allow_partial or partial),
-        model=chosen[0],
-        model_path=chosen[1],
+        methods=table.methods,
+        tasks=table.tasks,
+        seeds=table.seeds,
+        protocol=table.protocol,
+        plugins=(*table.plugins, *plugins),
+        eval_every=table.eval_every,
+        source=DataSource(folder, allow_partial or table.allow_partial_data),
+        model=spec,
+        model_path=path,
         settings=settings,
-        variants=variants,
-        evals=evals,
-        sweep=sweep,
-        tune=tune,
-        launchers=launchers,
+        variants=_variants(table, file) if with_variants and table.variants else {"": Variant()},
+        evals=_evals(table),
+        sweep=table.sweep,
+        tune=table.tune,
+        launchers=launcher_tables,
+        trackers=_trackers((*table.tracking.trackers, *trackers)),
     )
+    _ = grid.variant_settings  # its checks
+    return grid
 
 
-def _model_table(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A ``[model]`` table with what the command line says laid over it; another model has no use for its revision."""
-    dropped = ("revision",) if "id" in overrides else ()
-    return {**{name: value for name, value in table.items() if name not in dropped}, **overrides}
+def _trackers(names: Iterable[str]) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(names))
+    check_trackers(chosen)
+    return chosen
 
 
-def _known(table: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
-    for name in table:
-        if name not in names:
-            raise LookupError(f"{where} has no key '{name}'.{near_miss(name, names)}")
+def _evals(table: GridTable) -> dict[str, tuple[str, ...]]:
+    for task in table.eval:
+        if task not in table.tasks:
+            raise LookupError(f"[eval] names '{task}', which the grid does not train on.{near_miss(task, table.tasks)}")
+    return {task: _others(task, others, f"eval.{task}") for task, others in table.eval.items()}
 
 
-def seed_list(values: Any, name: str) -> tuple[int, ...]:
-    """``values`` if it is a list of whole numbers, with something in it."""
-    whole = isinstance(values, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in values)
-    if not whole or not values:
-        raise ValueError(f"{name} is {values!r}: give a list of whole numbers.")
-    return tuple(dict.fromkeys(values))
+def _others(task: str, others: tuple[str, ...], where: str) -> tuple[str, ...]:
+    for other in others:
+        get_task(other)
+    if task in others:
+        raise ValueError(f"{where} names '{task}' itself, which is evaluated anyway: leave it out.")
+    return others
 
 
-def judging(tune: Mapping[str, Any], seeds: Sequence[int]) -> tuple[str, float, tuple[int, ...]]:
-    """(criterion, share held out, seeds) of a ``[tune]`` table; ``seeds`` stand in for its own.
-
-    Raises:
-        LookupError, ValueError: one of them is misspelt or out of range.
-    """
-    criterion = tune.get("criterion", "nll")
-    if criterion not in CRITERIA:
-        raise LookupError(f"tune.criterion '{criterion}'.{near_miss(criterion, CRITERIA)}")
-    share = cast(tune.get("holdout", 0.25), float, "tune.holdout")
-    if not 0 < share < 1:
-        raise ValueError(f"tune.holdout is {share}: give a share of the training split between 0 and 1.")
-    return criterion, share, seed_list(tune.get("seeds", list(seeds)), "tune.seeds")
+def with_bases(methods: Iterable[str]) -> list[str]:
+    """The methods, and those that they start from, directly or not."""
+    found: dict[str, None] = {}
+    for method in methods:
+        name: str | None = method
+        while name is not None and name not in found:
+            found[name] = None
+            name = get_method(name).base
+    return list(found)
 
 
-def _strings(values: Any, name: str) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{name} is {values!r}: give a list of names.")
-    return tuple(dict.fromkeys(values))
-
-
-def _bases(methods: Sequence[str]) -> list[str]:
-    """The methods that ``methods`` start from, directly or not."""
-    found = [base for method in methods if (base := get_method(method).base) is not None]
-    return [*found, *_bases(found)] if found else []
-
-
-def _path(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is {value!r}: give the path of a file or folder.")
-    return value
-
-
-def _variants(table: Mapping[str, Any], file: Path, methods: tuple[str, ...]) -> dict[str, Variant]:
-    if not table:
-        return {"": Variant()}
+def _variants(table: GridTable, file: Path) -> dict[str, Variant]:
     variants = {}
-    for name, inner in table.items():
-        where = f"variants.{name}"
-        table_of(inner, where)
-        rest = {key: value for key, value in inner.items() if key not in VARIANT_KEYS}
-        included = read_toml(file.parent / _path(inner["include"], f"{where}.include")) if "include" in inner else {}
-        chosen = _strings(inner["methods"], f"{where}.methods") if "methods" in inner else None
-        if chosen == ():
-            raise ValueError(f"{where}.methods is empty: name a method, or take the variant out.")
-        for method in chosen or ():
-            if method not in methods:
+    for label, inner in table.variants.items():
+        check_label(label)
+        for method in inner.methods or ():
+            if method not in table.methods:
                 raise LookupError(
-                    f"{where}.methods names '{method}', which the grid does not have.{near_miss(method, methods)}"
+                    f"variants.{label}.methods names '{method}', which the grid does not have."
+                    f"{near_miss(method, table.methods)}"
                 )
-        sweep = cast(inner.get("sweep", True), bool, f"{where}.sweep")
-        variants[name] = Variant(merge(included, rest), chosen, sweep)
+        variants[label] = Variant(_layer(inner, file), inner.methods, inner.sweep, inner.main)
+    marked = [label for label, variant in variants.items() if variant.main]
+    if len(marked) > 1:
+        raise ValueError(f"The variants {' and '.join(marked)} are both marked `main`: mark one.")
     return variants
 
 
-def check_options(table: Mapping[str, Any], where: str, reader: str, methods: Sequence[str]) -> None:
-    """``where.<method>.<option>`` must be a list of values of an option that ``reader`` reads ("" for either).
+def _layer(variant: VariantTable, file: Path) -> Layer:
+    """The settings of a variant: its own over those of the file that it includes."""
+    if variant.include is None:
+        return variant.settings
+    return merge(read_toml(file.parent / expanded(variant.include)), variant.settings)
 
-    Each must be a value that the method takes. ``methods`` are those that the grid needs: the table of another one
-    would change nothing.
+
+def check_lists(
+    table: Mapping[str, Mapping[str, list[Any]]], where: str, methods: Collection[str], reader: str = ""
+) -> None:
+    """``where.<method>.<option>`` must be values that an option can take, one that ``reader`` reads ("" for either).
+
+    ``methods`` are those that the grid needs: the table of another one would change nothing.
+
+    Raises:
+        LookupError, ValueError: a name is misspelt, or a value does not fit or is listed twice.
     """
-    for method, options in table.items():
+    for method, lists in table.items():
         if method not in method_names():
-            raise LookupError(f"{where} names '{method}', which is no method.{near_miss(method, method_names())}")
+            raise LookupError(f"{where} names '{method}', which is not a method.{near_miss(method, method_names())}")
         if method not in methods:
             raise LookupError(f"{where} names '{method}', which the grid does not have.{near_miss(method, methods)}")
-        table_of(options, f"{where}.{method}")
-        fields = [o.name for o in get_method(method).hyperparameters().values() if reader in ("", o.reader)]
-        for option, values in options.items():
-            if option not in fields:
-                kind = "hyperparameter that prediction reads" if reader else "hyperparameter"
-                raise LookupError(f"{where}.{method}.{option} is no {kind} of {method}.{near_miss(option, fields)}")
-            if not isinstance(values, list) or not values:
-                raise ValueError(f"{where}.{method}.{option} is {values!r}: give a list of values.")
+        known = [o.name for o in get_method(method).hyperparameters().values() if reader in ("", o.reader)]
+        for option, values in lists.items():
+            name = f"{where}.{method}.{option}"
+            if option not in known:
+                kind = "prediction-time hyperparameter" if reader else "hyperparameter"
+                hint = near_miss(option, known) if known else " It has none."
+                raise LookupError(f"{name} is not a {kind} of {method}.{hint}")
             # as the method has them, so that 0 and "0.0" are one
             taken = [getattr(get_method(method).make({option: value}), option) for value in values]
-            if any(value in taken[:place] for place, value in enumerate(taken)):
-                raise ValueError(f"{where}.{method}.{option} is {values!r}: each value counts once, so list it once.")
-
-
-def choose_model(table: Mapping[str, Any], beside: Path | None = None) -> tuple[ModelSpec, Path | None]:
-    """(resolved spec, folder of a local model or None) of a ``[model]`` table.
-
-    ``id`` is ``embedded``, a folder (of the working directory, or of the grid file), or a name on the hub.
-    """
-    _known(table, MODEL_KEYS, "[model]")
-    spec = build(ModelSpec, table)
-    if not spec.id:
-        raise ValueError("The model is '': use embedded, a name on the hub, or a folder (--model, or id in [model]).")
-    folders = [Path(spec.id).expanduser(), *([beside / spec.id] if beside else [])]
-    path = next((folder for folder in folders if spec.id != "embedded" and folder.is_dir()), None)
-    if spec.revision and (path is not None or spec.id == "embedded"):
-        raise ValueError(
-            f"The model {path or spec.id} has no revisions, so '{spec.revision}' (--revision, or revision in [model]) "
-            "pins nothing: remove it, or name a model on the hub."
-        )
-    return resolve_model(spec, path), path
+            if len(set(taken)) < len(taken):
+                raise ValueError(f"{name} is {shown(values)}: each value counts once, so list it once.")

@@ -10,46 +10,158 @@ per_task.boolq.steps = 5000         a training setting for one task
 from __future__ import annotations
 
 import copy
-import dataclasses
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from bench.errors import near_miss
+from bench.errors import near_miss, shown
 from bench.method import Method, get_method, method_names
+from bench.plan.toml import parse_toml
 from bench.specs import LoraSpec, TrainSpec, cast, hints
 from bench.task import task_names
 
-Settings = dict[str, Any]
+Layer = Mapping[str, Any]
+
+# Larger numbers are slips, or overflow: nothing moves any more, or every prediction is uniform.
+LARGEST = {
+    "batch_size": 2**16,
+    "max_length": 2**20,
+    "clip_norm": 1e9,
+    "lora.r": 2**16,
+    "lora.alpha": 1e6,
+}
 
 
-def parse_assignment(text: str, option: str = "--set") -> Settings:
-    """``ivon.ess=1e6`` as nested settings. Values are read as TOML; what is not TOML is a string."""
+class Settings:
+    """Checked settings in layers. A later layer overrides an earlier one, its per-task settings too.
+
+    Args:
+        layers: nested tables, as TOML and :func:`parse_assignment` return them.
+
+    Raises:
+        LookupError: an unknown name, with the near miss.
+        ValueError: a value of the wrong type or out of range.
+    """
+
+    def __init__(self, *layers: Layer) -> None:
+        self._layers = layers
+        methods = set(method_names()) if layers else set[str]()
+        for layer in layers:
+            _check_names(layer, methods)
+        self.lora = LoraSpec(**_typed(LoraSpec, (layer.get("lora", {}) for layer in layers), "lora."))
+        tasks = {task for layer in layers for task in layer.get("per_task", {})}
+        self._train = {task: self._train_spec(task) for task in ("", *tasks)}
+        self._methods: dict[tuple[str, str], Method] = {}
+        for layer in layers:
+            for name in layer.keys() & methods:
+                for task in ("", *layer[name].get("per_task", {})):
+                    self.method(name, task)
+
+    def over(self, layer: Layer) -> Settings:
+        """These settings, overridden by one more layer."""
+        return Settings(*self._layers, layer)
+
+    def train(self, task: str) -> TrainSpec:
+        """The training settings for a task."""
+        return self._train.get(task, self._train[""])
+
+    def method(self, name: str, task: str) -> Method:
+        """The method with its hyperparameters for a task."""
+        if (name, task) not in self._methods:
+            values: dict[str, Any] = {}
+            for layer in self._layers:
+                plain = dict(layer.get(name, {}))
+                special = plain.pop("per_task", {}).get(task, {})
+                values |= plain | special
+            self._methods[name, task] = get_method(name).make(values)
+        return self._methods[name, task]
+
+    def _train_spec(self, task: str) -> TrainSpec:
+        values: dict[str, Any] = {}
+        for layer in self._layers:
+            plain = {name: value for name, value in layer.items() if name in hints(TrainSpec)}
+            values |= _typed(TrainSpec, [plain], "")
+            values |= _typed(TrainSpec, [layer.get("per_task", {}).get(task, {})], f"per_task.{task}.")
+        return TrainSpec(**values)
+
+
+def _typed(cls: type, tables: Iterable[Layer], prefix: str) -> dict[str, Any]:
+    """The values of all tables, later ones over earlier ones, cast to the types of a spec's fields."""
+    found: dict[str, Any] = {}
+    for table in tables:
+        for name, value in table.items():
+            found[name] = cast(value, hints(cls)[name], prefix + name)
+            largest = LARGEST.get(name if cls is TrainSpec else f"lora.{name}")
+            if largest is not None and found[name] > largest:
+                raise ValueError(f"{prefix}{name} is {shown(value)}: must be at most {largest:g}.")
+    return found
+
+
+def _check_names(layer: Layer, methods: Collection[str]) -> None:
+    """Refuse what is not a setting, or not a table where one belongs."""
+    train = hints(TrainSpec)
+    for name, value in layer.items():
+        if name in train:
+            continue
+        if name == "lora":
+            _check_fields(value, LoraSpec, "lora")
+        elif name == "per_task":
+            for task, inner in _tasks(value, "per_task"):
+                _check_fields(inner, TrainSpec, f"per_task.{task}")
+        elif name in methods:
+            for task, inner in _tasks(table_of(value, name).get("per_task", {}), f"{name}.per_task"):
+                table_of(inner, f"{name}.per_task.{task}")
+        else:
+            known = [*train, "lora", "per_task", *methods]
+            raise LookupError(f"There is no setting '{name}'.{near_miss(name, known)}")
+
+
+def _tasks(value: Any, place: str) -> Iterable[tuple[str, Any]]:
+    for task, inner in table_of(value, place).items():
+        if task not in task_names():
+            raise LookupError(f"{place} names '{task}', which is not a task.{near_miss(task, task_names())}")
+        yield task, inner
+
+
+def _check_fields(value: Any, cls: type, place: str) -> None:
+    for name in table_of(value, place):
+        if name not in hints(cls):
+            raise LookupError(f"There is no setting '{place}.{name}'.{near_miss(name, hints(cls))}")
+
+
+def table_of(value: Any, name: str) -> Layer:
+    """``value`` if it is a table."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is {shown(value)}: it is a table of settings, such as {name}.x = 1.")
+    return value
+
+
+def parse_assignment(text: str, option: str = "--set") -> dict[str, Any]:
+    """``ivon.ess=1e6`` as nested settings. Values are read as TOML; what is not TOML is a string.
+
+    Raises:
+        ValueError: it is not one assignment; the message starts with ``option``.
+    """
     name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise ValueError(f"{option} {text!r}: write it as name=value, such as steps=200 or ivon.ess=1e6.")
+    *outer, last = [part.strip() for part in name.split(".")]
+    if not equals or not all((*outer, last)) or len(outer) > 8:
+        raise ValueError(f"{option} {shown(text)}: write it as name=value, such as steps=200 or ivon.ess=1e6.")
     try:
-        content = tomllib.loads(f"value = {value.strip()}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+        content = parse_toml(f"value = {value.strip()}")
+    except ValueError:
         content = {"value": value.strip()}
     if len(content) > 1:
-        raise ValueError(f"{option} {text!r}: write one setting, and repeat {option} for each further one.")
-    parsed = content["value"]
-    nested: Settings = {}
-    place = nested
-    *outer, last = [part.strip() for part in name.split(".")]
-    for part in outer:
-        place = place.setdefault(part, {})
-    place[last] = parsed
+        raise ValueError(f"{option} {shown(text)}: write one setting, and repeat {option} for each further one.")
+    nested: dict[str, Any] = {last: content["value"]}
+    for part in reversed(outer):
+        nested = {part: nested}
     return nested
 
 
-def merge(*layers: Mapping[str, Any]) -> Settings:
-    """Settings of all layers; later ones win, table by table."""
-    result: Settings = {}
-    for layer in layers:
-        for name, value in layer.items():
+def merge(*tables: Layer) -> dict[str, Any]:
+    """The tables in one; later ones win, table by table."""
+    result: dict[str, Any] = {}
+    for table in tables:
+        for name, value in table.items():
             if isinstance(value, Mapping) and isinstance(result.get(name), dict):
                 result[name] = merge(result[name], value)
             else:
@@ -57,108 +169,26 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     return result
 
 
-def laid_over(settings: Mapping[str, Any]) -> Settings:
-    """Checked settings that also win over the per-task ones of what they are merged into; their own win over them."""
-    names = (*(field.name for field in dataclasses.fields(TrainSpec)), "per_task")
-    train = {name: value for name, value in settings.items() if name in names}
-    methods = {name: _on_every_task(value) for name, value in settings.items() if name in method_names()}
-    return {**settings, **_on_every_task(train), **methods}
+def check_used(layer: Layer, methods: Collection[str], tasks: Collection[str], option: str = "--set") -> None:
+    """Refuse settings of the command line that none of the planned methods or tasks would read.
 
-
-def _on_every_task(table: Mapping[str, Any]) -> Settings:
-    plain = {name: value for name, value in table.items() if name != "per_task"}
-    own = table.get("per_task", {})
-    if not plain:
-        return dict(table)
-    return {**plain, "per_task": {task: {**plain, **own.get(task, {})} for task in task_names()}}
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Every name known and every value of its type.
+    Args:
+        methods: those that are planned, and those that they start from.
 
     Raises:
-        LookupError: an unknown name, with the near miss.
-        ValueError: a value that does not fit.
+        LookupError: such a setting, by name.
     """
-    train = [field.name for field in dataclasses.fields(TrainSpec)]
-    for name, value in settings.items():
-        if name in train:
-            cast(value, hints(TrainSpec)[name], name)
-        elif name == "lora":
-            _check_fields(table_of(value, "lora"), LoraSpec, "lora.")
-        elif name == "per_task":
-            for task, inner in table_of(value, "per_task").items():
-                _check_task(task, "per_task")
-                _check_fields(table_of(inner, f"per_task.{task}"), TrainSpec, f"per_task.{task}.")
-        elif name in method_names():
-            _check_method(name, table_of(value, name))
-        else:
-            known = [*train, "lora", "per_task", *method_names()]
-            raise LookupError(f"There is no setting '{name}'.{near_miss(name, known)}")
-
-
-def _check_method(name: str, values: Mapping[str, Any]) -> None:
-    cls = get_method(name)
-    plain = {k: v for k, v in values.items() if k != "per_task"}
-    cls.make(plain)
-    for task, inner in table_of(values.get("per_task", {}), f"{name}.per_task").items():
-        _check_task(task, f"{name}.per_task")
-        cls.make({**plain, **table_of(inner, f"{name}.per_task.{task}")})
-
-
-def _check_task(task: str, place: str) -> None:
-    if task not in task_names():
-        raise LookupError(f"{place} names '{task}', which is no task.{near_miss(task, task_names())}")
-
-
-def _check_fields(values: Mapping[str, Any], cls: type, prefix: str) -> None:
-    types = hints(cls)
-    for name, value in values.items():
-        if name not in types:
-            raise LookupError(f"There is no setting '{prefix}{name}'.{near_miss(name, types)}")
-        cast(value, types[name], prefix + name)
-
-
-def table_of(value: Any, name: str) -> Mapping[str, Any]:
-    """``value`` if it is a table."""
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{name} is {value!r}: it is a table of settings, such as {name}.x = 1.")
-    return value
-
-
-def method_for(settings: Mapping[str, Any], name: str, task: str) -> Method:
-    """The method with the settings that hold for a task."""
-    values = dict(settings.get(name, {}))
-    special = values.pop("per_task", {}).get(task, {})
-    return get_method(name).make({**values, **special})
-
-
-def train_for(settings: Mapping[str, Any], task: str) -> TrainSpec:
-    """The training settings that hold for a task."""
-    types = hints(TrainSpec)
-    values = {name: settings[name] for name in types if name in settings}
-    values.update(settings.get("per_task", {}).get(task, {}))
-    return TrainSpec(**{name: cast(value, types[name], name) for name, value in values.items()})
-
-
-def lora_for(settings: Mapping[str, Any]) -> LoraSpec:
-    """The adapter settings."""
-    types = hints(LoraSpec)
-    return LoraSpec(**{name: cast(v, types[name], f"lora.{name}") for name, v in settings.get("lora", {}).items()})
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        FileNotFoundError, ValueError: it is not there, or not TOML; the message says where.
-    """
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # as editors on Windows write it
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {file}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as TOML: {error}.") from error
+    for name, value in layer.items():
+        if name in method_names() and name not in methods:
+            raise LookupError(
+                f"{option} {name}: neither '{name}' nor a method that starts from it is planned, so nothing would "
+                f"read it.{near_miss(name, methods)}"
+            )
+        per_task = value if name == "per_task" else value.get("per_task", {}) if isinstance(value, Mapping) else {}
+        for task in per_task:
+            if task not in tasks:
+                where = name if name == "per_task" else f"{name}.per_task"
+                raise LookupError(f"{option} {where}.{task}: that task is not planned.{near_miss(task, tasks)}")
 
 
 def describe(cls: type[Method]) -> list[dict[str, str]]:

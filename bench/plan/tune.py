@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.method import get_method
-from bench.plan.grid import Grid, judging
-from bench.plan.runs import families, plan_run
-from bench.plan.settings import laid_over, merge
+from bench.plan.grid import Grid, check_count
+from bench.plan.runs import families
+from bench.plan.toml import one_value, write_toml
 from bench.specs import Family, RunSpec, key
 from bench.store.store import Store
 
@@ -67,7 +67,7 @@ class Tuning:
 
 def stages(grid: Grid) -> list[list[str]]:
     """The methods of ``[tune]`` in the order in which they can be tuned: those on a tuned base after it."""
-    names = [name for name, value in grid.tune.items() if isinstance(value, Mapping)]
+    names = list(grid.tune.lists)
 
     def depth(name: str) -> int:
         base = get_method(name).base
@@ -84,47 +84,35 @@ def plan_tuning(
     Raises:
         ValueError, LookupError: the table is missing, misspelt, or gives methods unequal budgets.
     """
-    table = dict(grid.tune)
-    if not any(isinstance(value, Mapping) for value in table.values()):
+    if not grid.tune.lists:
         raise ValueError(f"{grid.name}.toml has no [tune.<method>] table: list the values to try there.")
-    options = {name: value for name, value in table.items() if isinstance(value, Mapping)}
-    for method, lists in options.items():
+    for method, lists in grid.tune.lists.items():
         if not lists:
             raise ValueError(f"[tune.{method}] is empty: list the values to try there.")
-    criterion, share, seeds = judging(table, grid.seeds)
-    combinations = {
-        method: [dict(zip(lists, chosen, strict=True)) for chosen in itertools.product(*lists.values())]
-        for method, lists in options.items()
-    }
-    budgets = {method: len(found) for method, found in combinations.items()}
+    budgets = {method: math.prod(map(len, lists.values())) for method, lists in grid.tune.lists.items()}
     if len(set(budgets.values())) > 1:
         raise ValueError(f"[tune] gives the methods unequal budgets ({budgets}): list equally many combinations.")
+    seeds = grid.tune.seeds or grid.seeds
+    check_count(sum(budgets.values()) * len(grid.tasks) * len(seeds), f"[tune] of {grid.name}")
+    base = grid.settings
+    for method, values in (chosen or {}).items():
+        base = base.over({method: values})
     candidates = []
-    bases = [laid_over({method: values}) for method, values in (chosen or {}).items()]
-    for method, found in combinations.items():
+    for method, lists in grid.tune.lists.items():
         if methods is not None and method not in methods:
             continue
-        for values in found:
-            get_method(method).make(values)
-            settings = merge(grid.settings, *bases, laid_over({method: values}))
+        for combination in itertools.product(*lists.values()):
+            values = dict(zip(lists, combination, strict=True))
+            settings = base.over({method: values})
             runs = tuple(
-                plan_run(
-                    method,
-                    task,
-                    seed,
-                    settings=settings,
-                    model=grid.model,
-                    source=grid.source,
-                    protocol=grid.protocol,
-                    variant="tune",
-                    purpose="tune",
-                    tune_share=share,
+                grid.planner.run(
+                    method, task, seed, settings, variant="tune", purpose="tune", tune_share=grid.tune.holdout
                 )
                 for task in grid.tasks
                 for seed in seeds
             )
             candidates.append(Candidate(method, values, runs))
-    return Tuning(tuple(candidates), criterion, share)
+    return Tuning(tuple(candidates), grid.tune.criterion, grid.tune.holdout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,25 +159,22 @@ def choose(tuning: Tuning, runs: Path) -> list[Scored]:
 
 def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[Path]:
     """Write ``<grid>.tuned.toml`` (settings to include in a variant) and ``<grid>.tune.csv`` (every candidate)."""
-    lines = [
-        f"# Written by `bench tune {grid_file.name}`: lowest mean {tuning.criterion} on {tuning.holdout:.0%} of the",
-        f"# training split, held out. All candidates: {grid_file.stem}.tune.csv.",
-    ]
-    for item in scored:
-        if item.chosen:
-            lines += ["", f"[{item.candidate.method}]"]
-            lines += [f"{name} = {_toml(value)}" for name, value in item.candidate.values.items()]
+    heading = (
+        f"# Written by `bench tune {grid_file.name}`: lowest mean {tuning.criterion} on {tuning.holdout:.0%} of the\n"
+        f"# training split, held out. All candidates: {grid_file.stem}.tune.csv.\n\n"
+    )
+    chosen = {item.candidate.method: dict(item.candidate.values) for item in scored if item.chosen}
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     tasks = list(scored[0].by_task)
     writer.writerow(["method", "settings", *tasks, f"mean_{tuning.criterion}", "chosen", "keys"])
     for item in scored:
-        settings = " ".join(f"{name}={_toml(value)}" for name, value in item.candidate.values.items())
+        settings = " ".join(one_value(name, value) for name, value in item.candidate.values.items())
         numbers = [_number(value) for value in (*(item.by_task[task] for task in tasks), item.score)]
         keys = " ".join(key(run) for run in item.candidate.runs)
         writer.writerow([item.candidate.method, settings, *numbers, "yes" if item.chosen else "", keys])
     written = []
-    for suffix, text in ((".tuned.toml", "\n".join(lines) + "\n"), (".tune.csv", table.getvalue())):
+    for suffix, text in ((".tuned.toml", heading + write_toml(chosen)), (".tune.csv", table.getvalue())):
         file = grid_file.with_suffix(suffix)
         new = file.with_name(file.name + ".new")
         new.write_text(text)
@@ -200,13 +185,3 @@ def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[
 
 def _number(value: float) -> str:
     return "diverged" if math.isinf(value) else f"{value:.6f}"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return repr(value)

@@ -158,7 +158,7 @@ class Runner:
     def _train(self, spec: FitSpec, starts: tuple[Posterior, ...], progress: Progress) -> None:
         method = get_method(spec.method).make(spec.options)
         train = self._rows(spec.data, "train")
-        kept, held = split_holdout(train.examples, spec.holdout, seed_for(spec, "holdout"))
+        kept, held = split_holdout(train.examples, spec.reserved, seed_for(spec, "holdout"))
         load = self._prepared(spec)
         name = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
         self._began(spec, name, 0)
@@ -232,7 +232,7 @@ class Runner:
 
         The plan sees to it that validation is only asked for where the protocol leaves it for tuning.
         """
-        share, seed = spec.bases[0].holdout, seed_for(spec, "holdout")
+        share, seed = spec.reserved, seed_for(spec, "holdout")
         if share == spec.holdout:
             return self._rows(spec.data, "validation").examples
         train = self._rows(spec.data, "train").examples

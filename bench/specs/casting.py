@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from bench.errors import near_miss
+from bench.errors import near_miss, shown
 
 T = TypeVar("T")
 
@@ -28,6 +28,7 @@ def hints(cls: type) -> dict[str, Any]:
 
 
 _hints: dict[type, dict[str, Any]] = {}
+_WORDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def cast(value: Any, hint: Any, name: str) -> Any:
@@ -45,13 +46,13 @@ def cast(value: Any, hint: Any, name: str) -> Any:
         for choice in args:
             if isinstance(choice, str) and value == choice:
                 return choice
-        raise ValueError(f"{name} is {value!r}.{near_miss(value, args)}")
+        raise ValueError(f"{name} is {shown(value)}.{near_miss(value, args)}")
     if origin is tuple:
         items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
-            raise ValueError(f"{name} is {value!r}: give a list.")
+            raise ValueError(f"{name} is {shown(value)}: expected a list.")
         return tuple(cast(item, args[0], name) for item in items)
-    wrong = ValueError(f"{name} is {value!r}: give a {getattr(hint, '__name__', hint)}.")
+    wrong = ValueError(f"{name} is {shown(value)}: expected {_WORDS.get(hint, hint)}.")
     if hint is bool:
         truths = {"true": True, "false": False}
         if isinstance(value, bool):
@@ -70,7 +71,7 @@ def cast(value: Any, hint: Any, name: str) -> Any:
     except (ValueError, OverflowError):
         raise wrong from None
     if number != number or number in (float("inf"), float("-inf")):
-        raise ValueError(f"{name} is {value!r}: give a finite number.")
+        raise ValueError(f"{name} is {shown(value)}: expected a finite number.")
     if hint is int:
         if number != int(number):
             raise wrong

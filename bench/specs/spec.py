@@ -35,12 +35,12 @@ class LoraSpec:
     variant: str = dataclasses.field(default="lora", metadata={SINCE: "0.2"})
 
     def __post_init__(self) -> None:
-        _require(self.r >= 1, f"lora.r is {self.r}: give a rank of at least 1.")
-        _require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}: give a probability in [0, 1).")
+        _require(self.r >= 1, f"lora.r is {self.r}: must be at least 1.")
+        _require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}: must be a probability in [0, 1).")
         _require(
             self.variant in LORA_VARIANTS, f"lora.variant is '{self.variant}'.{near_miss(self.variant, LORA_VARIANTS)}"
         )
-        _require(self.alpha > 0, f"lora.alpha is {self.alpha}: give a scale above 0.")
+        _require(self.alpha > 0, f"lora.alpha is {self.alpha}: must be above 0.")
         _require(bool(self.targets), "lora.targets is empty: name at least one layer, such as q_proj.")
         _require(all(map(str.strip, self.targets)), f"lora.targets is {self.targets}: a layer's name is missing.")
 
@@ -75,15 +75,15 @@ class TrainSpec:
     clip_norm: float = 0.0  # largest gradient norm; 0 switches clipping off
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 1, f"steps is {self.steps}: give at least 1.")
-        _require(self.steps <= 10**9, f"steps is {self.steps}: use at most 1000000000.")
-        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: give at least 1.")
+        _require(self.steps >= 1, f"steps is {self.steps}: must be at least 1.")
+        _require(self.steps <= 10**9, f"steps is {self.steps}: must be at most {10**9}.")
+        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: must be at least 1.")
         _require(
             1 <= self.micro_batches <= self.batch_size,
-            f"micro_batches is {self.micro_batches}: give a number from 1 to batch_size ({self.batch_size}).",
+            f"micro_batches is {self.micro_batches}: must be from 1 to batch_size ({self.batch_size}).",
         )
-        _require(self.max_length >= 8, f"max_length is {self.max_length}: give at least 8 tokens.")
-        _require(self.clip_norm >= 0, f"clip_norm is {self.clip_norm}: give a norm, or 0 for no clipping.")
+        _require(self.max_length >= 8, f"max_length is {self.max_length}: must be at least 8 tokens.")
+        _require(self.clip_norm >= 0, f"clip_norm is {self.clip_norm}: must be a norm, or 0 for no clipping.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,16 @@ class FitSpec:
     train: TrainSpec
     seed: int
     bases: tuple[FitSpec, ...] = ()
+    tuning: float = dataclasses.field(default=0.0, metadata={SINCE: "0.2"})  # share it sets aside for its own tuning
+
+    @property
+    def reserved(self) -> float:
+        """The share of the training split that this fit does not train on: it is scored on it, or tunes on it.
+
+        A fit that tunes leaves ``tuning`` beyond ``holdout`` for that, or what its bases have left for it.
+        """
+        own = round(self.holdout + self.tuning, 9) if self.tuning else self.holdout
+        return max([own, *(base.holdout for base in self.bases)])
 
     @property
     def root(self) -> FitSpec:

@@ -26,17 +26,17 @@ class Ivon(Method):
     name = "ivon"
     title = "IVON"
 
-    lr: Annotated[float, Fit("peak learning rate, linear to 0 without warm-up")] = 0.03
-    ess: Annotated[float, Fit("effective sample size lambda: larger is narrower")] = 1e6
-    h0: Annotated[float, Fit("initial value of the Hessian estimate h")] = 1e-3
-    weight_decay: Annotated[float, Fit("prior precision over ess, delta")] = 0.0
+    lr: Annotated[float, Fit("peak learning rate, linear to 0 without warm-up", le=1e30)] = 0.03
+    ess: Annotated[float, Fit("effective sample size lambda: larger is narrower", le=1e15)] = 1e6
+    h0: Annotated[float, Fit("initial value of the Hessian estimate h", le=1e9)] = 1e-3
+    weight_decay: Annotated[float, Fit("prior precision over ess, delta", le=1e6)] = 0.0
     beta1: Annotated[float, Fit("decay of the gradient average")] = 0.9
     beta2: Annotated[float, Fit("decay of the Hessian estimate")] = 1 - 1e-5
     clip_radius: Annotated[float, Fit("each coordinate's update is clipped to this before lr is applied, xi")] = 1e-3
     rescale_lr: Annotated[bool, Fit("multiply lr by h0 + weight_decay")] = False
-    train_draws: Annotated[int, Fit("posterior draws per training step", ge=1)] = 1
-    draws: Annotated[int, Predict("posterior draws whose probabilities are averaged", ge=1)] = 10
-    tau: Annotated[float, Predict("scale of the variance: 0 is the mean, 1 the posterior", ge=0)] = 1.0
+    train_draws: Annotated[int, Fit("posterior draws per training step", ge=1, le=1000)] = 1
+    draws: Annotated[int, Predict("posterior draws whose probabilities are averaged", ge=1, le=100_000)] = 10
+    tau: Annotated[float, Predict("scale of the variance: 0 is the mean, 1 the posterior", ge=0, le=1e4)] = 1.0
 
     def __post_init__(self) -> None:
         check_hyper({name: getattr(self, name) for name in HYPER})

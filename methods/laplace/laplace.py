@@ -38,18 +38,24 @@ class Laplace(Method):
     reads_maps = True
 
     subset: Annotated[Literal["all", "last"], Fit("uncertain adapters: all, or those of the last block")] = "all"
-    prior_precision: Annotated[float, Fit("precision of the Gaussian prior; 0 maximises the evidence", ge=0)] = 0.0
-    evidence_steps: Annotated[int, Fit("steps of Adam on the log prior precision", ge=1)] = 100
-    evidence_lr: Annotated[float, Fit("learning rate of those steps", ge=0)] = 0.1
+    prior_precision: Annotated[
+        float, Fit("precision of the Gaussian prior; 0 maximises the evidence", ge=0, le=1e12)
+    ] = 0.0
+    evidence_steps: Annotated[int, Fit("steps of Adam on the log prior precision", ge=1, le=1_000_000)] = 100
+    evidence_lr: Annotated[float, Fit("learning rate of those steps", ge=0, le=100)] = 0.1
     predictive: Annotated[Literal["linearised", "sampled"], Predict("Gaussian logits, or draws of the adapters")] = (
         "linearised"
     )
     link: Annotated[
         Literal["draws", "probit"], Predict("linearised: softmax averaged over logit draws, or probit approximation")
     ] = "draws"
-    link_draws: Annotated[int, Predict("logit draws, the same standard normals for every example", ge=1)] = 2000
-    draws: Annotated[int, Predict("sampled: draws of the adapters whose probabilities are averaged", ge=1)] = 10
-    tau: Annotated[float, Predict("scale of the covariance: 0 is the mean, 1 the posterior", ge=0)] = 1.0
+    link_draws: Annotated[
+        int, Predict("logit draws, the same standard normals for every example", ge=1, le=10_000_000)
+    ] = 2000
+    draws: Annotated[
+        int, Predict("sampled: draws of the adapters whose probabilities are averaged", ge=1, le=100_000)
+    ] = 10
+    tau: Annotated[float, Predict("scale of the covariance: 0 is the mean, 1 the posterior", ge=0, le=1e4)] = 1.0
     jacobian_batch: Annotated[int, Predict("linearised: examples per forward and backward pass", ge=1)] = 8
 
     def check(self, task: Task, train: TrainSpec) -> None:

@@ -38,7 +38,7 @@ def test_an_option_that_is_none_has_no_range() -> None:
     made: Any = Optional.make()
     assert (made.share, made.kind) == (None, None)
     assert Optional.make({"share": "none", "kind": "x"}) == Optional(kind="x")
-    with pytest.raises(ValueError, match=r"optional\.share is -1\.0: give at least 0"):
+    with pytest.raises(ValueError, match=r"optional\.share is -1\.0: must be at least 0"):
         Optional.make({"share": -1})
     with pytest.raises(ValueError, match=r"optional\.kind is 'z'"):
         Optional.make({"kind": "z"})

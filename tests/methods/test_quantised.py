@@ -8,7 +8,7 @@ import torch
 
 from bench.data.splits import DataSource
 from bench.method import get_method, method_names
-from bench.plan.grid import choose_model
+from bench.plan.base_model import choose_model
 from bench.plan.runs import families, plan_run
 from bench.posterior import load_posterior
 from bench.run.runner import Runner

@@ -110,7 +110,7 @@ def test_a_method_that_does_not_say_that_it_tunes_gets_nothing_to_tune_on(tmp_pa
         _ = Linear(10, 2, white=False, prior_sd=1).job(tmp_path).tuning
 
 
-def test_a_method_that_tunes_needs_a_base_to_leave_examples_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(get_method("adamw"), "tunes", True)
-    with pytest.raises(TypeError, match="'adamw' tunes: define fit"):
-        plan("adamw")
+def test_a_method_that_tunes_needs_a_fit_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(get_method("mc_dropout"), "tunes", True)
+    with pytest.raises(TypeError, match=r"'mc_dropout' tunes: define fit\(job\), which reads job\.tuning"):
+        plan("mc_dropout")

@@ -149,7 +149,7 @@ class Mine(Method):
         ("mine_round", '"adamw"', '"mine_round"', "go in a circle: mine_round -> mine_round"),
         ("mine_alone", '"adamw"', "None", "'mine_alone' neither fits nor names a base"),
         ("mine_tunes", "    k:", "    tunes = True\n    k:", "'mine_tunes' tunes: define fit(job)"),
-        ("mine_range", 'number")', 'number", ge=2)', "The default of Mine.k is 1: give at least 2."),
+        ("mine_range", 'number")', 'number", ge=2)', "The default of Mine.k is 1: must be at least 2."),
     ],
 )
 def test_a_plugin_that_breaks_the_interface_gets_a_sentence(

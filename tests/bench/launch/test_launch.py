@@ -282,7 +282,7 @@ def test_the_script_says_what_the_settings_ask_for_and_runs_the_command(tmp_path
     ("table", "said"),
     [
         ({"partitoin": "gpu"}, "no key 'partitoin'. Did you mean 'partition'"),
-        ({"cpus": "many"}, "slurm.cpus is 'many': give a int"),
+        ({"cpus": "many"}, "slurm.cpus is 'many': expected a whole number"),
         ({"partition": "a\n#SBATCH --evil"}, "give one line"),
         ({"sbatch": ["exclude=n3"]}, "give options of sbatch"),
         ({"warn_seconds": 0}, "give at least 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import bench.grids
 from bench.method import get_method, method_names
-from bench.plan.grid import Grid, Variant, read_grid
+from bench.plan.grid import Grid, Variant, read_grid, single
 from bench.plan.runs import count_fits, families
 from bench.plan.tune import Scored, plan_tuning, stages, write_choice
 from bench.specs import RunSpec, key
@@ -209,16 +210,23 @@ def test_a_misspelt_setting_in_an_included_file_is_refused(grid: Any, tmp_path: 
         ("[set]", "[sets]", "g.toml has no key 'sets'. Did you mean "),
         ("[set]", "[model]\nrevison = 'x'\n[set]", "[model] has no key 'revison'. Did you mean 'revision'?"),
         ('"clean"', '"claen"', "There is no protocol 'claen'. Did you mean 'clean'?"),
-        ('"clean"', '["clean"]', "There is no protocol '['clean']'. Did you mean 'clean'?"),
         ("steps = 10", "[sweep.swag]\ntau = [1]", "sweep names 'swag', which the grid does not have."),
         ("steps = 10", "[tune.swag]\ndraws = [1]", "tune names 'swag', which the grid does not have."),
         ("steps = 10", "[tune]\nhold = 0.2", "[tune] has no key 'hold'. Did you mean 'holdout'?"),
         ('"adamw"', '"adamv"', "There is no method 'adamv'. Did you mean 'adamw'"),
         ('"notes_two"', '"note_two"', "There is no task 'note_two'. Did you mean 'notes_two'"),
         ("steps = 10", "step = 10", "There is no setting 'step'. Did you mean 'steps'"),
-        ("steps = 10", "[sweep.ivno]\ntau = [1]", "sweep names 'ivno', which is no method. Did you mean 'ivon'"),
-        ("steps = 10", "[sweep.ivon]\ntua = [1]", "sweep.ivon.tua is no hyperparameter that prediction reads of ivon."),
-        ("steps = 10", "[sweep.ivon]\ness = [1]", "sweep.ivon.ess is no hyperparameter that prediction reads of ivon."),
+        ("steps = 10", "[sweep.ivno]\ntau = [1]", "sweep names 'ivno', which is not a method. Did you mean 'ivon'"),
+        (
+            "steps = 10",
+            "[sweep.ivon]\ntua = [1]",
+            "sweep.ivon.tua is not a prediction-time hyperparameter of ivon.",
+        ),
+        (
+            "steps = 10",
+            "[sweep.ivon]\ness = [1]",
+            "sweep.ivon.ess is not a prediction-time hyperparameter of ivon.",
+        ),
         ("steps = 10", "[variants.x]\nivon.lrr = 1", "'ivon' has no hyperparameter 'lrr'. Did you mean 'lr'"),
         ('"clean"', '"clean"\nplugins = ["no_such_plugin"]', "--plugin no_such_plugin: no such module."),
     ],
@@ -235,22 +243,23 @@ def test_a_misspelt_name_gets_the_near_miss(grid: Any, old: str, new: str, said:
     [
         ("seeds = [3, 7]", "", "g.toml names no seeds: add `seeds = [...]`."),
         ("seeds = [3, 7]", "seeds = []", "g.toml names no seeds: add `seeds = [...]`."),
-        ("[3, 7]", "3", "seeds is 3: give a list of whole numbers."),
-        ("[3, 7]", "[1.5]", "seeds is [1.5]: give a list of whole numbers."),
-        ("[3, 7]", "[true]", "seeds is [True]: give a list of whole numbers."),
-        ('["notes_two", "notes_four"]', '"notes_two"', "tasks is 'notes_two': give a list of names."),
-        ('["adamw", "ivon_mean", "ivon"]', "[1]", "methods is [1]: give a list of names."),
-        ("steps = 10", "steps = 'x'", "steps is 'x': give a int."),
-        ("steps = 10", "[sweep.ivon]\ntau = 1", "sweep.ivon.tau is 1: give a list of values."),
-        ("steps = 10", "[sweep.ivon]\ntau = []", "sweep.ivon.tau is []: give a list of values."),
+        ('"clean"', '["clean"]', "protocol is ['clean']: expected a name."),
+        ("[3, 7]", "3", "seeds is 3: expected a list of whole numbers."),
+        ("[3, 7]", "[1.5]", "seeds is [1.5]: expected a list of whole numbers."),
+        ("[3, 7]", "[true]", "seeds is [True]: expected a list of whole numbers."),
+        ('["notes_two", "notes_four"]', '"notes_two"', "tasks is 'notes_two': expected a list of names."),
+        ('["adamw", "ivon_mean", "ivon"]', "[1]", "methods is [1]: expected a list of names."),
+        ("steps = 10", "steps = 'x'", "steps is 'x': expected a whole number."),
+        ("steps = 10", "[sweep.ivon]\ntau = 1", "sweep.ivon.tau is 1: expected a list of values."),
+        ("steps = 10", "[sweep.ivon]\ntau = []", "sweep.ivon.tau is []: expected a list of values."),
         ("steps = 10", "[model]\nquantization = 'int4'", "quantization 'int4'."),
         ("steps = 10", "[model]\ndtype = 'float8'", "dtype 'float8'."),
-        ("steps = 10", "[variants.x]\ninclude = 3", "variants.x.include is 3: give the path"),
-        ("steps = 10", "[variants.x]\nmethods = []", "variants.x.methods is empty: name a method"),
+        ("steps = 10", "[variants.x]\ninclude = 3", "variants.x.include is 3: expected the path"),
+        ("steps = 10", "[variants.x]\nmethods = []", "variants.x.methods is []: expected a list of at least one name"),
         ("steps = 10", "[sweep.ivon]\ntau = [1, 1.0]", "sweep.ivon.tau is [1, 1.0]: each value counts once"),
-        ("steps = 10", "[tune.ivon]\nlr = []", "tune.ivon.lr is []: give a list of values."),
-        ('"clean"', '"clean"\neval_every = -5', "eval_every is -5: give a number of steps"),
-        ('"clean"', '"clean"\ndata_dir = 3', "data_dir is 3: give the path"),
+        ("steps = 10", "[tune.ivon]\nlr = []", "tune.ivon.lr is []: expected a list of values."),
+        ('"clean"', '"clean"\neval_every = -5', "eval_every is -5: expected a number of steps"),
+        ('"clean"', '"clean"\ndata_dir = 3', "data_dir is 3: expected the path"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_a_sentence(grid: Any, old: str, new: str, said: str) -> None:
@@ -263,14 +272,14 @@ def test_a_value_that_does_not_fit_is_refused_with_a_sentence(grid: Any, old: st
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("steps = 0", "steps is 0: give"),
-        ("lora.r = 0", "lora.r is 0: give"),
-        ("lora.alpha = 0", "lora.alpha is 0.0: give"),
+        ("steps = 0", "steps is 0: must be"),
+        ("lora.r = 0", "lora.r is 0: must be"),
+        ("lora.alpha = 0", "lora.alpha is 0.0: must be"),
         ("lora.targets = ['q_proj', '']", "lora.targets is .*: a layer's name is missing"),
-        ("micro_batches = 9", "micro_batches is 9: give"),
+        ("micro_batches = 9", "micro_batches is 9: must be"),
         ("ivon.ess = 0", "ess must be finite and above 0"),
         ("ivon.beta1 = 1", "beta1 must be at least 0 and below 1"),
-        ("[variants.'a|b']", r"The variant 'a\|b' is no label: use letters"),
+        ("[variants.'a|b']", r"The variant 'a\|b' is not a label: use at most"),
     ],
 )
 def test_a_value_out_of_range_is_refused_when_the_grid_is_planned(grid: Any, settings: str, said: str) -> None:
@@ -280,12 +289,12 @@ def test_a_value_out_of_range_is_refused_when_the_grid_is_planned(grid: Any, set
 
 @pytest.mark.parametrize("seed", [-1, 2**32 + 3])
 def test_a_seed_that_an_ensemble_keeps_for_its_members_is_refused(grid: Any, seed: int) -> None:
-    with pytest.raises(ValueError, match=f"^The seed {seed} is out of range: give one from 0 to 4294967295"):
+    with pytest.raises(ValueError, match=f"^The seed {seed} is out of range: it must be from 0 to 4294967295"):
         grid(SMALL.replace("[3, 7]", f"[{seed}]")).runs()
 
 
 def test_a_value_of_a_sweep_that_does_not_fit_is_refused_when_the_grid_is_planned(grid: Any) -> None:
-    with pytest.raises(ValueError, match=r"^ivon\.tau is 'x': give a float"):
+    with pytest.raises(ValueError, match=r"^ivon\.tau is 'x': expected a number"):
         grid(SMALL + "[sweep.ivon]\ntau = [0, 'x']\n").runs()
 
 
@@ -319,6 +328,134 @@ def test_the_data_folder_lies_beside_the_grid_unless_the_command_line_says_other
     assert grid(text, data_dir=Path("/elsewhere")).source.data_dir == Path("/elsewhere")
     assert grid(SMALL).source.data_dir is None
     assert grid(SMALL).source.allow_partial is False
+
+
+def test_a_grid_file_may_start_with_a_byte_order_mark_and_end_its_lines_with_crlf(grid: Any, tmp_path: Path) -> None:
+    plain = grid(SMALL).runs()
+    (tmp_path / "g.toml").write_bytes(codecs.BOM_UTF8 + SMALL.replace("\n", "\r\n").encode())
+    assert read_grid(tmp_path / "g.toml").runs() == plain
+
+
+def test_an_included_file_may_start_with_a_byte_order_mark(grid: Any, tmp_path: Path) -> None:
+    (tmp_path / "chosen.toml").write_bytes(codecs.BOM_UTF8 + b"[ivon]\r\ness = 5\r\n")
+    runs = grid(SMALL + '[variants.tuned]\ninclude = "chosen.toml"\n').runs()
+    assert {run.fit.options["ess"] for run in runs if run.fit.method == "ivon"} == {5.0}
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(grid: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    (home / "base").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    (home / "chosen.toml").write_text("[ivon]\ness = 5\n")
+    found = grid('data_dir = "~/d"\n' + SMALL + '[variants.tuned]\ninclude = "~/chosen.toml"\n')
+    assert found.source.data_dir == home / "d"
+    assert found.variants["tuned"].settings == {"ivon": {"ess": 5}}
+    with pytest.raises(ValueError, match=rf"^{home}/base has no config\.json"):
+        grid(SMALL + '[model]\nid = "~/base"\n')
+    (home / "g.toml").write_text(SMALL)
+    assert read_grid(Path("~/g.toml")).name == "g"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("revision = 'main'", "The model embedded has no revisions, so 'main'"),
+        ("id = 'base'\nrevision = 'main'", "The model .*/base has no revisions, so 'main'"),
+        ("id = 'base.gguf'", r".*/base\.gguf is not a folder"),
+        ("id = './nowhere'", "There is no folder nowhere"),
+        ("id = ''", "The model is ''"),
+    ],
+)
+def test_what_a_choice_of_model_makes_meaningless_is_refused(grid: Any, tmp_path: Path, model: str, said: str) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=f"^{said}"):
+        grid(f"{SMALL}[model]\n{model}\n")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"swag": {"draws": 3}}, "--set swag: neither 'swag' nor a method that starts from it is planned"),
+        ({"per_task": {"boolq": {"steps": 3}}}, r"--set per_task\.boolq: that task is not planned"),
+        ({"ivon": {"per_task": {"boolq": {"ess": 3}}}}, r"--set ivon\.per_task\.boolq: that task is not planned"),
+    ],
+)
+def test_a_setting_of_the_command_line_that_nothing_would_read_is_refused(
+    grid: Any, overrides: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(LookupError, match=f"^{said}"):
+        grid(SMALL, overrides=overrides)
+    with pytest.raises(LookupError, match=f"^{said}"):
+        single("ivon_mean", "notes_two", 1, overrides=overrides)
+    assert single("ivon_mean", "notes_two", 1, overrides={"ivon": {"lr": 1}}).runs()[0].fit.options["lr"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "label", ["1e5", "2024-01", "=x", "+x", "-x", "@x", "007", "1.5", "inf", "TRUE", "Mar 1", "3 May", "x "]
+)
+def test_a_label_that_a_spreadsheet_would_change_is_refused(grid: Any, label: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^The variant .* is (not a label|a number, date or formula to a spreadsheet)"
+    ):
+        grid(f"{SMALL}[variants.'{label}']\n")
+
+
+@pytest.mark.parametrize("label", ["tuned", "v1e5", "2x", "tau 0.5", "decay1", "no-dropout", "a+b", "1_000"])
+def test_other_labels_are_accepted(grid: Any, label: str) -> None:
+    assert list(grid(f"{SMALL}[variants.'{label}']\n").variants) == [label]
+
+
+def test_one_variant_may_be_the_main_one(grid: Any) -> None:
+    text = SMALL + "[variants.a]\n[variants.b]\nmain = true\n"
+    assert grid(text).main_variant == "b"
+    assert grid(SMALL).main_variant is None
+    with pytest.raises(ValueError, match="The variants b and c are both marked `main`: mark one"):
+        grid(text + "[variants.c]\nmain = true\n")
+
+
+def test_trackers_are_named_in_a_table(grid: Any) -> None:
+    assert grid(SMALL + "[tracking]\ntrackers = ['csv', 'csv']\n").trackers == ("csv",)
+    with pytest.raises(LookupError, match=r"There is no tracker 'cvs'. Did you mean 'csv'"):
+        grid(SMALL + "[tracking]\ntrackers = ['cvs']\n")
+    with pytest.raises(LookupError, match=r"\[tracking\] has no key 'tracker'\. Did you mean 'trackers'"):
+        grid(SMALL + "[tracking]\ntracker = ['csv']\n")
+
+
+def test_tables_of_launchers_are_checked_by_them(grid: Any) -> None:
+    seen: list[Any] = []
+    assert grid(SMALL + "[pool]\nx = 1\n", launchers={"pool": seen.append}).launchers == {"pool": {"x": 1}}
+    assert seen == [{"x": 1}]
+    with pytest.raises(LookupError, match=r"g\.toml has no key 'pol'\. Did you mean 'pool'"):
+        grid(SMALL + "[pol]\nx = 1\n", launchers={"pool": seen.append})
+    with pytest.raises(ValueError, match="pool is 3: it is a table of settings"):
+        grid("pool = 3\n" + SMALL, launchers={"pool": seen.append})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SMALL.replace("[3, 7]", str(list(range(10_000)))), "g asks for 60000 evaluations, and 50000 is the most"),
+        (SMALL + f"[sweep.ivon]\ndraws = {list(range(1, 20_000))}\n", "g asks for .* evaluations"),
+    ],
+)
+def test_a_grid_that_nobody_could_mean_is_refused_at_once(grid: Any, text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        grid(text).runs()
+
+
+def test_a_search_that_nobody_could_mean_is_refused_at_once(grid: Any) -> None:
+    values = list(range(1, 40))
+    text = "".join(f"{name} = {values}\n" for name in ("lr", "ess", "h0", "clip_radius", "train_draws", "draws"))
+    with pytest.raises(ValueError, match=r"\[tune\] of g asks for .* evaluations"):
+        plan_tuning(grid(SMALL + "[tune.ivon]\n" + text))
+
+
+@pytest.mark.parametrize("members", [1001, 1_000_000])
+def test_an_ensemble_of_more_members_than_anyone_trains_is_refused_at_once(grid: Any, members: int) -> None:
+    text = SMALL.replace('"ivon_mean"', '"ensemble"') + f"ensemble.members = {members}\n"
+    with pytest.raises(ValueError, match=rf"ensemble\.members is {members}: must be at most 1000"):
+        grid(text).runs()
 
 
 # --- tuning -----------------------------------------------------------------------------------------------------------
@@ -356,17 +493,17 @@ def test_unequal_budgets_are_refused(grid: Any) -> None:
     [
         ("", r"g\.toml has no \[tune\.<method>\] table"),
         ("[tune]\nholdout = 0.25\n", r"g\.toml has no \[tune\.<method>\] table"),
-        ("[tune.ivno]\nlr = [1]\n", "tune names 'ivno', which is no method. Did you mean 'ivon'"),
-        ("[tune.ivon]\nlrr = [1]\n", r"tune\.ivon\.lrr is no hyperparameter of ivon\. Did you mean 'lr'"),
-        ("[tune.ivon]\nlr = 1\n", r"tune\.ivon\.lr is 1: give a list of values"),
+        ("[tune.ivno]\nlr = [1]\n", "tune names 'ivno', which is not a method. Did you mean 'ivon'"),
+        ("[tune.ivon]\nlrr = [1]\n", r"tune\.ivon\.lrr is not a hyperparameter of ivon\. Did you mean 'lr'"),
+        ("[tune.ivon]\nlr = 1\n", r"tune\.ivon\.lr is 1: expected a list of values"),
         ("[tune]\nhold_out = 1\n[tune.ivon]\nlr = [1]\n", r"\[tune\] has no key 'hold_out'\. Did you mean 'holdout'"),
-        ("[tune]\ncriterion = 'nl'\n[tune.ivon]\nlr = [1]\n", r"tune\.criterion 'nl'\. Did you mean 'nll'"),
-        ("[tune]\nholdout = 0\n[tune.ivon]\nlr = [1]\n", r"tune\.holdout is 0\.0: give a share"),
-        ("[tune]\nholdout = 1\n[tune.ivon]\nlr = [1]\n", r"tune\.holdout is 1\.0: give a share"),
-        ("[tune.ivon]\nlr = ['x']\n", r"ivon\.lr is 'x': give a float"),
+        ("[tune]\ncriterion = 'nl'\n[tune.ivon]\nlr = [1]\n", r"tune\.criterion is 'nl'\. Did you mean 'nll'"),
+        ("[tune]\nholdout = 0\n[tune.ivon]\nlr = [1]\n", r"tune\.holdout is 0: expected a share"),
+        ("[tune]\nholdout = 1\n[tune.ivon]\nlr = [1]\n", r"tune\.holdout is 1: expected a share"),
+        ("[tune.ivon]\nlr = ['x']\n", r"ivon\.lr is 'x': expected a number"),
         ("[tune.ivon]\nlr = [1, 1]\n", r"tune\.ivon\.lr is \[1, 1\]: each value counts once"),
         ("[tune.ivon]\n", r"\[tune\.ivon\] is empty: list the values"),
-        ("[tune]\nseeds = []\n[tune.ivon]\nlr = [1]\n", r"tune\.seeds is \[\]: give a list of whole numbers"),
+        ("[tune]\nseeds = []\n[tune.ivon]\nlr = [1]\n", r"tune\.seeds is \[\]: expected a list of whole numbers"),
     ],
 )
 def test_a_search_that_is_misspelt_is_refused(grid: Any, text: str, said: str) -> None:
@@ -377,13 +514,13 @@ def test_a_search_that_is_misspelt_is_refused(grid: Any, text: str, said: str) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[tune]\ncriterion = 'nl'\n", r"tune\.criterion 'nl'\. Did you mean 'nll'"),
-        ("[tune]\ncriterion = ['nll']\n", r"tune\.criterion '\['nll'\]'"),
-        ("[tune]\nholdout = 2\n", r"tune\.holdout is 2\.0: give a share"),
-        ("[tune]\nseeds = [0.5]\n", r"tune\.seeds is \[0\.5\]: give a list of whole numbers"),
-        ("[tune.adamw]\nlr = [-1]\n", r"adamw\.lr is -1\.0: give at least 0"),
+        ("[tune]\ncriterion = 'nl'\n", r"tune\.criterion is 'nl'\. Did you mean 'nll'"),
+        ("[tune]\ncriterion = ['nll']\n", r"tune\.criterion is \['nll'\]"),
+        ("[tune]\nholdout = 2\n", r"tune\.holdout is 2: expected a share"),
+        ("[tune]\nseeds = [0.5]\n", r"tune\.seeds is \[0\.5\]: expected a list of whole numbers"),
+        ("[tune.adamw]\nlr = [-1]\n", r"adamw\.lr is -1\.0: must be at least 0"),
         ("[tune.adamw]\nlr = [0, '0.0']\n", r"tune\.adamw\.lr is \[0, '0\.0'\]: each value counts once"),
-        ("[sweep.ivon]\ntau = [0.5, 'x']\n", r"ivon\.tau is 'x': give a float"),
+        ("[sweep.ivon]\ntau = [0.5, 'x']\n", r"ivon\.tau is 'x': expected a number"),
         ("[sweep.ivon]\ntau = [0.5, '0.5']\n", r"sweep\.ivon\.tau is .*: each value counts once"),
     ],
 )
@@ -557,7 +694,7 @@ def test_the_demo_grid_is_the_embedded_base_on_the_exact_tasks(demo: Grid) -> No
 
 def test_the_demo_grid_reports_test_and_tunes_on_other_seeds(demo: Grid) -> None:
     assert {run.split for run in demo.runs()} == {"test"}
-    assert not set(demo.tune["seeds"]) & set(demo.seeds)
+    assert not set(demo.tune.seeds or ()) & set(demo.seeds)
 
 
 def own_methods() -> set[str]:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.method import get_method, method_names
-from bench.plan.settings import (
-    check_settings,
-    describe,
-    lora_for,
-    merge,
-    method_for,
-    parse_assignment,
-    read_toml,
-    train_for,
-)
+from bench.plan.settings import Settings, check_used, describe, merge, parse_assignment
 from bench.specs import LoraSpec, TrainSpec
 
 
@@ -88,7 +78,7 @@ def test_merging_nothing_is_empty() -> None:
 
 
 def test_known_settings_pass() -> None:
-    check_settings({
+    Settings({
         "steps": "2e2",
         "clip_norm": 0,
         "lora": {"r": 4, "targets": "q_proj,v_proj"},
@@ -108,15 +98,15 @@ def test_known_settings_pass() -> None:
         ({"ivno": {"ess": 1}}, "There is no setting 'ivno'.", "ivon"),
         ({"lora": {"dropuot": 0.1}}, "There is no setting 'lora.dropuot'.", "dropout"),
         ({"ivon": {"es": 1}}, "'ivon' has no hyperparameter 'es'.", "ess"),
-        ({"ivon": {"per_task": {"wgs": {"ess": 1}}}}, "ivon.per_task names 'wgs', which is no task.", "wg_s"),
+        ({"ivon": {"per_task": {"wgs": {"ess": 1}}}}, "ivon.per_task names 'wgs', which is not a task.", "wg_s"),
         ({"ivon": {"per_task": {"wg_s": {"es": 1}}}}, "'ivon' has no hyperparameter 'es'.", "ess"),
-        ({"per_task": {"bolq": {"steps": 1}}}, "per_task names 'bolq', which is no task.", "boolq"),
+        ({"per_task": {"bolq": {"steps": 1}}}, "per_task names 'bolq', which is not a task.", "boolq"),
         ({"per_task": {"boolq": {"step": 1}}}, "There is no setting 'per_task.boolq.step'.", "steps"),
     ],
 )
 def test_a_misspelt_setting_gets_the_near_miss(settings: dict[str, Any], start: str, meant: str) -> None:
     with pytest.raises(LookupError) as error:
-        check_settings(settings)
+        Settings(settings)
     said = str(error.value)
     assert said.startswith(start)
     assert " Did you mean " in said
@@ -125,21 +115,21 @@ def test_a_misspelt_setting_gets_the_near_miss(settings: dict[str, Any], start: 
 
 def test_a_misspelt_per_task_gets_the_near_miss() -> None:
     with pytest.raises(LookupError, match="'per_task'"):
-        check_settings({"per_tasks": {"boolq": {"steps": 1}}})
+        Settings({"per_tasks": {"boolq": {"steps": 1}}})
 
 
 def test_a_method_without_hyperparameters_says_so() -> None:
     with pytest.raises(LookupError, match=r"'ivon_mean' has no hyperparameter 'draws'\. It has none\."):
-        check_settings({"ivon_mean": {"draws": 3}})
+        Settings({"ivon_mean": {"draws": 3}})
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"steps": "many"}, "steps is 'many': give a int."),
-        ({"steps": 1.5}, "steps is 1.5: give a int."),
-        ({"steps": True}, "steps is True: give a int."),
-        ({"clip_norm": float("nan")}, "clip_norm is nan: give a finite number."),
+        ({"steps": "many"}, "steps is 'many': expected a whole number."),
+        ({"steps": 1.5}, "steps is 1.5: expected a whole number."),
+        ({"steps": True}, "steps is True: expected a whole number."),
+        ({"clip_norm": float("nan")}, "clip_norm is nan: expected a finite number."),
         ({"lora": 3}, "lora is 3: it is a table of settings, such as lora.x = 1."),
         ({"ivon": 3}, "ivon is 3: it is a table of settings, such as ivon.x = 1."),
         ({"per_task": 3}, "per_task is 3: it is a table of settings, such as per_task.x = 1."),
@@ -148,18 +138,18 @@ def test_a_method_without_hyperparameters_says_so() -> None:
             {"ivon": {"per_task": {"boolq": 3}}},
             "ivon.per_task.boolq is 3: it is a table of settings, such as ivon.per_task.boolq.x = 1.",
         ),
-        ({"ivon": {"ess": "x"}}, "ivon.ess is 'x': give a float."),
-        ({"ivon": {"rescale_lr": 1}}, "ivon.rescale_lr is 1: give a bool."),
-        ({"ivon": {"draws": 0}}, "ivon.draws is 0: give at least 1."),
-        ({"ivon": {"tau": -1}}, "ivon.tau is -1.0: give at least 0."),
-        ({"ivon": {"per_task": {"wg_s": {"tau": -1}}}}, "ivon.tau is -1.0: give at least 0."),
-        ({"lora": {"r": "x"}}, "lora.r is 'x': give a int."),
-        ({"per_task": {"boolq": {"steps": "x"}}}, "per_task.boolq.steps is 'x': give a int."),
+        ({"ivon": {"ess": "x"}}, "ivon.ess is 'x': expected a number."),
+        ({"ivon": {"rescale_lr": 1}}, "ivon.rescale_lr is 1: expected true or false."),
+        ({"ivon": {"draws": 0}}, "ivon.draws is 0: must be at least 1."),
+        ({"ivon": {"tau": -1}}, "ivon.tau is -1.0: must be at least 0."),
+        ({"ivon": {"per_task": {"wg_s": {"tau": -1}}}}, "ivon.tau is -1.0: must be at least 0."),
+        ({"lora": {"r": "x"}}, "lora.r is 'x': expected a whole number."),
+        ({"per_task": {"boolq": {"steps": "x"}}}, "per_task.boolq.steps is 'x': expected a whole number."),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_a_sentence(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError) as error:
-        check_settings(settings)
+        Settings(settings)
     assert str(error.value) == sentence
 
 
@@ -175,41 +165,41 @@ SETTINGS = {
 
 
 def test_a_method_has_its_per_task_values_on_that_task_only() -> None:
-    found = {task: method_for(SETTINGS, "ivon", task).options("fit") for task in ("wg_s", "wg_m", "obqa")}
+    found = {task: Settings(SETTINGS).method("ivon", task).options("fit") for task in ("wg_s", "wg_m", "obqa")}
     assert (found["wg_s"]["ess"], found["wg_m"]["ess"], found["obqa"]["ess"]) == (1e7, 5.0, 5.0)
     assert {options["lr"] for options in found.values()} == {0.1}
-    assert method_for(SETTINGS, "ivon", "obqa").options("predict")["tau"] == 0.0
-    assert method_for(SETTINGS, "ivon", "wg_s").options("predict")["tau"] == 1.0
+    assert Settings(SETTINGS).method("ivon", "obqa").options("predict")["tau"] == 0.0
+    assert Settings(SETTINGS).method("ivon", "wg_s").options("predict")["tau"] == 1.0
 
 
 def test_looking_up_a_method_leaves_the_settings_alone() -> None:
     before = repr(SETTINGS)
-    method_for(SETTINGS, "ivon", "wg_s")
-    train_for(SETTINGS, "boolq")
+    Settings(SETTINGS).method("ivon", "wg_s")
+    Settings(SETTINGS).train("boolq")
     assert repr(SETTINGS) == before
 
 
 def test_a_method_without_settings_has_its_defaults() -> None:
-    assert method_for(SETTINGS, "adamw", "wg_s") == get_method("adamw")()
+    assert Settings(SETTINGS).method("adamw", "wg_s") == get_method("adamw")()
 
 
 def test_training_settings_hold_for_all_tasks_but_the_named() -> None:
-    assert train_for(SETTINGS, "wg_s") == TrainSpec(steps=100, batch_size=8)
-    boolq = train_for(SETTINGS, "boolq")
+    assert Settings(SETTINGS).train("wg_s") == TrainSpec(steps=100, batch_size=8)
+    boolq = Settings(SETTINGS).train("boolq")
     assert boolq == TrainSpec(steps=50, batch_size=8)
     assert type(boolq.steps) is int
 
 
 def test_training_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="micro_batches is 9: give a number from 1 to batch_size"):
-        train_for({"micro_batches": 9}, "wg_s")
+    with pytest.raises(ValueError, match="micro_batches is 9: must be from 1 to batch_size"):
+        Settings({"micro_batches": 9})
 
 
 def test_adapter_settings_are_cast() -> None:
-    lora = lora_for(SETTINGS)
+    lora = Settings(SETTINGS).lora
     assert lora == LoraSpec(r=8, alpha=4.0, dropout=0.1, targets=("k_proj",))
     assert type(lora.alpha) is float
-    assert lora_for({}) == LoraSpec()
+    assert Settings().lora == LoraSpec()
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -227,30 +217,60 @@ def test_every_hyperparameter_is_described(name: str) -> None:
         assert set(row) == {"name", "default", "reader", "doc"}
         assert row["reader"] in ("fit", "predict")
         assert row["doc"].strip()
-        check_settings({name: {row["name"]: row["default"]}})  # a default as shown can be set
+        Settings({name: {row["name"]: row["default"]}})  # a default as shown can be set
 
 
-def test_a_toml_file_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "x.toml"
-    file.write_text("a = 1\n[b]\nc = [1.5]\n")
-    assert read_toml(file) == {"a": 1, "b": {"c": [1.5]}}
+# --- layers and bounds ------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_toml_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as error:
-        read_toml(tmp_path / "x.toml")
-    assert str(error.value) == f"There is no file {tmp_path}/x.toml."
+def test_a_later_layer_overrides_per_task_settings_and_its_own_override_it() -> None:
+    base = {
+        "steps": 5,
+        "ivon": {"ess": 1, "per_task": {"wg_s": {"ess": 2, "h0": 7}}},
+        "per_task": {"wg_s": {"steps": 6}},
+    }
+    found = Settings(base).over({"ivon": {"ess": 3, "per_task": {"wg_m": {"ess": 4}}}, "steps": 8})
+    ess = {task: found.method("ivon", task).options("fit")["ess"] for task in ("wg_s", "wg_m", "obqa")}
+    assert ess == {"wg_s": 3.0, "wg_m": 4.0, "obqa": 3.0}
+    assert found.method("ivon", "wg_s").options("fit")["h0"] == 7.0
+    assert {found.train(task).steps for task in ("wg_s", "obqa")} == {8}
+    assert Settings(base).train("wg_s").steps == 6
 
 
-@pytest.mark.parametrize("content", [b"a = ", b"a = 1\na = 2\n", b"\xff\xfe", b"[a\n"])
-def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "x.toml"
-    file.write_bytes(content)
-    with pytest.raises(ValueError) as error:
-        read_toml(file)
-    assert str(error.value).startswith(f"{file} cannot be read as TOML: ")
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lora": {"alpha": 1e30}}, r"lora\.alpha is 1e\+30: must be at most 1e\+06"),
+        ({"lora": {"r": 10**7}}, r"lora\.r is 10000000: must be at most 65536"),
+        ({"batch_size": 10**9}, "batch_size is 1000000000: must be at most 65536"),
+        ({"per_task": {"wg_s": {"max_length": 10**9}}}, r"per_task\.wg_s\.max_length is 1000000000: must be at most"),
+        ({"ivon": {"ess": 1e30}}, r"ivon\.ess is 1e\+30: must be"),
+        ({"ivon": {"tau": 1e30}}, r"ivon\.tau is 1e\+30: must be"),
+        ({"ivon": {"lr": 1e38}}, r"ivon\.lr is 1e\+38: must be"),
+        ({"adamw": {"lr": 1e38}}, r"adamw\.lr is 1e\+38: must be"),
+        ({"swag": {"tau": 1e30}}, r"swag\.tau is 1e\+30: must be"),
+        ({"la_kfac": {"tau": 1e30}}, r"la_kfac\.tau is 1e\+30: must be"),
+        ({"la_kfac": {"prior_precision": 1e30}}, r"la_kfac\.prior_precision is 1e\+30: must be"),
+    ],
+)
+def test_a_number_that_would_make_the_result_meaningless_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        Settings(settings)
 
 
-def test_a_folder_is_no_toml_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot be read as TOML"):
-        read_toml(tmp_path)
+@pytest.mark.parametrize("text", ["a." * 2000 + "b=1", "a..b=1", "a.=1", ".a=1", "=1"])
+def test_an_assignment_without_a_sound_name_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^--set .*: write it as name=value"):
+        parse_assignment(text)
+
+
+def test_a_deep_value_is_text() -> None:
+    assert parse_assignment("steps=" + "[" * 5000) == {"steps": "[" * 5000}
+    with pytest.raises(ValueError, match=r"^steps is '\[+\.\.\. \(5002 characters\): expected a whole number\.$"):
+        Settings(parse_assignment("steps=" + "[" * 5000))
+
+
+def test_unused_settings_are_named_with_their_option() -> None:
+    check_used({"steps": 3, "ivon": {"lr": 1}, "per_task": {"wg_s": {"steps": 1}}}, ["ivon"], ["wg_s"])
+    with pytest.raises(LookupError, match=r"^--set adamw: neither 'adamw' nor a method that starts from it"):
+        check_used({"adamw": {"lr": 1}}, ["ivon"], ["wg_s"])

@@ -13,7 +13,7 @@ from support import bench
 
 from bench.data.identity import ChangedRows, check_rows
 from bench.data.splits import DataSource
-from bench.plan.grid import choose_model
+from bench.plan.base_model import choose_model
 from bench.plan.runs import families, plan_run
 from bench.process.stop import Stopped
 from bench.run.runner import Runner

@@ -146,6 +146,7 @@ OTHER: dict[type, dict[str, Any]] = {
         "train": TrainSpec(),
         "seed": 87,
         "bases": (FIT,),
+        "tuning": 0.1,
     },
     RunSpec: {
         "fit": dataclasses.replace(FIT, seed=42),
@@ -309,7 +310,7 @@ def test_a_value_that_fits_is_cast(value: Any, hint: Any, expected: Any) -> None
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_name(value: Any, hint: Any) -> None:
-    with pytest.raises(ValueError, match=r"^ivon\.ess is .*: give a"):
+    with pytest.raises(ValueError, match=r"^ivon\.ess is .*: expected (a|text|true)"):
         cast(value, hint, "ivon.ess")
 
 
@@ -322,19 +323,19 @@ def test_a_number_too_large_for_a_float_is_refused_by_name(hint: type) -> None:
 @pytest.mark.parametrize(
     ("cls", "values", "sentence"),
     [
-        (LoraSpec, {"r": 0}, "lora.r is 0: give a rank of at least 1."),
-        (LoraSpec, {"dropout": 1.0}, "lora.dropout is 1.0: give a probability in [0, 1)."),
-        (LoraSpec, {"dropout": -0.1}, "lora.dropout is -0.1: give a probability in [0, 1)."),
+        (LoraSpec, {"r": 0}, "lora.r is 0: must be at least 1."),
+        (LoraSpec, {"dropout": 1.0}, "lora.dropout is 1.0: must be a probability in [0, 1)."),
+        (LoraSpec, {"dropout": -0.1}, "lora.dropout is -0.1: must be a probability in [0, 1)."),
         (LoraSpec, {"variant": "lora+"}, "lora.variant is 'lora+'. Did you mean 'lora' or 'rslora' or 'dora'?"),
         (LoraSpec, {"variant": "qqq"}, "lora.variant is 'qqq'. Known: dora, lora, rslora."),
         (ModelSpec, {"prompt": "chats"}, "model.prompt is 'chats'. Did you mean 'chat'?"),
         (LoraSpec, {"targets": ()}, "lora.targets is empty: name at least one layer, such as q_proj."),
-        (TrainSpec, {"steps": 0}, "steps is 0: give at least 1."),
-        (TrainSpec, {"batch_size": 0}, "batch_size is 0: give at least 1."),
-        (TrainSpec, {"micro_batches": 5}, "micro_batches is 5: give a number from 1 to batch_size (4)."),
-        (TrainSpec, {"micro_batches": 0}, "micro_batches is 0: give a number from 1 to batch_size (4)."),
-        (TrainSpec, {"max_length": 7}, "max_length is 7: give at least 8 tokens."),
-        (TrainSpec, {"clip_norm": -1.0}, "clip_norm is -1.0: give a norm, or 0 for no clipping."),
+        (TrainSpec, {"steps": 0}, "steps is 0: must be at least 1."),
+        (TrainSpec, {"batch_size": 0}, "batch_size is 0: must be at least 1."),
+        (TrainSpec, {"micro_batches": 5}, "micro_batches is 5: must be from 1 to batch_size (4)."),
+        (TrainSpec, {"micro_batches": 0}, "micro_batches is 0: must be from 1 to batch_size (4)."),
+        (TrainSpec, {"max_length": 7}, "max_length is 7: must be at least 8 tokens."),
+        (TrainSpec, {"clip_norm": -1.0}, "clip_norm is -1.0: must be a norm, or 0 for no clipping."),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_a_sentence(cls: type, values: dict[str, Any], sentence: str) -> None:
@@ -397,7 +398,7 @@ def test_a_missing_field_without_a_default_or_a_wrong_value_does_not_pass(place:
 def test_a_wrong_value_deep_inside_is_named_with_its_place() -> None:
     data = to_json(RUN)
     data["fit"]["model"]["lora"]["r"] = "eight"
-    with pytest.raises(ValueError, match=r"^fit\.model\.lora\.r is 'eight': give a int"):
+    with pytest.raises(ValueError, match=r"^fit\.model\.lora\.r is 'eight': expected a whole number"):
         build(RunSpec, data)
 
 

@@ -76,9 +76,9 @@ def test_a_low_rank_posterior_is_small_and_wider(tmp_path: Any) -> None:
     [
         ({"convention": "expnd"}, "Did you mean 'expand'"),
         ({"link": "probt"}, "Did you mean 'probit'"),
-        ({"tau": -1}, "la_kfac.tau is -1.0: give at least 0"),
+        ({"tau": -1}, "la_kfac.tau is -1.0: must be at least 0"),
         ({"draws": 0}, "at least 1"),
-        ({"factor_rank": -1}, "la_kfac.factor_rank is -1: give at least 0"),
+        ({"factor_rank": -1}, "la_kfac.factor_rank is -1: must be at least 0"),
     ],
 )
 def test_wrong_options_get_a_sentence(values: dict[str, Any], sentence: str) -> None:

@@ -1,0 +1,55 @@
+"""The base model that a ``[model]`` table, or the command line, asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.errors import ModelNotUsable
+from bench.model.identity import resolve_model
+from bench.plan.grid_file import read_model_table
+from bench.plan.settings import Layer
+from bench.plan.toml import expanded
+from bench.specs import ModelSpec
+
+
+def choose_model(table: Layer, beside: Path | None = None) -> tuple[ModelSpec, Path | None]:
+    """(resolved spec, folder of a local model or None) of a ``[model]`` table.
+
+    Args:
+        table: ``id`` is ``embedded``, a folder (of the working directory, or of ``beside``), or a name on the hub.
+        beside: the folder of the grid file.
+
+    Raises:
+        LookupError, ValueError: a key is misspelt, a value does not fit, or the model cannot be found.
+    """
+    asked = read_model_table(table)
+    if not asked.id:
+        raise ValueError("The model is '': use embedded, a name on the hub, or a folder (--model, or id in [model]).")
+    path = None if asked.id == "embedded" else _local(asked.id, beside)
+    if asked.revision is not None and (asked.id == "embedded" or path is not None):
+        raise ModelNotUsable(
+            f"The model {path or asked.id} has no revisions, so '{asked.revision}' (--revision, or revision in "
+            "[model]) pins nothing: remove it, or name a model on the hub."
+        )
+    spec = ModelSpec(id=asked.id, revision=asked.revision or "", quantization=asked.quantization, dtype=asked.dtype)
+    return resolve_model(spec, path), path
+
+
+def overridden(table: Layer, overrides: Layer) -> Layer:
+    """A ``[model]`` table with what the command line says laid over it; another model has no use for its revision."""
+    dropped = ("revision",) if "id" in overrides else ()
+    return {**{name: value for name, value in table.items() if name not in dropped}, **overrides}
+
+
+def _local(name: str, beside: Path | None) -> Path | None:
+    """The folder that ``name`` names, or None for a name on the hub."""
+    places = [expanded(name), *([beside / expanded(name)] if beside else [])]
+    for place in places:
+        if place.is_dir():
+            return place
+    for place in places:
+        if place.exists():
+            raise ModelNotUsable(f"{place} is not a folder: give --model the folder of a model saved by transformers.")
+    if name.startswith((".", "~", "/")) or name.count("/") > 1:
+        raise ModelNotUsable(f"There is no folder {places[0]}.")
+    return None
