@@ -54,6 +54,8 @@ def make_runner(
         load_extension(plugin)
     # one thread by default: sums are then taken in one order, whatever the machine
     torch.set_num_threads(execution.threads)
+    # cuDNN's attention has NaN gradients where padding masks a whole row (seen in bfloat16 with torch 2.11 on an H100)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     device = execution.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
