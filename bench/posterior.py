@@ -81,7 +81,8 @@ class Posterior:
         from safetensors.torch import save_file
 
         tensors = {
-            f"{field.name}/{name}": tensor.detach().cpu().contiguous()
+            # by value: which of them share memory is not part of a posterior, and safetensors refuses it
+            f"{field.name}/{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
             for name, tensor in getattr(self, field.name).items()
         }

@@ -58,11 +58,8 @@ class Temperature(Method):
         logits, labels = (torch.cat(parts).cpu() for parts in zip(*pairs, strict=True))
         found = best_temperature(logits, labels)
         job.facts.update(temperature=found, tuning_examples=len(labels))
-        if not 1.01 / LARGEST < found < LARGEST / 1.01:
-            job.warnings.append(
-                f"The temperature is {found:.3g}, at the end of its range, on {len(labels)} tuning examples: "
-                "the adapters answer all of them rightly, or no better than chance."
-            )
+        if problem := no_minimum(found, logits, labels):
+            job.warnings.append(f"The temperature {found:.3g} means little: {problem}.")
         return ScaledPoint(value, {"temperature": torch.tensor(found, dtype=torch.float64)})
 
     def predict(self, job: PredictJob) -> Tensor:
@@ -86,3 +83,17 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
         options={"xatol": 1e-6},
     )
     return math.exp(float(found.x))
+
+
+def no_minimum(temperature: float, logits: Tensor, labels: Tensor) -> str:
+    """The reason why the NLL of (N,) ``labels`` has no minimum in T near ``temperature``; "" if it has one."""
+    if bool((logits.argmax(-1) == labels).all()):
+        return f"the adapters answer all {len(labels)} tuning examples correctly, so the NLL keeps falling as T does"
+    if temperature < 1.01 / LARGEST:
+        return f"the NLL of the {len(labels)} tuning examples keeps falling below the smallest T, 1/{LARGEST:g}"
+    if temperature > LARGEST / 1.01:
+        return (
+            f"the NLL of the {len(labels)} tuning examples keeps falling beyond the largest T, {LARGEST:g}: the "
+            "adapters answer no better than chance"
+        )
+    return ""

@@ -47,7 +47,7 @@ def plan(method: str, task: str = "notes_two", seed: int = 1, **settings: Any) -
 def compute(run: RunSpec, runs: Path, **options: Any) -> Store:
     """Run one spec into a store."""
     (family,) = families([run])
-    Runner(store=Store(runs), log=lambda text: None, **options).run(family)
+    Runner(store=Store(runs), **options).run(family)
     return Store(runs)
 
 

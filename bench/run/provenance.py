@@ -17,7 +17,17 @@ import torch
 
 from bench.data.splits import DataSource
 
-PACKAGES = ("bayes-lora-bench", "torch", "transformers", "peft", "bitsandbytes", "datasets", "numpy", "safetensors")
+PACKAGES = (
+    "bayes-lora-bench",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "numpy",
+    "safetensors",
+    "laplace-torch",
+)
 CODE = ("bench", "methods", "tasks", ":(exclude)bench/grids")  # what a result depends on; of a grid, its spec does
 
 
@@ -26,7 +36,7 @@ def provenance(device: torch.device, source: DataSource) -> dict[str, Any]:
     return {
         "commit": _commit(),
         "dirty": _dirty(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "device": device_name(device),
         "device_type": device.type,
@@ -81,7 +91,8 @@ def _dirty() -> bool | None:
 
 
 @functools.lru_cache
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -77,7 +77,6 @@ def make_runner(
         graphs=execution.graphs,
         checkpoint_seconds=execution.checkpoint_seconds,
         claim_seconds=execution.claim_seconds,
-        log=logger.warning,
         stop=stop,
         worker=worker or Worker(),
     )

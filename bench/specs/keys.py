@@ -104,15 +104,17 @@ def seed_for(spec: FitSpec | RunSpec, stream: str) -> int:
 
     Only the axes that should matter enter, so AdamW and IVON with one seed see the same batches (``data``), start from
     the same adapters (``init``) and drop the same units (``train``), and a tau sweep reuses one set of draws
-    (``predict``). ``holdout`` is the same for all members of an ensemble: none of them may see what it is scored on.
+    (``predict``). ``before`` and ``noise before`` seed torch's global stream and the fit's generator until the training
+    loop seeds them for each step; ``noise of layers`` seeds the global stream of a prediction. ``holdout`` is the same
+    for all members of an ensemble: none of them may see what it is scored on.
     """
     fit = spec.fit if isinstance(spec, RunSpec) else spec
     if stream == "init":
         return digest(stream, fit.seed, fit.model.lora)
-    if stream in ("data", "train"):
+    if stream in ("data", "train", "before", "noise before"):
         return digest(stream, fit.seed, fit.data.task)
     if stream == "holdout":
         return digest(stream, fit.seed % MEMBER, fit.data.task)
-    if stream == "predict" and isinstance(spec, RunSpec):
+    if stream in ("predict", "noise of layers") and isinstance(spec, RunSpec):
         return digest(stream, fit.seed, fit.data.task, spec.data.task)
     raise ValueError(f"There is no random stream '{stream}' for a {type(spec).__name__}.")

@@ -103,7 +103,7 @@ class FitSpec:
     version: int
     options: Mapping[str, Option]
     data: DataSpec
-    holdout: float  # share of the training split that is set aside for tuning
+    holdout: float  # share of the training split that is set aside
     model: ModelSpec
     train: TrainSpec
     seed: int

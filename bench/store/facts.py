@@ -184,6 +184,7 @@ class RunFacts:
         forward_passes: examples passed through the model to predict; None where it was not counted.
         partial_data: whether rows were missing from the data of the fit or of the evaluation.
         title: the method's name for people; None in older records.
+        warnings: sentences on the predictions that users of the numbers should read.
     """
 
     metrics: Needed[Mapping[Word, Finite]]
@@ -198,6 +199,7 @@ class RunFacts:
     provenance: Needed[Provenance]
     status: Word = "done"
     title: Line | None = None
+    warnings: tuple[Sentence, ...] = ()
 
 
 def used_fit(key: str, facts: Mapping[str, Any]) -> UsedFit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +23,10 @@ from bench.posterior import Params, Point, Posterior
 from bench.process.progress import Progress
 from bench.process.stop import Stopped
 from bench.specs import FitSpec, digest, key, seed_for
+from bench.task import get_task
 from bench.train.checkpoint import Checkpointing, Stateful, TrainState
 from bench.train.clock import Clock
+from bench.train.diagnosis import blame_base
 from bench.train.graphs import CudaRecorder, GraphedLoss
 from bench.train.schedules import Rates, Schedule, linear_to_zero
 from bench.train.seeding import seed_global
@@ -137,6 +140,7 @@ class FitJob:
 
         Raises:
             FloatingPointError: the loss became NaN or infinite.
+            ModelNotUsable: it is so because the base's own logits are.
             Stopped: it was asked to stop, and left a checkpoint.
         """
         if self.trained:
@@ -156,6 +160,7 @@ class FitJob:
             trace=self.trace,
             running=torch.zeros((), device=self.model.device),
         )
+        initial = _sums(now.parameters)
         self.checkpointing.resume(now)
         for row in self.trace:
             self.tracking.log(row)
@@ -187,6 +192,11 @@ class FitJob:
                 self.progress.step(done)
                 if done < settings.steps:
                     self._save(now)
+        if _sums(now.parameters) == initial:
+            self.warnings.append(
+                f"No parameter moved in {settings.steps} steps, so nothing was learned: the learning rate is 0, or the "
+                "gradients are 0 or too large to be squared. Check lr and lora.alpha."
+            )
         self.tracking.close()
         self.train_seconds += clock.seconds
         self.progress.finish()
@@ -240,12 +250,14 @@ class FitJob:
         """Add the mean loss of the last ``count`` steps to the trace."""
         loss = float(now.running) / count
         if not math.isfinite(loss):
+            batches = itertools.islice(self._batches(now.step - count), count)
+            blame_base(self.model, self.spec, get_task(self.spec.data.task).answers, batches)
             raise FloatingPointError(
                 f"The training loss is {loss} near step {now.step} of {self.spec.method} on {self.spec.data.task}: "
                 "lower the learning rate, or set clip_norm."
             )
         row = {"step": now.step, "seconds": now.clock.seconds, "loss": loss, "lr": now.optimizer.param_groups[0]["lr"]}
-        row.update(diagnose() if diagnose is not None else {})
+        row.update({name: float(value) for name, value in (diagnose() if diagnose is not None else {}).items()})
         self._record(row)
         now.running = torch.zeros_like(now.running)
 
@@ -269,3 +281,9 @@ class FitJob:
                 self.checkpointing.save(now)
             if reason:
                 raise Stopped(f"{reason}: stopped after step {now.step}")
+
+
+@torch.no_grad()
+def _sums(parameters: Sequence[Tensor]) -> list[tuple[float, float]]:
+    """(sum, sum of squares) of each tensor: what moves changes them, and no copy is kept."""
+    return [(float(p.double().sum()), float(p.double().square().sum())) for p in parameters]

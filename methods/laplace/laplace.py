@@ -27,6 +27,7 @@ from bench.task import Task
 from methods.laplace.curvature import jacobians
 from methods.laplace.kronecker import KroneckerGaussian
 
+MISSED = 0.5  # nats of evidence below its maximum that are worth a warning
 JITTER = 1e-6  # added to the variance of each logit (PROTOCOL 5)
 
 
@@ -75,6 +76,17 @@ class Laplace(Method):
     def _prior(self) -> dict[str, Any]:
         return {"precision": self.prior_precision, "steps": self.evidence_steps, "lr": self.evidence_lr}
 
+    def _report(self, job: FitJob, facts: dict[str, float]) -> None:
+        """Store the facts of the prior; warn where the evidence is not at its maximum."""
+        job.facts.update(facts)
+        missed, slope = facts["log_evidence_missed"], facts["log_evidence_slope"]
+        if not self.prior_precision and missed > MISSED:
+            job.warnings.append(
+                f"The prior precision {facts['prior_precision']:.3g} does not maximise the Laplace evidence: the slope "
+                f"in log precision is {slope:.3g} there, about {missed:.2g} nats below the maximum. Raise "
+                f"{self.name}.evidence_steps."
+            )
+
     def predict(self, job: PredictJob) -> Tensor:
         if self.tau == 0:
             return job.log_probs(job.posterior.mean).unsqueeze(0)
@@ -120,7 +132,7 @@ class LaplaceDiag(Laplace):
 
         passes = Passes(job.data, job.spec.train.batch_size, job.progress)
         variance, facts = fit_diag(ReadOut(job.model, job.model.params, names), passes, **self._prior())
-        job.facts.update(facts)
+        self._report(job, facts)
         mean = job.model.snapshot()
         known = {name: torch.zeros_like(value) for name, value in mean.items()}
         return DiagGaussian(mean, {**known, **variance})
@@ -143,7 +155,7 @@ class LaplaceKfac(Laplace):
         passes = Passes(job.data, job.spec.train.batch_size, job.progress)
         read_out = ReadOut(job.model, job.model.params, names, self.factor_rank)
         found, facts = fit_kron(read_out, passes, self.convention, **self._prior())
-        job.facts.update(facts)
+        self._report(job, facts)
         prior = {"precision": torch.tensor(facts["prior_precision"], device=job.model.device)}
         return KroneckerGaussian(job.model.snapshot(), found.vectors, found.values, found.sides, prior)
 

@@ -99,7 +99,7 @@ def test_a_killed_training_continues_to_the_same_bytes(
                 raise Killed
 
     (family,) = families([run])
-    runner = Runner(store=Store(tmp_path), log=lambda text: None, checkpoint_seconds=0)
+    runner = Runner(store=Store(tmp_path), checkpoint_seconds=0)
     try:
         runner.run(family, Kill())
     except Killed:

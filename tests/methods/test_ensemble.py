@@ -50,7 +50,7 @@ def test_a_family_trains_each_member_once_and_its_cost_is_theirs(tmp_path: Path)
     assert count_fits(runs) == {"adamw": 3, "ensemble": 1}
     (family,) = families(runs)
     store = Store(tmp_path)
-    Runner(store=store, log=lambda text: None).run(family)
+    Runner(store=store).run(family)
     record = store.record(runs[2])
     known = load(tmp_path)
     (group,) = (group for group in known.results if group.spec.method == record.spec.method)

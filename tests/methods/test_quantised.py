@@ -45,7 +45,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[tuple[
             runs[name, kind] = plan_run(
                 name, "notes_two", 1, settings=SETTINGS, model=model, source=DataSource(), batch_size=128
             )
-    runner = Runner(store=store, log=lambda text: None)
+    runner = Runner(store=store)
     for family in families(runs.values()):
         runner.run(family)
     return store, runs

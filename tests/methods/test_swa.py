@@ -156,7 +156,7 @@ def test_a_training_killed_while_collecting_continues_to_the_same_bytes(tmp_path
             if done == 6:
                 raise Killed
 
-    runner = Runner(store=Store(tmp_path / "cut"), log=lambda text: None, checkpoint_seconds=0)
+    runner = Runner(store=Store(tmp_path / "cut"), checkpoint_seconds=0)
     with pytest.raises(Killed):
         runner.run(families([run])[0], Kill())
     again = compute(run, tmp_path / "cut", checkpoint_seconds=0)
@@ -168,7 +168,7 @@ def test_swag_at_tau_zero_is_swa_exactly_and_shares_its_fit(tmp_path: Path) -> N
     runs = [plan("swa"), plan("swag", swag={"tau": 0}), plan("swag")]
     assert count_fits(runs) == {"swa": 1}
     (family,) = families(runs)
-    Runner(store=Store(tmp_path), log=lambda text: None).run(family)
+    Runner(store=Store(tmp_path)).run(family)
     mean, zero, draws = (Store(tmp_path).predictions(run)["log_probs"] for run in runs)
     assert mean.shape[0] == 1 and (mean == zero).all()
     assert draws.shape[0] == 10 and (draws != mean).any()

@@ -21,7 +21,7 @@ from bench.run.runner import Runner
 from bench.specs import seed_for
 from bench.store.store import Store
 from bench.task import get_task
-from methods.temperature import LARGEST, ScaledPoint, best_temperature
+from methods.temperature import LARGEST, ScaledPoint, best_temperature, no_minimum
 
 
 def grid_search(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -43,6 +43,22 @@ def test_is_the_minimum_that_a_grid_search_finds(scale: float, choices: int) -> 
 def test_stops_at_the_end_of_its_range_when_there_is_no_optimum(sign: int, end: float) -> None:
     logits = sign * torch.tensor([[0.1, 0.0], [0.0, 0.2]])
     assert best_temperature(logits, torch.tensor([0, 1])) == pytest.approx(end, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("margins", "said"),
+    [
+        ([0.2, 0.1, 3.0], "answer all 3 tuning examples correctly"),
+        ([800.0, 900.0, 700.0], "answer all 3 tuning examples correctly"),  # NLL 0 to the last bit: a plateau
+        ([-0.2, -0.1, -3.0], "no better than chance"),
+        ([0.2, -0.1, 3.0], ""),
+    ],
+)
+def test_a_temperature_without_a_minimum_is_named(margins: list[float], said: str) -> None:
+    logits = torch.tensor([[margin, 0.0] for margin in margins])
+    labels = torch.zeros(len(margins), dtype=torch.long)
+    problem = no_minimum(best_temperature(logits, labels), logits, labels)
+    assert said in problem and bool(problem) == bool(said)
 
 
 def test_the_stored_one_is_the_optimum_on_the_tuning_examples_and_divides_the_logits(tmp_path: Path) -> None:
@@ -83,10 +99,10 @@ def test_is_fitted_on_what_is_neither_trained_on_nor_scored(
     fit = run.fit
     assert (fit.holdout, fit.bases[0].holdout) == (own, base)
     runner = Runner(store=Store(tmp_path))
-    tuned = {example.id for example in runner._tuning(fit)}
+    tuned = {example.id for example in runner.data.tuning(fit, protocol)}
     train = load_split(get_task(task), "train", DataSource()).examples
     trained, _ = split_holdout(train, base, seed_for(fit.bases[0], "holdout"))
-    scored, _ = runner._examples(run)
+    scored, _ = runner.data.scored(run)
     assert len(tuned) == count
     assert not tuned & {example.id for example in trained}
     assert not tuned & {example.id for example in scored}

@@ -215,7 +215,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise AssertionError("work began")
 
     monkeypatch.setattr("bench.run.runner.Runner.run", work)
-    monkeypatch.setattr("bench.run.runner.load_model", work)
+    monkeypatch.setattr("bench.run.context.load_model", work)
     monkeypatch.setattr("subprocess.Popen", work)
     return tmp_path
 

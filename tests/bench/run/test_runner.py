@@ -30,7 +30,7 @@ from bench.train.loop import FitJob
 
 
 def quiet(runs: Path, **options: object) -> Runner:
-    return Runner(store=Store(runs), log=lambda text: None, **options)  # type: ignore[arg-type]
+    return Runner(store=Store(runs), **options)  # type: ignore[arg-type]
 
 
 def family(*methods: str, **settings: object) -> Family:
@@ -225,7 +225,7 @@ def test_a_base_that_cannot_be_loaded_is_tried_once_a_family(tmp_path: Path, mon
         tried.append(1)
         raise ModelNotUsable("no such weights")
 
-    monkeypatch.setattr("bench.run.runner.load_model", refuse)
+    monkeypatch.setattr("bench.run.context.load_model", refuse)
     runs = [plan("adamw"), plan("softened")]
     with pytest.raises(ModelNotUsable, match="no such weights"):
         quiet(tmp_path).run(families(runs)[0])
@@ -238,7 +238,7 @@ def test_a_method_that_exits_is_a_failure_like_any_other(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(get_method("softened"), "predict", leave)
     (family,) = families([plan("softened"), plan("adamw")])
-    kind, text = work(Runner(store=Store(tmp_path), log=lambda text: None), family, lambda fraction, text: None)
+    kind, text = work(Runner(store=Store(tmp_path)), family, lambda fraction, text: None)
     assert kind == Outcome.FAILED and "SystemExit: no licence" in text
     assert Store(tmp_path).has(plan("adamw")) and len(Store(tmp_path).failures(plan("softened"))) == 1
 
@@ -274,7 +274,7 @@ def test_a_full_disk_is_the_error_that_is_told_and_costs_nothing_else(
         def full(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        patch.setattr("bench.run.runner.write_predictions", full)
+        patch.setattr("bench.run.evaluation.write_predictions", full)
         with pytest.raises(NoRoom, match="nothing can be written: the disk is full"):
             quiet(tmp_path).run(families(runs)[0])
         assert not Store(tmp_path).failure_files()  # it does not count towards --retries
@@ -297,9 +297,10 @@ def test_loading_and_tokenising_are_in_no_figure(method: str, tmp_path: Path, mo
 
         return call
 
-    monkeypatch.setattr("bench.run.runner.load_model", noted("load", load_model))
+    monkeypatch.setattr("bench.run.context.load_model", noted("load", load_model))
     monkeypatch.setattr(ChoiceModel, "encode", noted("encode", ChoiceModel.encode))
-    monkeypatch.setattr("bench.run.runner.PeakMemory", noted("clock", PeakMemory))
+    for module in ("fitting", "evaluation"):
+        monkeypatch.setattr(f"bench.run.{module}.PeakMemory", noted("clock", PeakMemory))
     monkeypatch.setattr(Store, "publish", noted("end", Store.publish))
     quiet(tmp_path).run(family(method))
     assert events[:2] == ["load", "encode"] and {"clock", "end"} <= set(events)

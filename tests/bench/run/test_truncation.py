@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,26 @@ from bench.run.runner import Runner
 from bench.store.store import Store
 
 
+class Said(logging.Handler):
+    """Keeps the log's texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
 def facts(folder: Path, method: str, **settings: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """(facts of the fit, facts of the evaluation, what was said)."""
-    run, said = plan(method, **settings), list[str]()
-    store = Store(folder)
-    Runner(store=store, log=said.append).run(families([run])[0])
-    return dict(store.fit_facts(run.fit)), dict(store.record(run).facts), said
+    run, said, store = plan(method, **settings), Said(), Store(folder)
+    logging.getLogger("bench").addHandler(said)
+    try:
+        Runner(store=store).run(families([run])[0])
+    finally:
+        logging.getLogger("bench").removeHandler(said)
+    return dict(store.fit_facts(run.fit)), dict(store.record(run).facts), said.texts
 
 
 @pytest.mark.parametrize(("task", "cue_lost"), [("notes_two", 256), ("notes_bool", 0)])  # BoolQ's form has no cue
@@ -27,7 +42,7 @@ def test_cut_prompts_are_counted_in_both_facts_and_told(tmp_path: Path, task: st
     for examples in (fit["examples"], run["examples"], run["fit"]["examples"]):
         assert (examples["truncated"], examples["cue_lost"]) == (256, cue_lost)
     told = [sentence for sentence in said if "max_length=8" in sentence]
-    assert [sentence.startswith(f"warning: adamw on {task}, seed 1: 256 of 256 ") for sentence in told] == [True, True]
+    assert [sentence.startswith(f"adamw on {task}, seed 1: 256 of 256 ") for sentence in told] == [True, True]
     assert {sentence.split(" prompts")[0].rsplit(" ", 1)[1] for sentence in told} == {"scored", "training"}
     assert sum("256 of 256 training prompts" in warning for warning in fit["warnings"]) == 1
 

@@ -29,6 +29,19 @@ def test_the_evidence_is_stored_and_a_fixed_precision_is_kept(tmp_path: Any) -> 
 
 
 @pytest.mark.parametrize("name", ["la_kfac", "la_diag"])
+def test_an_evidence_short_of_its_maximum_is_warned_of(name: str, tmp_path: Any) -> None:
+    for steps, warned in ((1, True), (300, False)):
+        run = plan(name, adamw={"lr": 0.01}, steps=40, **{name: {"evidence_steps": steps}})
+        facts = compute(run, tmp_path).fit_facts(run.fit)
+        assert [sentence for sentence in facts["warnings"] if "does not maximise the Laplace evidence" in sentence] == (
+            facts["warnings"] if warned else []
+        )
+        assert bool(facts["warnings"]) == warned == (facts["diagnostics"]["log_evidence_missed"] > 0.5)
+    fixed = plan(name, adamw={"lr": 0.01}, steps=40, **{name: {"prior_precision": 50.0}})
+    assert compute(fixed, tmp_path).fit_facts(fixed.fit)["warnings"] == []
+
+
+@pytest.mark.parametrize("name", ["la_kfac", "la_diag"])
 def test_tau_zero_is_adamw_and_ways_to_predict_agree_where_the_posterior_is_narrow(name: str, tmp_path: Any) -> None:
     base, zero = plan("adamw"), plan(name, **{name: {"tau": 0}})
     assert (compute(base, tmp_path).predictions(base)["log_probs"] == compute(zero, tmp_path).predictions(zero)[
@@ -60,7 +73,7 @@ def test_only_the_last_block_is_uncertain_when_asked(name: str, tmp_path: Any, m
 
 
 def test_a_low_rank_posterior_is_small_and_wider(tmp_path: Any) -> None:
-    runner = Runner(store=Store(tmp_path), log=lambda text: None)
+    runner = Runner(store=Store(tmp_path))
     sizes, spreads = [], []
     for rank in (0, 4):
         run = plan("la_kfac", la_kfac={"factor_rank": rank, "prior_precision": 3.0})
