@@ -25,7 +25,6 @@ import hashlib
 import os.path
 import re
 import string
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,6 +35,7 @@ from bench.data.splits import DataSource, load_split
 from bench.errors import near_miss
 from bench.registry import load_plugin
 from bench.specs import canonical
+from bench.specs.toml import read_toml
 from bench.task import LETTERS, TASKS, Example, MalformedRow, Row, Task, as_text, lettered
 
 SPLITS = ("train", "validation", "test")
@@ -272,8 +272,6 @@ def _texts(values: Any, where: str) -> tuple[str, ...]:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        return read_toml(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no task file {file}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as TOML: {error}.") from error

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.data.protocol import HOLDOUT
 from bench.data.rows import makes_rows
 from bench.data.splits import DataSource, Split, load_split
-from bench.specs import DataSpec, RunSpec, canonical
+from bench.specs import DataSpec, canonical
 from bench.task import Task, get_task
 
 logger = logging.getLogger(__name__)
@@ -88,17 +87,12 @@ def load_planned(data: DataSpec, split: str, task: Task, source: DataSource) -> 
     return load_split(task, split, source)
 
 
-def check_rows(runs: Iterable[RunSpec], source: DataSource) -> None:
-    """Read every split that runs train on or are scored on, so that what is wrong with one is told before any work.
+def check_rows(needed: Iterable[tuple[DataSpec, str]], source: DataSource) -> None:
+    """Read every split that is needed, so that what is wrong with one is told before any work.
 
     Raises:
         ChangedRows, LookupError, OSError, ValueError: as :func:`load_planned`.
     """
-    needed = dict.fromkeys(
-        (data, "train" if split == HOLDOUT else split)
-        for run in runs
-        for data, split in ((run.fit.data, "train"), (run.data, run.split))
-    )
     for data, split in needed:
         load_planned(data, split, get_task(data.task), source)
 

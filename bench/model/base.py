@@ -69,15 +69,14 @@ def _safely(spec: ModelSpec, folder: Path | str) -> dict[str, Any]:
     return {"trust_remote_code": False, **({"revision": spec.revision} if isinstance(folder, str) else {})}
 
 
-def load_base(spec: ModelSpec, folder: Path | str, device: torch.device) -> Any:
-    """The frozen causal language model on ``device``, in the spec's dtype and quantisation.
+def read_config(spec: ModelSpec, folder: Path | str) -> Any:
+    """The configuration of a causal language model.
 
     Raises:
-        ModelNotUsable: files are missing or damaged, or the model is of a kind that cannot be used.
+        ModelNotUsable: it is missing or damaged, or that of another kind of model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    dtype, quantization = DTYPES[spec.dtype], QUANTIZATIONS[spec.quantization]
     with silence(), explained(spec):
         config = AutoConfig.from_pretrained(folder, **_safely(spec, folder))
     if config.is_encoder_decoder:
@@ -86,6 +85,19 @@ def load_base(spec: ModelSpec, folder: Path | str, device: torch.device) -> Any:
         raise ModelNotUsable(
             f"The weights of {spec.id} are stored quantised: use the original ones and let --quantization do it."
         )
+    return config
+
+
+def load_base(spec: ModelSpec, folder: Path | str, device: torch.device) -> Any:
+    """The frozen causal language model on ``device``, in the spec's dtype and quantisation.
+
+    Raises:
+        ModelNotUsable: files are missing or damaged, or the model is of a kind that cannot be used.
+    """
+    from transformers import AutoModelForCausalLM
+
+    dtype, quantization = DTYPES[spec.dtype], QUANTIZATIONS[spec.quantization]
+    read_config(spec, folder)
     quiet_bitsandbytes()
     quantization.ready()
     options = {**_safely(spec, folder), "dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True}

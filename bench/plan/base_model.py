@@ -8,8 +8,8 @@ from bench.errors import ModelNotUsable
 from bench.model.identity import resolve_model
 from bench.plan.grid_file import read_model_table
 from bench.plan.settings import Layer
-from bench.plan.toml import expanded
 from bench.specs import ModelSpec
+from bench.specs.toml import expanded
 
 
 def choose_model(table: Layer, beside: Path | None = None) -> tuple[ModelSpec, Path | None]:
@@ -31,7 +31,8 @@ def choose_model(table: Layer, beside: Path | None = None) -> tuple[ModelSpec, P
             f"The model {path or asked.id} has no revisions, so '{asked.revision}' (--revision, or revision in "
             "[model]) pins nothing: remove it, or name a model on the hub."
         )
-    spec = ModelSpec(id=asked.id, revision=asked.revision or "", quantization=asked.quantization, dtype=asked.dtype)
+    chosen = asked.model_dump(exclude={"revision"})
+    spec = ModelSpec(**chosen, revision=asked.revision or "")
     return resolve_model(spec, path), path
 
 

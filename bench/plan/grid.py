@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.data.file_task import load_extension, named_task
 from bench.data.protocol import splits_for
 from bench.data.splits import DataSource
 from bench.errors import near_miss, shown
@@ -17,9 +18,8 @@ from bench.plan.base_model import choose_model, overridden
 from bench.plan.grid_file import GridTable, TuneTable, VariantTable, read_grid_file
 from bench.plan.runs import Planner, check_label, check_seed, families
 from bench.plan.settings import Layer, Settings, check_used, merge
-from bench.plan.toml import expanded, read_toml
-from bench.registry import load_plugin
 from bench.specs import Family, ModelSpec, RunSpec
+from bench.specs.toml import expanded, read_toml
 from bench.task import get_task
 from bench.train.trackers import check_trackers
 
@@ -154,8 +154,8 @@ def single(
     Raises:
         LookupError, ValueError: what is wrong, and the near miss, before anything is loaded.
     """
-    for plugin in plugins:
-        load_plugin(plugin)
+    loaded = [load_extension(plugin) for plugin in plugins]
+    (task, *others), extensions = _tasks((task, *eval_tasks))
     get_method(method)
     splits_for(protocol, get_task(task))
     settings = Settings(overrides or {})
@@ -167,14 +167,14 @@ def single(
         tasks=(task,),
         seeds=(seed,),
         protocol=protocol,
-        plugins=plugins,
+        plugins=(*loaded, *extensions),
         eval_every=eval_every,
         source=source or DataSource(),
         model=spec,
         model_path=path,
         settings=settings,
         variants={variant: Variant()},
-        evals={task: _others(task, tuple(dict.fromkeys(eval_tasks)), "--eval-task")},
+        evals={task: _others(task, tuple(dict.fromkeys(others)), "--eval-task")},
         trackers=_trackers(trackers),
     )
 
@@ -206,16 +206,18 @@ def read_grid(
     for name, check in (launchers or {}).items():
         if name in launcher_tables:
             check(launcher_tables[name])
-    for plugin in (*table.plugins, *plugins):
-        load_plugin(plugin)
+    loaded = [load_extension(plugin, file.parent) for plugin in table.plugins]
+    loaded += [load_extension(plugin) for plugin in plugins]
+    tasks, extensions = _tasks(table.tasks, file.parent)
+    evals, more = _evals(table, tasks, file.parent)
     for method in table.methods:
         get_method(method)
-    for task in table.tasks:
+    for task in tasks:
         splits_for(table.protocol, get_task(task))
     for seed in (*table.seeds, *(table.tune.seeds or ())):
         check_seed(seed)
     settings = Settings(merge(table.set, overrides or {}))
-    check_used(overrides or {}, with_bases(table.methods), table.tasks)
+    check_used(overrides or {}, with_bases(table.methods), tasks)
     check_lists(table.sweep, "sweep", table.methods, reader="predict")
     check_lists(table.tune.lists, "tune", with_bases(table.methods))
     spec, path = choose_model(overridden(table.model.model_dump(exclude_unset=True), model or {}), file.parent)
@@ -223,17 +225,17 @@ def read_grid(
     grid = Grid(
         name=file.stem,
         methods=table.methods,
-        tasks=table.tasks,
+        tasks=tasks,
         seeds=table.seeds,
         protocol=table.protocol,
-        plugins=(*table.plugins, *plugins),
+        plugins=tuple(dict.fromkeys((*loaded, *extensions, *more))),
         eval_every=table.eval_every,
         source=DataSource(folder, allow_partial or table.allow_partial_data),
         model=spec,
         model_path=path,
         settings=settings,
         variants=_variants(table, file) if with_variants and table.variants else {"": Variant()},
-        evals=_evals(table),
+        evals=evals,
         sweep=table.sweep,
         tune=table.tune,
         launchers=launcher_tables,
@@ -249,11 +251,21 @@ def _trackers(names: Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def _evals(table: GridTable) -> dict[str, tuple[str, ...]]:
-    for task in table.eval:
-        if task not in table.tasks:
-            raise LookupError(f"[eval] names '{task}', which the grid does not train on.{near_miss(task, table.tasks)}")
-    return {task: _others(task, others, f"eval.{task}") for task, others in table.eval.items()}
+def _tasks(named: Iterable[str], beside: Path = Path()) -> tuple[tuple[str, ...], list[str]]:
+    """(the names of tasks, what a worker has to load for them), where a task may be named by its file."""
+    found = [named_task(name, beside) for name in named]
+    return tuple(name for name, _ in found), [extension for _, loaded in found for extension in loaded]
+
+
+def _evals(table: GridTable, tasks: Collection[str], beside: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    evals, extensions = {}, []
+    for task, named in table.eval.items():
+        if task not in tasks:
+            raise LookupError(f"[eval] names '{task}', which the grid does not train on.{near_miss(task, tasks)}")
+        others, loaded = _tasks(named, beside)
+        evals[task] = _others(task, others, f"eval.{task}")
+        extensions += loaded
+    return evals, extensions
 
 
 def _others(task: str, others: tuple[str, ...], where: str) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 protocol = "clean"                 # paper | clean
 methods = ["adamw", "ivon"]
-tasks = ["notes_two"]
+tasks = ["notes_two"]              # names, or files that describe a task (bench.data.file_task)
 seeds = [1, 2]
-plugins = ["my_pkg.my_module"]     # optional: modules that register methods or tasks
+plugins = ["my_pkg.my_module"]     # optional: modules that register methods or tasks, and task files
 eval_every = 500                   # optional: steps between mid-run evaluations
 data_dir = "mirror"                # optional: local mirror of the datasets
 allow_partial_data = false         # optional: accept splits with missing rows
 
-[model]                            # optional: id (hub name, folder or embedded), revision, quantization, dtype
+[model]                            # optional: id (hub name, folder or embedded), revision, quantization, dtype, prompt
 [set]                              # settings, see bench.plan.settings
 [variants.tuned]                   # optional: labelled settings; they override [set], its per-task settings too
 include = "chosen.toml"            # optional: a file with more of them, as `bench tune` writes it
@@ -39,7 +39,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from bench.errors import near_miss, shown
-from bench.plan.toml import read_toml
+from bench.specs.toml import read_toml
 
 
 def _expect(words: str) -> WrapValidator:
@@ -99,6 +99,7 @@ class ModelTable(BaseModel):
     revision: Annotated[str, _expect("a name")] | None = None
     quantization: Text = "none"
     dtype: Text = "float32"
+    prompt: Text = "plain"
 
 
 class TrackingTable(BaseModel):

@@ -15,8 +15,8 @@ from typing import Any
 
 from bench.errors import near_miss, shown
 from bench.method import Method, get_method, method_names
-from bench.plan.toml import parse_toml
 from bench.specs import LoraSpec, TrainSpec, cast, hints
+from bench.specs.toml import parse_toml
 from bench.task import task_names
 
 Layer = Mapping[str, Any]

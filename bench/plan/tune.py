@@ -26,10 +26,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from bench.method import get_method
 from bench.plan.grid import Grid, check_count
 from bench.plan.runs import families
-from bench.plan.toml import one_value, write_toml
 from bench.specs import Family, RunSpec, key
 from bench.store.store import Store
 
@@ -169,12 +170,12 @@ def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[
     tasks = list(scored[0].by_task)
     writer.writerow(["method", "settings", *tasks, f"mean_{tuning.criterion}", "chosen", "keys"])
     for item in scored:
-        settings = " ".join(one_value(name, value) for name, value in item.candidate.values.items())
+        settings = " ".join(_assignment(name, value) for name, value in item.candidate.values.items())
         numbers = [_number(value) for value in (*(item.by_task[task] for task in tasks), item.score)]
         keys = " ".join(key(run) for run in item.candidate.runs)
         writer.writerow([item.candidate.method, settings, *numbers, "yes" if item.chosen else "", keys])
     written = []
-    for suffix, text in ((".tuned.toml", heading + write_toml(chosen)), (".tune.csv", table.getvalue())):
+    for suffix, text in ((".tuned.toml", heading + tomli_w.dumps(chosen)), (".tune.csv", table.getvalue())):
         file = grid_file.with_suffix(suffix)
         new = file.with_name(file.name + ".new")
         new.write_text(text)
@@ -185,3 +186,8 @@ def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[
 
 def _number(value: float) -> str:
     return "diverged" if math.isinf(value) else f"{value:.6f}"
+
+
+def _assignment(name: str, value: Any) -> str:
+    """``name=value`` as ``--set`` takes it."""
+    return f"{name}={tomli_w.dumps({'x': value}).partition(' = ')[2]}".replace("\n", "")

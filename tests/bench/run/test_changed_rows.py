@@ -143,8 +143,9 @@ def test_a_stored_posterior_is_used_where_its_rows_cannot_be_had(
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
 def test_rows_of_all_runs_are_read_before_any_work(tmp_path: Path, damage: str) -> None:
     source = DataSource(mirror(tmp_path, **COUNTS), allow_partial=True)
-    runs = planned(source, "zero_shot").runs
-    check_rows(runs, source)
+    (run,) = planned(source, "zero_shot").runs
+    needed = [(run.fit.data, "train"), (run.data, run.split)]
+    check_rows(needed, source)
     file = tmp_path / "allenai/winogrande/winogrande_s/validation-00000-of-00001.parquet"
     if damage == "missing":
         file.unlink()
@@ -153,4 +154,4 @@ def test_rows_of_all_runs_are_read_before_any_work(tmp_path: Path, damage: str) 
     else:
         mirror(tmp_path, 1, validation=12)
     with pytest.raises((OSError, ValueError), match=r"wg_s|validation"):
-        check_rows(runs, source)
+        check_rows(needed, source)

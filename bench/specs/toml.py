@@ -5,11 +5,8 @@ from __future__ import annotations
 import codecs
 import os.path
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import tomli_w
 
 DEEPEST = 16  # tables and lists inside each other; our deepest setting is 7
 LARGEST = 4 * 2**20  # bytes of a file
@@ -70,16 +67,6 @@ def _inside(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []
-
-
-def write_toml(content: Mapping[str, Any]) -> str:
-    """TOML text of plain data."""
-    return tomli_w.dumps(content)
-
-
-def one_value(name: str, value: Any) -> str:
-    """``name=value`` with the value as TOML writes it, on one line."""
-    return f"{name}={tomli_w.dumps({'x': value}).partition(' = ')[2].strip()}"
 
 
 def expanded(path: Path | str) -> Path:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import codecs
 import os
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bench.plan.toml import LARGEST, one_value, parse_toml, read_toml, write_toml
+from bench.specs.toml import LARGEST, parse_toml, read_toml
 
 
 def test_a_toml_file_is_read(tmp_path: Path) -> None:
@@ -81,12 +79,3 @@ def test_a_file_too_large_for_a_grid_is_not_read_whole(tmp_path: Path) -> None:
 def test_what_is_nested_too_deeply_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"nested more than 16 deep|Cannot|Invalid"):
         parse_toml(text)
-
-
-@pytest.mark.parametrize("value", [1, 0.1, 3e4, 1e-8, True, 'a"b\\c', ["q", "v"], [1, 2], ""])
-def test_what_is_written_is_read_back(value: Any) -> None:
-    content = {"ivon": {"x": value}, "adamw": {"lr": 0.1}}
-    assert tomllib.loads(write_toml(content)) == content
-    assert repr(tomllib.loads(write_toml(content))) == repr(content)
-    name, equals, text = one_value("x", value).partition("=")
-    assert (name, equals) == ("x", "=") and tomllib.loads(f"v = {text}") == {"v": value}

@@ -1,0 +1,55 @@
+"""What can be said of a base without its weights: whether its configuration, tokenizer and layer names fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.errors import ModelNotUsable
+from bench.model.adapters import choose_targets, linear_layers
+from bench.model.answers import answer_tokens
+from bench.model.base import EMBEDDED, load_tokenizer, read_config, silence
+from bench.specs import ModelSpec
+
+MOST_LAYERS = 10_000
+
+
+def check_outline(spec: ModelSpec, path: Path | None, answers: Iterable[tuple[str, ...]]) -> None:
+    """Refuse what can be refused in a second: a base that cannot be used, answers that it lacks tokens for, and LoRA on
+    layers that it does not have. What needs the weights is checked when they are loaded.
+
+    Args:
+        spec: the base and its adapters.
+        path: folder of a local model, or None.
+        answers: the answers of each task.
+
+    Raises:
+        ModelNotUsable, ValueError: the message names the fix.
+    """
+    folder = EMBEDDED if spec.id == "embedded" else path if path is not None else spec.id
+    config = read_config(spec, folder)
+    for name in ("num_hidden_layers", "n_layer"):
+        count = getattr(config, name, None)
+        if isinstance(count, int) and count > MOST_LAYERS:
+            raise ModelNotUsable(f"The configuration of {spec.id} has {name} = {count}: correct it.")
+    tokenizer = load_tokenizer(spec, folder)
+    for words in answers:
+        answer_tokens(tokenizer, words, spec.id, spec.prompt)
+    layers = _layers(config)
+    if layers:
+        choose_targets(spec, layers, layers)
+
+
+def _layers(config: Any) -> list[str]:
+    """The names of the base's linear layers; none for the few kinds that cannot be built without weights."""
+    from transformers import AutoModelForCausalLM
+
+    loader: Any = AutoModelForCausalLM
+    try:
+        with torch.device("meta"), silence():
+            return list(linear_layers(loader.from_config(config, trust_remote_code=False)))
+    except Exception:  # of any kind: loading will say what it is, if it is a fault at all
+        return []
