@@ -52,7 +52,10 @@ def test_imports_run_one_way(file: Path) -> None:
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("transformers", {f"bench/model/{name}.py" for name in ("adapters", "base", "quantization")}),
+        (
+            "transformers",
+            {f"bench/model/{name}.py" for name in ("adapters", "base", "export", "formats", "quantization", "remarks")},
+        ),
         ("peft", {"bench/model/adapters.py"}),
         ("bitsandbytes", {"bench/model/quantization.py"}),
         ("datasets", {"bench/data/rows.py"}),

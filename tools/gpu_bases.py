@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.batches import Encoded
-from bench.model.choice_model import EMBEDDED, ChoiceModel, load_model
+from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.formats import EMBEDDED
 from bench.specs import LoraSpec, ModelSpec
 from bench.task import Example
 

@@ -80,5 +80,7 @@ def _print_result(record: RunRecord) -> None:
     say(f"{spec.method} on {spec.data.task} ({spec.split}){trained}, seed {spec.fit.seed}, key {record.key}")
     for name, value in record.metrics.items():
         say(f"  {name:12} {value:.4f}")
+    for sentence in record.facts["fit"]["warnings"]:
+        say(f"  warning: {sentence}")
     if record.facts["partial_data"]:
         say("  partial data: not comparable with results on the whole dataset")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import ModelNotUsable, near_miss
-from bench.specs import LoraSpec, ModelSpec
+from bench.specs import LoraSpec
 
 NAME = "default"  # PEFT's name of the one adapter that we add
 HEAD = "head"  # the target that stands for the answer rows of the output layer
@@ -57,8 +57,8 @@ def linear_layers(base: Any) -> dict[str, nn.Module]:
     return {n: m for n, m in base.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head}
 
 
-def choose_targets(spec: ModelSpec, layers: Collection[str], ran: Collection[str]) -> Targets:
-    """Resolve ``spec.lora.targets`` to full names of ``layers``, as far as text passes them (``ran``).
+def choose_targets(lora: LoraSpec, name: str, layers: Collection[str], ran: Collection[str]) -> Targets:
+    """Resolve ``lora.targets`` to full names of ``layers``, as far as text passes them (``ran``).
 
     A layer counts as passed if one of its kind ran: a name that differs only in numbers. So all experts of a mixture
     are adapted, whichever of them the probe was routed to, and a vision tower is not.
@@ -66,27 +66,26 @@ def choose_targets(spec: ModelSpec, layers: Collection[str], ran: Collection[str
     Raises:
         ModelNotUsable: a target names no layer, or only layers that never run.
     """
-    kinds = {_kind(name) for name in ran}
+    kinds = {_kind(layer) for layer in ran}
     named: set[str] = set()
-    for target in spec.lora.targets:
+    for target in lora.targets:
         if target == HEAD:
             continue
         found = {layer for layer in layers if _matches(layer, target)}
         if not found:
             known = {HEAD, *(layer.rsplit(".", 1)[-1] for layer in layers)}
             raise ModelNotUsable(
-                f"{spec.id} has no layer '{target}' for LoRA.{near_miss(target, known)} "
+                f"{name} has no layer '{target}' for LoRA.{near_miss(target, known)} "
                 "Set it with --set lora.targets=NAME,NAME."
             )
         if not any(_kind(layer) in kinds for layer in found):
             raise ModelNotUsable(
-                f"LoRA on '{target}' would have no effect in {spec.id}: its layers never run. Choose other "
-                "lora.targets."
+                f"LoRA on '{target}' would have no effect in {name}: its layers never run. Choose other lora.targets."
             )
         named |= found
     chosen = tuple(layer for layer in layers if layer in named and _kind(layer) in kinds)
     left_out = tuple(layer for layer in layers if layer in named and _kind(layer) not in kinds)
-    return Targets(chosen, HEAD in spec.lora.targets, left_out)
+    return Targets(chosen, HEAD in lora.targets, left_out)
 
 
 def _matches(layer: str, target: str) -> bool:

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.data.batches import Batch
 from bench.errors import ModelNotUsable
+from bench.model.formats import Source
 from bench.model.quantization import QUANTIZATIONS, quiet_bitsandbytes
+from bench.model.remarks import check_loaded, check_tokenizer, check_weights, collected, worth_showing
 from bench.specs import ModelSpec
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-EMBEDDED = Path(__file__).parent / "embedded"
+LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")  # names of the number of layers in config.json
+MOST_LAYERS = 1000
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Progress bars and log messages of transformers are off inside."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def explained(spec: ModelSpec, what: str = "cannot be loaded") -> Iterator[None]:
+def explained(name: str, spec: ModelSpec, what: str = "cannot be loaded") -> Iterator[None]:
     """Any exception of transformers inside becomes one sentence: the model ``what``, why, and what to use instead."""
     try:
         yield
@@ -43,33 +33,48 @@ def explained(spec: ModelSpec, what: str = "cannot be loaded") -> Iterator[None]
         raise
     except torch.OutOfMemoryError as error:
         raise ModelNotUsable(
-            f"{spec.id} does not fit into the memory of the device: use --quantization int8 or nf4, --dtype bfloat16, "
+            f"{name} does not fit into the memory of the device: use --quantization int8 or nf4, --dtype bfloat16, "
             "or a smaller model."
         ) from error
     except Exception as error:  # missing files, damaged files, unknown architectures, remote code: many kinds
         reason = str(error).strip().split("\n")[0][:300]
         how = "" if spec.quantization == "none" else f" in {spec.quantization}"
         raise ModelNotUsable(
-            f"{spec.id} {what}{how} ({type(error).__name__}: {reason}). "
+            f"{name} {what}{how} ({type(error).__name__}: {reason}). "
             "Give a causal language model of transformers that needs no code of its own, with its tokenizer and its "
             "weights as safetensors."
         ) from error
 
 
-def load_tokenizer(spec: ModelSpec, folder: Path | str) -> Any:
-    """The model's own tokenizer."""
-    from transformers import AutoTokenizer
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A frozen causal language model.
 
-    with silence(), explained(spec):
-        return AutoTokenizer.from_pretrained(folder, **_safely(spec, folder))
+    Attributes:
+        name: what messages call it.
+        model: the module of transformers.
+        tokenizer: its own tokenizer.
+        head: the layer that maps the last hidden state to the vocabulary.
+        accepts: names of the arguments of its forward pass.
+        warnings: sentences that users of its numbers should read.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    head: Any
+    accepts: frozenset[str]
+    warnings: tuple[str, ...]
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """The arguments of the forward pass for a batch, as far as the model accepts them."""
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        optional = {"position_ids": batch.position_ids, "use_cache": False, "logits_to_keep": 1}
+        inputs.update({name: value for name, value in optional.items() if name in self.accepts})
+        return inputs
 
 
-def _safely(spec: ModelSpec, folder: Path | str) -> dict[str, Any]:
-    """Options of every load: no code from the model's files, and a hub model at its pinned commit."""
-    return {"trust_remote_code": False, **({"revision": spec.revision} if isinstance(folder, str) else {})}
-
-
-def read_config(spec: ModelSpec, folder: Path | str) -> Any:
+def read_config(spec: ModelSpec, source: Source) -> Any:
     """The configuration of a causal language model.
 
     Raises:
@@ -77,79 +82,144 @@ def read_config(spec: ModelSpec, folder: Path | str) -> Any:
     """
     from transformers import AutoConfig
 
-    with silence(), explained(spec):
-        config = AutoConfig.from_pretrained(folder, **_safely(spec, folder))
+    with collected(), explained(source.name, spec):
+        _check_size(source)
+        config = AutoConfig.from_pretrained(source.place, trust_remote_code=False, **source.options)
     if config.is_encoder_decoder:
-        raise ModelNotUsable(f"{spec.id} is an encoder-decoder: use a causal (decoder-only) language model.")
+        raise ModelNotUsable(f"{source.name} is an encoder-decoder: use a causal (decoder-only) language model.")
     if getattr(config, "quantization_config", None) is not None:
         raise ModelNotUsable(
-            f"The weights of {spec.id} are stored quantised: use the original ones and let --quantization do it."
+            f"The weights of {source.name} are stored quantised: use the original ones and let --quantization do it."
         )
     return config
 
 
-def load_base(spec: ModelSpec, folder: Path | str, device: torch.device) -> Any:
-    """The frozen causal language model on ``device``, in the spec's dtype and quantisation.
+def load_tokenizer(spec: ModelSpec, source: Source) -> Any:
+    """The base's own tokenizer.
+
+    Raises:
+        ModelNotUsable: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    with collected(), explained(source.name, spec):
+        return AutoTokenizer.from_pretrained(source.place, trust_remote_code=False, **source.options)
+
+
+def load_base(spec: ModelSpec, source: Source, device: torch.device) -> Base:
+    """Tokenizer and frozen weights on ``device``, in the spec's dtype and quantisation.
 
     Raises:
         ModelNotUsable: files are missing or damaged, or the model is of a kind that cannot be used.
     """
+    from transformers import AutoTokenizer
+
+    with collected() as said, explained(source.name, spec):
+        tokenizer = AutoTokenizer.from_pretrained(source.place, trust_remote_code=False, **source.options)
+        model, warnings = _load_model(spec, source, device)
+        warnings += check_tokenizer(
+            source, tokenizer, _settings(source, "tokenizer_config.json").get("tokenizer_class")
+        )
+    warnings += worth_showing(said)
+    head = output_layer(model, source.name)
+    return Base(source.name, model, tokenizer, head, accepted(model, source.name), tuple(warnings))
+
+
+def _load_model(spec: ModelSpec, source: Source, device: torch.device) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM
 
-    dtype, quantization = DTYPES[spec.dtype], QUANTIZATIONS[spec.quantization]
-    read_config(spec, folder)
+    dtype, quantization = getattr(torch, spec.dtype), QUANTIZATIONS[spec.quantization]
+    read_config(spec, source)
+    if spec.quantization != "none" and not source.quantizable:
+        raise ModelNotUsable(
+            f"{source.name} cannot be read and quantised at once: use --quantization none, or a folder of safetensors."
+        )
     quiet_bitsandbytes()
     quantization.ready()
-    options = {**_safely(spec, folder), "dtype": dtype, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    options = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "ignore_mismatched_sizes": True,
+        **source.options,
+        **source.weights,
+    }
     settings = quantization.config(dtype)
     if settings is not None:
         options |= {"quantization_config": settings, "device_map": {"": str(device)}}
     loader: Any = AutoModelForCausalLM
-    with silence(), explained(spec):
-        model, report = loader.from_pretrained(folder, output_loading_info=True, **options)
-    if lacking := sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}):
-        raise ModelNotUsable(
-            f"The files of {spec.id} lack {len(lacking)} of the model's weights (or have them in another shape), such "
-            f"as {lacking[0]}, and random ones would stand in for them: use a complete causal language model."
-        )
+    model, report = loader.from_pretrained(source.place, output_loading_info=True, trust_remote_code=False, **options)
+    warnings = check_loaded(source, report)
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise ModelNotUsable(f"{spec.id} comes with an adapter of its own: merge it into the weights, or remove it.")
+        raise ModelNotUsable(
+            f"{source.name} comes with an adapter of its own: merge it into the weights, or remove it."
+        )
     quantization.adjust(model, device, dtype)
     if settings is None:
+        _copy_weights(model)
         model.to(device)
     elif all(parameter.is_floating_point() for parameter in model.parameters()):
-        raise ModelNotUsable(f"bitsandbytes quantises no layer of {spec.id}: use --quantization none.")
-    return model.requires_grad_(False)
+        raise ModelNotUsable(f"No layer of {source.name} can be quantised to {spec.quantization}: use 'none'.")
+    warnings += check_weights(source, model)
+    return model.requires_grad_(False), warnings
 
 
-def output_layer(base: Any, spec: ModelSpec) -> Any:
+def _copy_weights(model: nn.Module) -> None:
+    """Weights in memory of their own. As loaded, they may be a view of the file, which changes when the file does."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_meta:
+            tensor.data = tensor.data.clone()
+
+
+def _settings(source: Source, file: str) -> dict[str, Any]:
+    """The object in one of the base's JSON files; empty where there is none."""
+    from transformers.utils import cached_file
+
+    optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    keep = {name: value for name, value in source.options.items() if name in ("revision", "local_files_only")}
+    found = cached_file(source.place, file, **keep, **optional)
+    try:
+        settings = json.loads(Path(found).read_text(encoding="utf-8")) if found else {}
+    except (OSError, ValueError, RecursionError):
+        return {}  # loading says what is wrong with it
+    return settings if isinstance(settings, dict) else {}
+
+
+def _check_size(source: Source) -> None:
+    """Refuse a configuration with more layers than its files can hold, before they are built one by one."""
+
+    def counts(value: Any) -> Iterator[tuple[str, float]]:
+        for name, inner in value.items() if isinstance(value, dict) else ():
+            if name in LAYERS and isinstance(inner, int | float):
+                yield name, inner
+            yield from counts(inner)
+
+    limit = max(source.tensors, MOST_LAYERS // 10) if source.tensors else MOST_LAYERS
+    for name, count in counts(_settings(source, "config.json")):
+        if count > limit:
+            held = f", and its files hold {source.tensors} tensors" if source.tensors else ""
+            raise ModelNotUsable(f"The configuration of {source.name} has {name} = {count:.0f}{held}: correct it.")
+
+
+def output_layer(model: Any, name: str) -> Any:
     """The layer that maps the last hidden state to the vocabulary.
 
     Raises:
         ModelNotUsable: the model has none with one weight row per token.
     """
-    head = base.get_output_embeddings()
+    head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
-        raise ModelNotUsable(f"{spec.id} has no output layer with a weight per token: use a causal language model.")
+        raise ModelNotUsable(f"{name} has no output layer with a weight per token: use a causal language model.")
     return head
 
 
-def accepted(base: Any, spec: ModelSpec) -> frozenset[str]:
-    """Names of the arguments of the base's forward pass.
+def accepted(model: Any, name: str) -> frozenset[str]:
+    """Names of the arguments of the model's forward pass.
 
     Raises:
         ModelNotUsable: an attention mask is not among them.
     """
-    names = frozenset(inspect.signature(base.forward).parameters)
+    names = frozenset(inspect.signature(model.forward).parameters)
     if "attention_mask" not in names:
-        raise ModelNotUsable(f"{spec.id} takes no attention mask, so padded batches would change its answers.")
+        raise ModelNotUsable(f"{name} takes no attention mask, so padded batches would change its answers.")
     return names
-
-
-def forward_inputs(accepts: frozenset[str], batch: Batch) -> dict[str, Any]:
-    """The arguments of the base's forward pass for a batch, as far as it ``accepts`` them."""
-    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    optional = {"position_ids": batch.position_ids, "use_cache": False, "logits_to_keep": 1}
-    inputs.update({name: value for name, value in optional.items() if name in accepts})
-    return inputs

@@ -6,16 +6,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.data.batches import Batch, Encoded
 from bench.errors import ModelNotUsable
 from bench.model.adapters import Adapter
+from bench.model.base import Base
+from bench.model.quantization import QUANTIZATIONS
 from bench.specs import ModelSpec
 from bench.task import Example
 
-PROBE = Example("Which of these words names a colour? A. green B. seven Answer:", 0)
-PROBE_LENGTH = 64  # tokens at most
+PROBE = Example(
+    "Select one of the choices that answers the following question: which of these words names a colour? "
+    "Choices: A. green. B. seven. C. under. D. slowly. Answer:",
+    0,
+)
+PROBE_LENGTH = 128  # tokens at most
+TIMES_ROUNDING = 4.0  # what padding may change, as a multiple of what rounding does (good: below 1.3, bad: above 7)
+FLOOR = 1e-5  # of the spread of the logits: below it nothing is called a change
+NOISE = {"float32": 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-11}  # of a number, about what rounding changes
+NOISES = 3  # draws of rounding noise
 
 
 def steady_length(config: Any) -> int | None:
@@ -41,48 +51,101 @@ def learned_places(base: Any, config: Any) -> int | None:
 
 
 def check_readable(
-    spec: ModelSpec, tokens: Sequence[tuple[int, ...]], pad: int, rows: int, places: int | None, steady: int | None
+    name: str, tokens: Sequence[tuple[int, ...]], pad: int, rows: int, places: int | None, steady: int | None
 ) -> None:
     """Refuse prompts with token ids beyond the ``rows`` of the embedding, or longer than the model can read."""
     largest = max((max(ids, default=pad) for ids in tokens), default=pad)
     if max(largest, pad) >= rows:
         raise ValueError(
-            f"The tokenizer of {spec.id} has ids up to {max(largest, pad)}, its embedding only {rows} rows: "
+            f"The tokenizer of {name} has ids up to {max(largest, pad)}, its embedding only {rows} rows: "
             "use the model's own tokenizer."
         )
     longest = max(map(len, tokens), default=0)
     if places is not None and longest > places:
         raise ValueError(
-            f"{spec.id} reads at most {places} tokens, and a prompt has {longest}: set "
+            f"{name} reads at most {places} tokens, and a prompt has {longest}: set "
             f"max_length={places} (--set max_length={places})."
         )
     if steady is not None and longest > steady:
         raise ValueError(
-            f"{spec.id} rotates positions by the longest prompt of a batch beyond {steady} tokens, so "
+            f"{name} rotates positions by the longest prompt of a batch beyond {steady} tokens, so "
             f"answers would depend on it: set max_length={steady} (--set max_length={steady})."
         )
 
 
 @torch.no_grad()
-def check_padding(spec: ModelSpec, base: Any, inputs: Callable[[Batch], dict[str, Any]], probe: Encoded) -> None:
-    """Refuse a base whose answer to a padded prompt differs from its answer at that place when it reads text alone.
+def check_padding(spec: ModelSpec, base: Base, probe: Encoded) -> None:
+    """Refuse a base that answers a prompt differently in a padded batch, or with text behind it, than alone.
 
-    Such models ignore the mask, count positions from the pads or look ahead, without an error.
+    Such models ignore the mask, count positions from the pads or look ahead, without an error. Prompts of very unlike
+    length share a batch. The largest change of any logit is compared with what the base's own rounding does to it: the
+    largest change under noise of the size of rounding on its embeddings. So the verdict is the same in every precision.
+
+    Raises:
+        ModelNotUsable: padding changes more than rounding does, or the logits are not finite.
     """
     tokens, example = probe.tokens[0], probe.examples[0]
-    places = (len(tokens) // 2, len(tokens))
-    cut = Encoded(tuple(tokens[:n] for n in places), (example, example), tokens[0], probe.device, 0)
-    padded = base(**inputs(cut.batch([0, 1]))).logits[:, -1].float()
-    whole = base(input_ids=torch.tensor([tokens], device=probe.device)).logits[0].float()
-    alone = whole[[n - 1 for n in places]]
-    change = float((padded - alone).square().mean().sqrt() / alone.std())
-    exact = spec.dtype == "float32" and spec.quantization == "none"
-    if not change <= (1e-4 if exact else 0.1):
+    places = sorted({min(3, len(tokens)), max(1, len(tokens) // 4), max(1, len(tokens) // 2), len(tokens)})
+    cut = Encoded(tuple(tokens[:n] for n in places), (example,) * len(places), tokens[0], probe.device, 0)
+
+    def read(ids: Sequence[int]) -> Tensor:
+        logits: Tensor = base.model(input_ids=torch.tensor([list(ids)], device=probe.device)).logits[0].float()
+        return logits
+
+    alone = torch.stack([read(prompt)[-1] for prompt in cut.tokens])
+    check_finite(spec, base.name, alone)
+    padded = base.model(**base.inputs(cut.batch(range(len(places))))).logits[:, -1].float()
+    within = read(tokens)[[n - 1 for n in places]]
+    spread = float(alone.std())
+    if spread == 0:
+        raise ModelNotUsable(f"{base.name} answers every prompt alike: its weights are zero or were not read.")
+    change = float(torch.stack([padded - alone, within - alone]).abs().max()) / spread
+    noise = max(_rounded(spec, base, lambda: read(tokens), seed) for seed in range(NOISES)) / spread
+    if not change <= max(FLOOR, TIMES_ROUNDING * noise):
         raise ModelNotUsable(
-            f"{spec.id} does not answer a padded prompt as it answers the prompt alone (its logits change by "
-            f"{change:.1g} of their spread): it is not causal, ignores the attention mask or counts positions from "
-            "the pads. Use another model."
+            f"{base.name} does not answer a padded prompt as it answers the prompt alone (its logits change by "
+            f"{change:.1g} of their spread, and rounding by {noise:.1g}): it is not causal, ignores the attention mask "
+            "or counts positions from the pads. Use another model."
         )
+
+
+def _rounded(spec: ModelSpec, base: Base, read: Callable[[], Tensor], seed: int) -> float:
+    """The largest change of a logit under one draw of rounding noise on the embeddings.
+
+    Uniform within +-NOISE of each number, or +-half a step of the quantisation of its row where that is more.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    step = QUANTIZATIONS[spec.quantization].step
+
+    def shake(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        wide = output.float()
+        size = (NOISE[spec.dtype] * wide.abs()).maximum(step / 2 * wide.abs().amax(-1, keepdim=True))
+        noise = 2 * torch.rand(wide.shape, generator=generator).to(wide) - 1
+        return (wide + noise * size).to(output.dtype)
+
+    before = read()
+    hook = base.model.get_input_embeddings().register_forward_hook(shake)
+    try:
+        return float((read() - before).abs().max())
+    finally:
+        hook.remove()
+
+
+def check_finite(spec: ModelSpec, name: str, logits: Tensor, prompt: str = PROBE.prompt) -> None:
+    """Refuse a base whose own logits, with B = 0, are not finite: nothing that is trained on it is to blame.
+
+    Raises:
+        ModelNotUsable: some are not.
+    """
+    if bool(logits.isfinite().all()):
+        return
+    narrow = spec.dtype == "float16" or spec.quantization == "int8"
+    where = spec.dtype if spec.quantization == "none" else f"{spec.dtype} with {spec.quantization}"
+    fix = "use --dtype bfloat16 or float32" if spec.dtype == "float16" else "use another dtype, or another model"
+    raise ModelNotUsable(
+        f"The logits of {name} itself, before any training, are not finite in {where} for a prompt that begins "
+        f"'{prompt[:60]}'{', because activations overflow' if narrow else ''}: {fix}."
+    )
 
 
 @torch.no_grad()
@@ -127,11 +190,11 @@ def check_maps(
     for name, shapes in seen.items():
         if len(shapes) != 1:
             raise ValueError(
-                f"The adapter map {name} of {spec.id} ran {len(shapes)} times in one forward pass, and this method "
+                f"The adapter map {name} ran {len(shapes)} times in one forward pass, and this method "
                 "needs exactly once. Choose other lora.targets."
             )
         if shapes[0] not in ((b, t), (b * t,)) and not (adapters[name].at_end and shapes[0] == (b, 1)):
             raise ValueError(
-                f"The adapter map {name} of {spec.id} sees rows of shape {shapes[0]} for {b} prompts of {t} tokens, "
+                f"The adapter map {name} sees rows of shape {shapes[0]} for {b} prompts of {t} tokens, "
                 "and this method needs one row per token. Choose other lora.targets."
             )

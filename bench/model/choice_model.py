@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +22,11 @@ from bench.model.adapters import (
     linear_layers,
 )
 from bench.model.answers import answer_rows, answer_tokens, closing_tokens
-from bench.model.base import (
-    EMBEDDED,
-    accepted,
-    explained,
-    forward_inputs,
-    load_base,
-    load_tokenizer,
-    output_layer,
-    silence,
-)
+from bench.model.base import explained, load_base
+from bench.model.formats import Source
+from bench.model.identity import opened
 from bench.model.prompts import PLAIN, rendered
+from bench.model.remarks import collected
 from bench.posterior import Params
 from bench.specs import ModelSpec
 from bench.task import Example
@@ -51,28 +44,27 @@ class ChoiceModel:
         warnings: sentences about the model that whoever reads its numbers must know.
     """
 
-    def __init__(self, spec: ModelSpec, folder: Path | str, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, source: Source, device: torch.device) -> None:
         self.spec = spec
         self.device = device
-        self.tokenizer = load_tokenizer(spec, folder)
-        self._base = self._module = base = load_base(spec, folder, device)
+        self._loaded = base = load_base(spec, source, device)
+        self.name, self.tokenizer = base.name, base.tokenizer
+        self._base = self._module = model = base.model
         self._closing = closing_tokens(self.tokenizer)
-        self._head = output_layer(base, spec)
-        self._accepts = accepted(base, spec)
-        config = base.config.get_text_config(decoder=True)
+        config = model.config.get_text_config(decoder=True)
         self._steady = checks.steady_length(config)
-        self._places = checks.learned_places(base, config)
+        self._places = checks.learned_places(model, config)
         probe = self._probe()
-        with silence(), explained(spec, PROBING):
-            checks.check_padding(spec, base, self._inputs, probe)
-            layers = linear_layers(base)
-            ran = checks.layers_that_run(layers, lambda: base(**self._inputs(probe.batch([0]))))
-        self.targets = choose_targets(spec, layers, ran)
-        add_lora(base, spec.lora, self.targets.layers)
-        base.eval()
-        self._adapters = Parameters.of(base)
+        with collected(), explained(base.name, spec, PROBING):
+            checks.check_padding(spec, base, probe)
+            layers = linear_layers(model)
+            ran = checks.layers_that_run(layers, lambda: model(**base.inputs(probe.batch([0]))))
+        self.targets = choose_targets(spec.lora, base.name, layers, ran)
+        add_lora(model, spec.lora, self.targets.layers)
+        model.eval()
+        self._adapters = Parameters.of(model)
         self._magnitudes = self._magnitudes_of_layers = self._adapters.magnitudes()
-        self.warnings = list(self._remarks())
+        self.warnings = [*base.warnings, *self._remarks()]
         self._answer_ids: tuple[int, ...] = ()
         self.forwards = 0  # examples passed forward since loading, for the cost table
 
@@ -100,7 +92,7 @@ class ChoiceModel:
         The draw is made on the CPU, so every device and every method starts from the same adapters (Hu et al. 2021).
         DoRA's magnitudes start at the norms of the base's weights, so any variant starts from the base's function.
         """
-        self._set_answers(answer_tokens(self.tokenizer, answers, self.spec.id, self.spec.prompt))
+        self._set_answers(answer_tokens(self.tokenizer, answers, self.name, self.spec.prompt))
         self._base.eval()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -115,7 +107,7 @@ class ChoiceModel:
     def _set_answers(self, ids: tuple[int, ...]) -> None:
         """Put the answer rows of the output layer in its place, so no (B, T, vocabulary) logits are ever made."""
         self._answer_ids = ids
-        rows = answer_rows(self._head, ids)
+        rows = answer_rows(self._loaded.head, ids)
         if not self.targets.head:
             self._base.set_output_embeddings(rows)
             return
@@ -133,7 +125,7 @@ class ChoiceModel:
             ValueError: the model cannot read such prompts, or would answer them differently from batch to batch.
         """
         plain = self.spec.prompt == PLAIN  # a template has the special tokens already
-        prompts = rendered(self.tokenizer, [example.prompt for example in examples], self.spec.prompt, self.spec.id)
+        prompts = rendered(self.tokenizer, [example.prompt for example in examples], self.spec.prompt, self.name)
         found = self.tokenizer(prompts, add_special_tokens=plain, verbose=False)["input_ids"]
         tokens = []
         truncated = cue_lost = 0
@@ -145,7 +137,7 @@ class ChoiceModel:
         special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
         pad = next(token for token in special if token is not None)
         rows = len(self._base.get_input_embeddings().weight)
-        checks.check_readable(self.spec, tokens, pad, rows, self._places, self._steady)
+        checks.check_readable(self.name, tokens, pad, rows, self._places, self._steady)
         return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated, cue_lost)
 
     def check_maps(self) -> None:
@@ -157,15 +149,14 @@ class ChoiceModel:
         tokens = self._probe().tokens[0]
         pair = Encoded((tokens, tokens[: len(tokens) // 2]), (checks.PROBE, checks.PROBE), tokens[0], self.device, 0)
         batch = pair.batch([0, 1])
-        checks.check_maps(self.spec, self.params, self.adapters, batch, lambda: self._base(**self._inputs(batch)))
+        checks.check_maps(
+            self.spec, self.params, self.adapters, batch, lambda: self._base(**self._loaded.inputs(batch))
+        )
 
     def _probe(self) -> Encoded:
         """A short prompt, cut to what the model can read."""
         limits = [limit for limit in (self._places, self._steady) if limit is not None]
         return self.encode([checks.PROBE], min([checks.PROBE_LENGTH, *limits]))
-
-    def _inputs(self, batch: Batch) -> dict[str, Any]:
-        return forward_inputs(self._accepts, batch)
 
     def logits(self, batch: Batch, params: Params | None = None) -> Tensor:
         """(B, C) logits of the answer tokens at the last position, in float32 or wider.
@@ -175,7 +166,7 @@ class ChoiceModel:
         """
         if not self._answer_ids:
             raise RuntimeError("Call prepare(answers, seed) before asking for logits.")
-        inputs = self._inputs(batch)
+        inputs = self._loaded.inputs(batch)
         self.forwards += len(batch)
         if params is None:
             out = self._base(**inputs)
@@ -230,15 +221,15 @@ class ChoiceModel:
 
 
 def load_model(spec: ModelSpec, path: Path | None, device: torch.device) -> ChoiceModel:
-    """Load base, tokenizer and adapters on ``device``; ``path`` is the folder of a local model.
+    """Load base, tokenizer and adapters on ``device``; ``path`` is the folder or file of a local model.
 
     Raises:
-        ModelNotUsable: it cannot be loaded, or would answer wrongly; the message names the fix.
+        ModelNotUsable: it cannot be loaded, would answer wrongly, or is not what ``spec`` names; with the fix.
     """
-    folder = EMBEDDED if spec.id == "embedded" else path if path is not None else spec.id
-    try:
-        return ChoiceModel(spec, folder, device)
-    except ModelNotUsable:
-        raise
-    except ValueError as error:  # a probe that the model cannot read
-        raise ModelNotUsable(str(error)) from error
+    with opened(spec, path) as source:
+        try:
+            return ChoiceModel(spec, source, device)
+        except ModelNotUsable:
+            raise
+        except ValueError as error:  # a probe that the model cannot read
+            raise ModelNotUsable(str(error)) from error

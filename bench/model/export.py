@@ -11,7 +11,10 @@ from torch import Tensor
 
 from bench.model.adapters import HEAD, MAGNITUDE, VARIANTS
 from bench.model.answers import answer_tokens
-from bench.model.base import EMBEDDED, explained, load_tokenizer, silence
+from bench.model.base import explained, load_tokenizer
+from bench.model.formats import EMBEDDED, Source
+from bench.model.identity import opened
+from bench.model.remarks import collected
 from bench.specs import ModelSpec
 
 
@@ -44,7 +47,11 @@ def write_adapter(
     from safetensors.torch import save_file
 
     lora = spec.lora
-    head, rows = _output_layer(spec, place) if HEAD in lora.targets else ("", 0)
+    head, rows, ids = "", 0, tuple[int, ...]()
+    if HEAD in lora.targets:
+        with opened(spec, place if isinstance(place, Path) else None) as source:
+            head, rows = _output_layer(spec, source)
+            ids = answer_tokens(load_tokenizer(spec, source), answers, source.name, spec.prompt)
     tensors = {}
     for name, value in params.items():
         layer = name.partition(".lora_")[0]
@@ -52,7 +59,7 @@ def write_adapter(
         if layer == head and ".lora_A." not in name:
             if lora.variant == "dora":
                 raise ValueError("DoRA on the answer head cannot be exported: PEFT would normalise all rows of it.")
-            plain = _spread(plain, answer_tokens(load_tokenizer(spec, place), answers, spec.id), rows)
+            plain = _spread(plain, ids, rows)
         # PEFT's files hold DoRA's magnitudes as plain tensors
         short = name.removesuffix(".weight") if MAGNITUDE in name else name
         tensors[f"base_model.model.{short}"] = plain.contiguous().clone()
@@ -80,13 +87,12 @@ def _spread(rows: Tensor, ids: tuple[int, ...], size: int) -> Tensor:
     return whole
 
 
-def _output_layer(spec: ModelSpec, place: Path | str) -> tuple[str, int]:
+def _output_layer(spec: ModelSpec, source: Source) -> tuple[str, int]:
     """Name of the base's output layer and its number of rows; no weights are read."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    options = {"revision": spec.revision} if isinstance(place, str) else {}
-    with silence(), explained(spec), torch.device("meta"):
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+    with collected(), explained(source.name, spec), torch.device("meta"):
+        config = AutoConfig.from_pretrained(source.place, trust_remote_code=False, **source.options)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     head = model.get_output_embeddings()
     name = next(name for name, module in model.named_modules() if module is head)

@@ -1,68 +1,146 @@
-"""What a model spec names: a hub commit, or the hash of a local folder's files."""
+"""What a model spec names: a hub commit, or the hash of local files, verified when the files are read."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import ModelNotUsable, near_miss
-from bench.model.adapters import VARIANTS
-from bench.model.base import DTYPES, EMBEDDED
+from bench.model.formats import EMBEDDED, Source, format_of
+from bench.model.prompts import PLAIN
 from bench.model.quantization import QUANTIZATIONS
 from bench.specs import ModelSpec
 
+DTYPES = ("float32", "bfloat16", "float16")
+LOCAL = "local:"
+SECONDS = 5.0  # waited for the hub to answer at all
+
+Stats = tuple[tuple[int, ...], ...]
+_hashes: dict[tuple[str, Stats], str] = {}
+
 
 def resolve_model(spec: ModelSpec, path: Path | None) -> ModelSpec:
-    """The spec with its identity filled in: the hub commit, or the hash of a local folder's files.
+    """The spec with its identity filled in: the hub commit, or the hash of a local base's files.
 
-    ``path`` is the folder of a local model (``spec.id`` is then replaced by ``local:<hash>``).
+    ``path`` is the folder or file of a local model (``spec.id`` is then replaced by ``local:<hash>``).
 
     Raises:
-        ModelNotUsable: an unknown quantisation or dtype, or a model that cannot be found; the message names the fix.
+        ModelNotUsable: an unknown quantisation or dtype, or a model that cannot be found; with the fix.
     """
-    if spec.quantization not in QUANTIZATIONS:
-        raise ModelNotUsable(f"quantization '{spec.quantization}'.{near_miss(spec.quantization, QUANTIZATIONS)}")
-    if spec.dtype not in DTYPES:
-        raise ModelNotUsable(f"dtype '{spec.dtype}'.{near_miss(spec.dtype, DTYPES)}")
-    if spec.lora.variant not in VARIANTS:
-        raise ModelNotUsable(f"lora.variant '{spec.lora.variant}'.{near_miss(spec.lora.variant, VARIANTS)}")
+    for setting, value, known in (
+        ("quantization", spec.quantization, QUANTIZATIONS),
+        ("dtype", spec.dtype, DTYPES),
+    ):
+        if value not in known:
+            raise ModelNotUsable(f"{setting} '{value}'.{near_miss(value, known)}")
     if spec.id == "embedded":
         return dataclasses.replace(spec, revision=fingerprint(EMBEDDED))
     if path is not None:
-        return dataclasses.replace(spec, id=f"local:{fingerprint(path)}", revision="")
+        return dataclasses.replace(spec, id=f"{LOCAL}{fingerprint(path, spec.prompt)}", revision="")
     return dataclasses.replace(spec, revision=_hub_commit(spec.id, spec.revision or "main"))
 
 
-def fingerprint(folder: Path) -> str:
-    """A hash over the files that define a model (weights, configuration, tokenizer), whatever the folder is called."""
-    wanted = ("*.safetensors", "*.json", "*.model", "*.txt")
-    files = sorted({file for pattern in wanted for file in folder.glob(pattern)}, key=lambda file: file.name)
-    if not (folder / "config.json").is_file():
-        raise ModelNotUsable(f"{folder} has no config.json: give the folder of a model saved by transformers.")
-    if not any(file.suffix == ".safetensors" for file in files):
+def is_local(path: Path) -> bool:
+    """Whether ``path`` is to be read as a local base, rather than as a name on the hub."""
+    return path.is_dir() or path.suffix == ".gguf"
+
+
+def fingerprint(path: Path, prompt: str = PLAIN) -> str:
+    """A hash over the files that define a model (weights, configuration, tokenizer), wherever they are.
+
+    A chat's template counts only where ``prompt`` asks for one. A process hashes files again only if the size, inode or
+    times of one have changed.
+    """
+    files = _files(path, prompt)
+    at = (str(path), _stats(files))
+    if at not in _hashes:
+        whole = hashlib.sha256()
+        for name, file in files.items():
+            with file.open("rb") as stream:
+                whole.update(f"{name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        _hashes[at] = whole.hexdigest()[:16]
+    return _hashes[at]
+
+
+def _files(path: Path, prompt: str) -> dict[str, Path]:
+    files = format_of(path).files(path)
+    templates = sorted(path.glob("*.jinja")) if prompt != PLAIN else []
+    return files | {file.name: file for file in templates if file.is_file()}
+
+
+def _stats(files: dict[str, Path]) -> Stats:
+    """What changes when files are touched; the time of change of an inode cannot be set."""
+    found = [file.stat() for file in files.values()]
+    return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
+
+
+@contextlib.contextmanager
+def opened(spec: ModelSpec, path: Path | None, verify: bool = True) -> Iterator[Source]:
+    """The base that ``spec`` names, ready to be read inside; its files still are those that the spec was made from.
+
+    Raises:
+        ModelNotUsable: they are not, before or after they were read.
+    """
+    place = EMBEDDED if spec.id == "embedded" else path
+    if place is None:
+        if spec.id.startswith(LOCAL):
+            raise ModelNotUsable(f"{spec.id} names files, and no path to them was given: pass --model PATH.")
+        offline = {} if _online() else {"local_files_only": True}
+        yield Source(spec.id, spec.id, {"revision": spec.revision, **offline})
+        return
+    expected = spec.revision if spec.id == "embedded" else spec.id.removeprefix(LOCAL)
+    checked = verify and bool(expected) and (spec.id == "embedded" or spec.id.startswith(LOCAL))
+    prompt = PLAIN if spec.id == "embedded" else spec.prompt
+    before = _verified(place, prompt, expected) if checked else ()
+    with format_of(place).opened(place) as source:
+        yield source if spec.id.startswith(LOCAL) else dataclasses.replace(source, name=spec.id)
+    if checked and _verified(place, prompt, expected) != before:
+        raise ModelNotUsable(f"The files of {place} were replaced while they were read: start again.")
+
+
+def _verified(place: Path, prompt: str, expected: str) -> Stats:
+    """The state of files whose hash is ``expected``."""
+    before = _stats(_files(place, prompt))
+    found = fingerprint(place, prompt)
+    if found != expected:
         raise ModelNotUsable(
-            f"{folder} has no *.safetensors: save the model in that format (pickled weights are refused)."
+            f"{place} no longer holds {LOCAL}{expected}: its files have changed since the run was planned (now "
+            f"{LOCAL}{found}). Put them back, or plan the run again."
         )
-    whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            whole.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return whole.hexdigest()[:16]
+    return before
 
 
 def _hub_commit(name: str, revision: str) -> str:
-    """The commit a hub revision points to, according to the hub, or to the local cache when offline."""
+    """The commit a hub revision points to, according to the hub, or to the local cache where it cannot be reached."""
     from huggingface_hub import hf_hub_download
 
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
+    online = _online()
     try:
-        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+        file = hf_hub_download(name, "config.json", revision=revision, local_files_only=not online)
+        return Path(file).parent.name
     except Exception as error:  # the hub client raises many kinds; all of them mean the same to the user
+        where = "on the hub or in the local cache" if online else "in the local cache, and the hub cannot be reached"
         raise ModelNotUsable(
-            f"Model '{name}' at revision '{revision}' was not found on the hub or in the local cache "
+            f"Model '{name}' at revision '{revision}' was not found {where} "
             f"({type(error).__name__}). Check the name, log in if the model is gated, fetch it first with "
             f"`hf download {name}`, or give the path of a local folder."
         ) from error
+
+
+def _online() -> bool:
+    """Whether the hub answers: one request, where its own client would try for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except Exception:  # no route, no name, a proxy that refuses: all mean offline
+        return False
+    return True

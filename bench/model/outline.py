@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from bench.errors import ModelNotUsable
 from bench.model.adapters import choose_targets, linear_layers
 from bench.model.answers import answer_tokens
-from bench.model.base import EMBEDDED, load_tokenizer, read_config, silence
+from bench.model.base import load_tokenizer, read_config
+from bench.model.identity import opened
+from bench.model.remarks import collected
 from bench.specs import ModelSpec
-
-MOST_LAYERS = 10_000
 
 
 def check_outline(spec: ModelSpec, path: Path | None, answers: Iterable[tuple[str, ...]]) -> None:
@@ -23,24 +22,20 @@ def check_outline(spec: ModelSpec, path: Path | None, answers: Iterable[tuple[st
 
     Args:
         spec: the base and its adapters.
-        path: folder of a local model, or None.
+        path: folder or file of a local model, or None.
         answers: the answers of each task.
 
     Raises:
         ModelNotUsable, ValueError: the message names the fix.
     """
-    folder = EMBEDDED if spec.id == "embedded" else path if path is not None else spec.id
-    config = read_config(spec, folder)
-    for name in ("num_hidden_layers", "n_layer"):
-        count = getattr(config, name, None)
-        if isinstance(count, int) and count > MOST_LAYERS:
-            raise ModelNotUsable(f"The configuration of {spec.id} has {name} = {count}: correct it.")
-    tokenizer = load_tokenizer(spec, folder)
+    with opened(spec, path, verify=False) as source:
+        config = read_config(spec, source)
+        tokenizer = load_tokenizer(spec, source)
     for words in answers:
-        answer_tokens(tokenizer, words, spec.id, spec.prompt)
+        answer_tokens(tokenizer, words, source.name, spec.prompt)
     layers = _layers(config)
     if layers:
-        choose_targets(spec, layers, layers)
+        choose_targets(spec.lora, source.name, layers, layers)
 
 
 def _layers(config: Any) -> list[str]:
@@ -49,7 +44,7 @@ def _layers(config: Any) -> list[str]:
 
     loader: Any = AutoModelForCausalLM
     try:
-        with torch.device("meta"), silence():
+        with torch.device("meta"), collected():
             return list(linear_layers(loader.from_config(config, trust_remote_code=False)))
     except Exception:  # of any kind: loading will say what it is, if it is a fault at all
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.errors import ModelNotUsable
-from bench.model.identity import resolve_model
+from bench.model.identity import is_local, resolve_model
 from bench.plan.grid_file import read_model_table
 from bench.plan.settings import Layer
 from bench.specs import ModelSpec
@@ -13,10 +13,11 @@ from bench.specs.toml import expanded
 
 
 def choose_model(table: Layer, beside: Path | None = None) -> tuple[ModelSpec, Path | None]:
-    """(resolved spec, folder of a local model or None) of a ``[model]`` table.
+    """(resolved spec, path of a local model or None) of a ``[model]`` table.
 
     Args:
-        table: ``id`` is ``embedded``, a folder (of the working directory, or of ``beside``), or a name on the hub.
+        table: ``id`` is ``embedded``, a folder or .gguf file (of the working directory, or of ``beside``), or a name
+            on the hub.
         beside: the folder of the grid file.
 
     Raises:
@@ -43,14 +44,14 @@ def overridden(table: Layer, overrides: Layer) -> Layer:
 
 
 def _local(name: str, beside: Path | None) -> Path | None:
-    """The folder that ``name`` names, or None for a name on the hub."""
+    """The folder or file that ``name`` names, or None for a name on the hub."""
     places = [expanded(name), *([beside / expanded(name)] if beside else [])]
     for place in places:
-        if place.is_dir():
+        if is_local(place):
             return place
     for place in places:
         if place.exists():
-            raise ModelNotUsable(f"{place} is not a folder: give --model the folder of a model saved by transformers.")
+            raise ModelNotUsable(f"{place} is neither a folder nor a .gguf file: give --model one of them.")
     if name.startswith((".", "~", "/")) or name.count("/") > 1:
         raise ModelNotUsable(f"There is no folder {places[0]}.")
     return None

@@ -35,6 +35,6 @@ def blame_base(model: ChoiceModel, fit: FitSpec, answers: Sequence[str], batches
     else:
         fix = "its weights are damaged, or it cannot read these prompts: use another model"
     raise ModelNotUsable(
-        f"The logits of {model.spec.id} itself, before any training (B = 0), are not finite in {model.spec.dtype} on "
+        f"The logits of {model.name} itself, before any training (B = 0), are not finite in {model.spec.dtype} on "
         f"{bad} of {total} prompts; {fix}. Neither the method nor its learning rate is at fault."
     )

@@ -28,11 +28,11 @@ from tiny import (
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from bench.model.adapters import choose_targets
+from bench.model.adapters import VARIANTS, choose_targets
 from bench.model.answers import answer_tokens
 from bench.model.choice_model import ChoiceModel, load_model
-from bench.model.identity import resolve_model
 from bench.specs import LoraSpec, ModelSpec
+from bench.specs.spec import LORA_VARIANTS
 
 
 def test_lora_settings_are_the_specs(llama: Path) -> None:
@@ -146,9 +146,8 @@ def test_dora_starts_from_any_base_exactly_and_trains_all_its_parameters(
     torch.testing.assert_close(dora.logits(batch), plain.logits(batch), rtol=0, atol=1e-4)
 
 
-def test_an_unknown_variant_gets_a_near_miss() -> None:
-    with pytest.raises(ValueError, match=r"lora\.variant 'dorra'\. Did you mean 'dora'"):
-        resolve_model(ModelSpec(lora=LoraSpec(variant="dorra")), None)
+def test_every_variant_that_a_spec_may_name_is_known() -> None:
+    assert set(VARIANTS) == set(LORA_VARIANTS)
 
 
 # The answer head
@@ -290,5 +289,5 @@ def test_a_tower_that_text_does_not_pass_takes_no_adapters(tmp_path: Path) -> No
 
 def test_an_expert_that_the_probe_was_not_routed_to_is_adapted() -> None:
     layers = [f"layers.{i}.mlp.experts.{e}.up_proj" for i in range(2) for e in range(3)] + ["tower.0.up_proj"]
-    found = choose_targets(lora(["up_proj"]), layers, {"layers.0.mlp.experts.1.up_proj"})
+    found = choose_targets(LoraSpec(targets=("up_proj",)), "tiny", layers, {"layers.0.mlp.experts.1.up_proj"})
     assert found.layers == tuple(layers[:-1]) and found.left_out == ("tower.0.up_proj",)

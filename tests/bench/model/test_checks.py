@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CPU, FAMILIES, LLAMA, NEOX, TRUTHS, build, byte_level, examples, lora, save
+from tiny import CPU, FAMILIES, LETTERS, LLAMA, NEOX, PROMPTS, TRUTHS, build, byte_level, examples, lora, save
 from torch import nn
 
 from bench.data.batches import Encoded
+from bench.errors import ModelNotUsable
 from bench.model.adapters import Adapter
 from bench.model.checks import PROBE, check_maps, steady_length
 from bench.model.choice_model import load_model
@@ -26,11 +28,71 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 
+PRECISIONS = [
+    ("none", "float32"),
+    ("none", "bfloat16"),
+    ("none", "float16"),
+    ("int8", "float32"),
+    ("nf4", "float32"),
+    ("nf4", "bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("quantization", "dtype"), PRECISIONS)
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_padding_would_change_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_model_that_padding_would_change_is_refused_in_every_precision(
+    name: str, quantization: str, dtype: str, tmp_path: Path
+) -> None:
     folder = save(tmp_path / name, build(name, REFUSED[name]), byte_level("<s>"))
-    with pytest.raises(ValueError, match="tiny does not answer a padded prompt as it answers the prompt alone"):
-        load_model(lora(), folder, CPU)
+    spec = dataclasses.replace(lora(), quantization=quantization, dtype=dtype)
+    with pytest.raises(ModelNotUsable, match="tiny does not answer a padded prompt as it answers the prompt alone"):
+        load_model(spec, folder, CPU)
+
+
+# Neither quantises: a Linear that is not one, and a product that bitsandbytes lacks
+ACCEPTED = ("llama", "mistral", "mixtral", "qwen2", "gemma2", "falcon_h1", "gpt2", "opt", "bloom", "falcon", "mamba")
+UNQUANTISED = ("falcon", "mamba")
+
+
+@pytest.mark.parametrize(("quantization", "dtype"), PRECISIONS[1:])
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_a_model_that_is_right_in_float32_is_accepted_in_every_precision(
+    name: str, quantization: str, dtype: str, tmp_path: Path
+) -> None:
+    """Measured on other prompts than the probe: what padding changes is what rounding changes."""
+    if quantization != "none" and name in UNQUANTISED:
+        pytest.skip(f"bitsandbytes cannot quantise {name}")
+    options, targets = FAMILIES[name]
+    folder = save(tmp_path / name, build(name, options), byte_level("<s>"))
+    model = load_model(dataclasses.replace(lora(targets), quantization=quantization, dtype=dtype), folder, CPU)
+    model.prepare(LETTERS[:4], seed=1)
+    prompts = ("Name one. Answer:", PROMPTS[3], f"{PROMPTS[1]} " * 3 + "Answer:")
+    encoded = model.encode(examples(prompts), 200)
+    with torch.no_grad():
+        padded = model.logits(encoded.batch([0, 1, 2]))
+        alone = torch.cat([model._module(input_ids=torch.tensor([t])).logits[:, -1].float() for t in encoded.tokens])
+    rounding = {"float32": 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+    bound = 40 * max(rounding, 1 / 254 if quantization == "int8" else 0)  # rounding adds up over layers
+    assert (padded - alone).abs().max() < bound * alone.std()
+
+
+def overflowing(model: Any) -> None:
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.mul_(2e4)  # activations beyond 65504, weights below
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_overflow_of_the_base_is_called_that(dtype: str, tmp_path: Path) -> None:
+    base = build("llama", LLAMA)
+    with torch.no_grad():
+        overflowing(base)
+    folder, spec = save(tmp_path / "m", base, byte_level("<s>")), dataclasses.replace(lora(), dtype=dtype)
+    if dtype == "bfloat16":
+        load_model(spec, folder, CPU)
+        return
+    said = "logits of tiny itself, before any training, are not finite in float16 .* use --dtype bfloat16 or float32"
+    with pytest.raises(ModelNotUsable, match=said):
+        load_model(spec, folder, CPU)
 
 
 LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 2.0, "short_factor": [1.0] * 4,
@@ -114,7 +176,7 @@ def test_maps_that_methods_cannot_read_are_refused(tmp_path: Path) -> None:
     inner = model._base.model
     layers = list(inner.layers)
     inner.layers[1] = inner.layers[0]
-    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_proj\.lora_A\.weight of tiny ran 2 times"):
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_proj\.lora_A\.weight ran 2 times"):
         model.check_maps()
     inner.layers[1] = layers[1]
 
@@ -127,7 +189,7 @@ def test_a_map_that_sees_some_of_the_tokens_only_is_refused() -> None:
         if fine:
             check_maps(ModelSpec(), ["a"], {"a": Adapter(routed, routed, True)}, batch, run)
             continue
-        with pytest.raises(ValueError, match=r"The adapter map a of embedded sees rows .* needs one row per token"):
+        with pytest.raises(ValueError, match=r"The adapter map a sees rows .* needs one row per token"):
             check_maps(ModelSpec(), ["a"], {"a": Adapter(routed, routed, True)}, batch, run)
     check_maps(
         ModelSpec(),

@@ -29,8 +29,8 @@ from tiny import (
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from bench.model.base import EMBEDDED
 from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.formats import EMBEDDED
 from bench.model.identity import resolve_model
 from bench.specs import ModelSpec
 

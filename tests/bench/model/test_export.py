@@ -12,9 +12,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.model.answers import answer_tokens
-from bench.model.base import EMBEDDED
 from bench.model.choice_model import load_model
 from bench.model.export import base_place, write_adapter
+from bench.model.formats import EMBEDDED
 from bench.specs import LoraSpec, ModelSpec
 
 ANSWERS = ("A", "B")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.model import outline
-from bench.model.base import EMBEDDED
+from bench.model.formats import EMBEDDED
 from bench.model.outline import check_outline
 from bench.specs import LoraSpec, ModelSpec
 

@@ -22,12 +22,16 @@ from tiny import (
     one_by_one,
     save,
 )
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from bench.data.splits import DataSource, load_split
 from bench.model.answers import answer_tokens
 from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.identity import resolve_model
+from bench.model.quantization import QUANTIZATIONS, Quantization
 from bench.specs import ModelSpec
+from bench.task import get_task
 
 
 @pytest.fixture(scope="session", params=["int8", "nf4"])
@@ -104,7 +108,7 @@ def test_a_bfloat16_base_has_float32_adapters(quantization: str, embedded: Choic
 
 def test_a_base_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
     sentences = {
-        "falcon": "bitsandbytes quantises no layer of tiny",
+        "falcon": "No layer of tiny can be quantised to int8",
         "mamba": "tiny cannot answer a text prompt in int8",
     }
     for name, sentence in sentences.items():
@@ -127,3 +131,50 @@ def test_conv1d_layers_and_tied_heads_can_be_quantised(gpt2: Path, quantization:
     expected = [reference(**model.tokenizer(prompt, return_tensors="pt")).logits[0, -1, ids] for prompt in PROMPTS]
     bound = {"none": 1e-4, "int8": 0.1, "nf4": 1.5}[quantization]
     torch.testing.assert_close(logits, torch.stack(expected), rtol=0, atol=bound * float(logits.detach().std()))
+
+
+def test_another_quantisation_is_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is no more than a hook on the loaded model: weights rounded to a grid."""
+
+    def round_weights(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data = (module.weight.data * 8).round() / 8
+
+    with pytest.raises(ValueError, match=r"quantization 'grid'\. Known: int8, nf4, none"):
+        resolve_model(ModelSpec(quantization="grid"), None)
+    monkeypatch.setitem(QUANTIZATIONS, "grid", Quantization(adjust=round_weights))
+    model = load_model(resolve_model(ModelSpec(quantization="grid"), None), None, CPU)
+    model.prepare(LETTERS[:4], seed=1)
+    weight = model._base.get_submodule("model.layers.0.self_attn.q_proj.base_layer").weight
+    assert torch.equal(weight * 8, (weight * 8).round()) and weight.any()
+    assert model.logits(one_batch(model)).isfinite().all()
+
+
+BATCH_MATES, BATCH_MATES_NLL = 0.003, 0.0005  # of a probability, of the NLL in nats
+
+
+def test_int8_answers_depend_on_batch_mates_within_the_stated_bound() -> None:
+    """bitsandbytes computes a column in float16 where any token of the batch is above its threshold (PROTOCOL 1)."""
+    model = load_model(ModelSpec(quantization="int8"), None, CPU)
+    task = get_task("notes_four")
+    model.prepare(task.answers, seed=1)
+    model.load(drawn(model, scale=0.1))
+    rows = load_split(task, "validation", DataSource()).examples[:64]
+    encoded = model.encode(rows, 320)
+    labels = torch.tensor([row.label for row in rows])
+
+    def log_probs(size: int) -> Tensor:
+        found = torch.empty(len(rows), len(task.answers))
+        with torch.no_grad():
+            for numbers, batch in encoded.in_order(size):
+                found[numbers] = model.logits(batch).log_softmax(-1)
+        return found
+
+    alone, together = log_probs(1), log_probs(32)
+    assert (alone.exp() - together.exp()).abs().max() < BATCH_MATES
+    nll = [nn.functional.nll_loss(found, labels) for found in (alone, together)]
+    assert abs(float(nll[0] - nll[1])) < BATCH_MATES_NLL
+    page = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
+    said = " ".join(page.split())
+    assert f"a probability by up to {BATCH_MATES:g} and the NLL by up to {BATCH_MATES_NLL:g}" in said

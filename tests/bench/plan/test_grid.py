@@ -361,14 +361,14 @@ def test_a_tilde_is_the_home_folder_in_every_path(grid: Any, tmp_path: Path, mon
     [
         ("revision = 'main'", "The model embedded has no revisions, so 'main'"),
         ("id = 'base'\nrevision = 'main'", "The model .*/base has no revisions, so 'main'"),
-        ("id = 'base.gguf'", r".*/base\.gguf is not a folder"),
+        ("id = 'base.bin'", r".*/base\.bin is neither a folder nor a .gguf file"),
         ("id = './nowhere'", "There is no folder nowhere"),
         ("id = ''", "The model is ''"),
     ],
 )
 def test_what_a_choice_of_model_makes_meaningless_is_refused(grid: Any, tmp_path: Path, model: str, said: str) -> None:
     (tmp_path / "base").mkdir()
-    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    (tmp_path / "base.bin").write_bytes(b"GGUF")
     with pytest.raises(ValueError, match=f"^{said}"):
         grid(f"{SMALL}[model]\n{model}\n")
 

@@ -12,7 +12,7 @@ from support import compute, plan
 
 from bench.cli.main import main
 from bench.data.splits import DataSource
-from bench.model.base import EMBEDDED
+from bench.model.formats import EMBEDDED
 from bench.plan.base_model import choose_model
 from bench.plan.preflight import preflight
 from bench.plan.runs import families, plan_run

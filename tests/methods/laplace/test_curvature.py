@@ -13,8 +13,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
 from bench.data.batches import Batch, Encoded
 from bench.model.adapters import Adapter
-from bench.model.base import EMBEDDED
 from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.formats import EMBEDDED
 from bench.specs import LoraSpec, ModelSpec
 from bench.task import Example
 from methods.laplace.curvature import Tape, diagonal, jacobians, roots

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from bench.data.splits import DataSource, load_split
-from bench.model.base import EMBEDDED
+from bench.model.formats import EMBEDDED
 from bench.task import get_task
 
 
