@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from bench.cli import family, grid, listing, results, run  # noqa: F401  (each registers its commands)
+from bench.cli import family, grid, listing, planning, results, run  # noqa: F401  (each registers its commands)
 from bench.cli.app import app
-from bench.cli.terminal import any_encoding, complain, discard, logging_to_stderr
+from bench.cli.terminal import any_encoding, complain, discard, show
 from bench.cli.usage import sentence
 from bench.errors import BrokenPlugin
+from bench.process.console import shown
 from bench.process.stop import Stopped
 
 USER_ERRORS = (LookupError, ValueError, OSError, ImportError, BrokenPlugin)
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     any_encoding(out, err)
     shared: dict[str, object] = {}
     try:
-        with logging_to_stderr():
+        with shown(show):
             entry = typer.main.get_command(app)
             status = entry(words or ["--help"], prog_name="bench", standalone_mode=False, obj=shared)
         if out is not None:

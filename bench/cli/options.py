@@ -21,6 +21,7 @@ Plugins = Annotated[
     list[str],
     typer.Option("--plugin", metavar="MODULE", help="Import a module with methods or tasks first.", show_default=False),
 ]
+Workers = Annotated[int, typer.Option(metavar="N", help="Local processes.", rich_help_panel=_LAUNCH)]
 RUNS = Path("runs")
 MANY = 1024  # threads or processes, more than any machine that this runs on has use for
 WEEK = 7 * 86400.0
@@ -98,8 +99,8 @@ class SpecOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExecutionOptions:
-    """How this machine computes; no result depends on any of it."""
+class DeviceOptions:
+    """What computes."""
 
     device: Annotated[
         str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MACHINE)
@@ -107,6 +108,19 @@ class ExecutionOptions:
     threads: Annotated[
         int, typer.Option(metavar="N", help="CPU threads of each process.", rich_help_panel=_MACHINE)
     ] = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range, before any work."""
+        if not 1 <= self.threads <= MANY:
+            raise ValueError(f"--threads {self.threads}: use 1 to {MANY}.")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            raise ValueError(f"--device '{self.device}': use auto, cpu, cuda or cuda:N.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionOptions(DeviceOptions):
+    """How this machine computes; no result depends on any of it."""
+
     graphs: Annotated[
         bool,
         typer.Option("--graphs", help="Train with CUDA graphs: faster for small models.", rich_help_panel=_MACHINE),
@@ -122,14 +136,11 @@ class ExecutionOptions:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, before any work."""
-        if not 1 <= self.threads <= MANY:
-            raise ValueError(f"--threads {self.threads}: use 1 to {MANY}.")
+        super().__post_init__()
         if not 0 < self.claim_seconds <= WEEK:  # NaN too
             raise ValueError(f"--claim-seconds {self.claim_seconds}: use more than 0 and at most {WEEK:.0f}, a week.")
         if not 0 <= self.checkpoint_seconds <= WEEK:
             raise ValueError(f"--checkpoint-seconds {self.checkpoint_seconds}: use 0 to {WEEK:.0f}, a week.")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
-            raise ValueError(f"--device '{self.device}': use auto, cpu, cuda or cuda:N.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +160,7 @@ class LaunchOptions:
             rich_help_panel=_LAUNCH,
         ),
     ] = dataclasses.field(default_factory=list)
-    workers: Annotated[int, typer.Option(metavar="N", help="Local processes.", rich_help_panel=_LAUNCH)] = 1
+    workers: Workers = 1
     max_parallel: Annotated[
         int,
         typer.Option(metavar="N", help="Families at once on a cluster; 0: no limit.", rich_help_panel=_LAUNCH),

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
-import unicodedata
-from collections.abc import Iterator
 from typing import Any, TextIO
 
-# Cc and Cf: control characters (escape sequences begin with one), marks that reorder text, invisible ones.
-# Cs: halves of surrogate pairs, which no encoding can write.
-_UNPRINTABLE = ("Cc", "Cf", "Cs")
-
-
-def printable(text: str) -> str:
-    r"""``text`` with control and invisible characters shown as escapes (``\x1b``), but for line ends and tabs."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) not in _UNPRINTABLE
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
+from bench.process.text import printable
 
 
 def say(text: object) -> None:
@@ -54,25 +37,11 @@ def discard(stream: TextIO | None) -> None:
         os.close(nowhere)
 
 
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return printable(f"{level}{super().format(record)}")
+def warn(text: object) -> None:
+    """Print a warning to standard error."""
+    complain(f"warning: {text}")
 
 
-@contextlib.contextmanager
-def logging_to_stderr() -> Iterator[None]:
-    """Inside the block, the suite's log records of level INFO and above go to standard error as plain lines."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Plain())
-    loggers = [logging.getLogger(name) for name in ("bench", "methods", "tasks", "analysis")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.removeHandler(handler)
-            logger.setLevel(level)
+def show(text: str) -> None:
+    """Print a log record to standard error (:mod:`bench.process.console`)."""
+    print(printable(text), file=sys.stderr, flush=True)

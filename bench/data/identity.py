@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.data.protocol import HOLDOUT
 from bench.data.rows import makes_rows
 from bench.data.splits import DataSource, Split, load_split
 from bench.specs import DataSpec, canonical
@@ -88,13 +89,13 @@ def load_planned(data: DataSpec, split: str, task: Task, source: DataSource) -> 
 
 
 def check_rows(needed: Iterable[tuple[DataSpec, str]], source: DataSource) -> None:
-    """Read every split that is needed, so that what is wrong with one is told before any work.
+    """Read splits, (data, split) each, as runs will, so that what is wrong with one is told before any work.
 
     Raises:
         ChangedRows, LookupError, OSError, ValueError: as :func:`load_planned`.
     """
-    for data, split in needed:
-        load_planned(data, split, get_task(data.task), source)
+    for data, split in dict.fromkeys(needed):
+        load_planned(data, "train" if split == HOLDOUT else split, get_task(data.task), source)
 
 
 def _words(data: DataSpec) -> str:

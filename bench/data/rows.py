@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.formats import parse_file, parse_parquet
+from bench.errors import one_line
 from bench.task import Task
 
 RawRow = Mapping[str, Any]
@@ -121,8 +122,13 @@ def _generate(task: Task, split: str) -> Content | None:
     """The rows that a task makes itself, made once in a process: the plan and the training see the same ones."""
     made = (type(task), split)
     if made not in _generated:
-        found = task.generate(split)
-        rows = None if found is None else list(found)
+        try:
+            found = task.generate(split)
+            rows = None if found is None else list(found)
+        except Exception as error:  # of any kind: the method is the task author's
+            raise ValueError(
+                f"{task.name}/{split}: {type(task).__qualname__}.generate raised {one_line(error)}. Correct it."
+            ) from error
         _generated[made] = None
         if rows is not None:
             digest = hashlib.sha256(repr(rows).encode(errors="backslashreplace")).hexdigest()

@@ -1,8 +1,8 @@
 """Launchers: functions of a list of families, one file each. Another scheduler is another file beside these.
 
 A launcher module defines ``launch(order)`` and, as far as it has them, ``settings_of`` (checks its table of a grid
-file), ``queue`` (what its scheduler knows) and ``cancel``. Whatever it does, families communicate through the store
-only; what a scheduler says is for display.
+file), ``queue`` (what its scheduler knows), ``cancel`` and ``lacking`` (why it cannot be used here). Whatever
+it does, families communicate through the store only; what a scheduler says is for display.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class Launcher:
         launch: compute the families or hand them over; returns one sentence for each that failed here.
         queue: each family of a store that the scheduler knows, by key; None if ``launch`` does the work.
         cancel: stop those of the families with these keys that wait or run; returns lines to print.
+        lacking: why it cannot be used on this machine; "" if it can.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Launcher:
     launch: Callable[[Order], list[str]]
     queue: Callable[[Store], dict[str, Queued]] | None
     cancel: Callable[[Store, Collection[str]], list[str]] | None
+    lacking: Callable[[], str] = lambda: ""
 
 
 def launcher_names() -> list[str]:
@@ -118,7 +120,9 @@ def get_launcher(name: str) -> Launcher:
         raise LookupError(f"There is no launcher '{name}'.{near_miss(name, launcher_names())}")
     module = importlib.import_module(f"{backends.__name__}.{name}")
     check = getattr(module, "settings_of", functools.partial(_no_settings, name))
-    return Launcher(name, check, module.launch, getattr(module, "queue", None), getattr(module, "cancel", None))
+    optional = {part: getattr(module, part) for part in ("lacking",) if hasattr(module, part)}
+    queue, cancel = getattr(module, "queue", None), getattr(module, "cancel", None)
+    return Launcher(name, check, module.launch, queue, cancel, **optional)
 
 
 def _no_settings(name: str, table: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,21 +124,30 @@ def count_states(states: Iterable[State]) -> dict[str, int]:
     return {state: found[state] for state in State if state in found}
 
 
+def _describe(row: FamilyStatus) -> Iterator[str]:
+    """A line for the family, and one for each of its evaluations."""
+    yield f"  {row.family.key}  {row.family.label}" + (f": {row.at}" if row.at else "")
+    for run in row.family.runs:
+        knobs = ", ".join(f"{name}={value}" for name, value in run.options.items())
+        yield f"    {key(run)}  {row.runs[key(run)]:8} {run.method}" + (f" ({knobs})" if knobs else "")
+
+
 def grid_status(grid: Any, store: Store) -> tuple[dict[str, Any], list[str], bool]:
     """(for programs, lines to print, whether everything is done)."""
-    lines, notes, planned = [], [], []
+    lines, notes = list[str](), list[str]()
     try:
         queue = queued(store)
     except Silent as silent:  # the store still tells what is done
         queue = {}
         notes.append(f"{silent} What waits there is shown as missing.")
     rows = family_states(grid.families(), store, queue)
-    for row in rows:
-        lines.append(f"{row.family.key}  {row.family.label}: {row.state}" + (f" ({row.at})" if row.at else ""))
-        for run in row.family.runs:
-            knobs = ", ".join(f"{name}={value}" for name, value in run.options.items())
-            lines.append(f"    {key(run)}  {row.runs[key(run)]:8} {run.method}" + (f" ({knobs})" if knobs else ""))
-            planned.append(run)
+    for state in State:  # what needs attention comes last, next to the counts
+        group = [row for row in rows if row.state == state]
+        if group:
+            lines.append(f"{state}: {len(group)} of {len(rows)} families")
+        for row in group:
+            lines += _describe(row)
+    planned = [run for row in rows for run in row.family.runs]
     lines += notes
     families = count_states(row.state for row in rows)
     evaluations = count_states(state for row in rows for state in row.runs.values())

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from bench.process.text import printable
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -103,7 +105,7 @@ class Bar:
             return
         with self._showing():
             self._tqdm.n = self._finished
-            self._tqdm.set_postfix_str(text)
+            self._tqdm.set_postfix_str(printable(text))
 
     def done(self, family: str, text: str, well: bool = True) -> None:
         """Family ``family`` has ended, well or not."""
@@ -116,6 +118,7 @@ class Bar:
     def log(self, text: str) -> None:
         """One line, above the bar where there is one."""
         self._line_at = time.monotonic()
+        text = printable(text)
         with self._showing():
             if self._tqdm is not None:
                 self._tqdm.write(text, file=self._stream)

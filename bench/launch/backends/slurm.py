@@ -17,6 +17,7 @@ import datetime
 import logging
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -130,6 +131,11 @@ def launch(order: Order) -> list[str]:
             raise ValueError(f"{error}{sent} The script is {file}.") from None
         logger.info("submitted %d families as job %s: %s", count, previous, file)
     return []
+
+
+def lacking() -> str:
+    """Why jobs cannot be submitted from this machine; "" if they can."""
+    return "" if shutil.which("sbatch") else "there is no sbatch here: submit from a login node"
 
 
 def queue(store: Store) -> dict[str, Queued]:

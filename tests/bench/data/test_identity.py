@@ -10,7 +10,7 @@ import pytest
 from mirrors import mirror, winogrande
 
 from bench.data import rows as raw
-from bench.data.identity import ChangedRows, check_same_rows, data_spec, load_planned
+from bench.data.identity import ChangedRows, check_rows, check_same_rows, data_spec, load_planned
 from bench.data.splits import DataSource, load_split
 from bench.task import get_task
 
@@ -142,3 +142,13 @@ def test_a_stored_result_on_other_rows_is_refused_and_one_that_does_not_say_is_n
     said = f"^The fit was computed on other rows .*{theirs.fingerprint}, not {ours.fingerprint}"
     with pytest.raises(ChangedRows, match=said):
         check_same_rows(ours, theirs.facts, "The fit")
+
+
+@pytest.mark.parametrize("split", ["validation", "train", "holdout"])
+def test_the_splits_that_runs_need_are_read_and_no_others(tmp_path: Path, split: str) -> None:
+    source = DataSource(mirror(tmp_path))
+    planned = data_spec(WG_S, source)
+    check_rows([(planned, split)] * 3, source)
+    mirror(tmp_path, 1, **{"train" if split == "holdout" else split: 640 if split != "validation" else 1267})
+    with pytest.raises(ChangedRows):
+        check_rows([(planned, split)], source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,20 @@ def test_a_generated_task_with_too_few_rows_is_refused_as_a_loaded_one_would_be(
     with pytest.raises(ValueError, match=r"^notes_two/validation has 255 rows; the official validation split"):
         load_split(get_task("notes_two"), "validation", DataSource())
     assert load_split(get_task("notes_two"), "validation", source).facts["partial"] is True
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no\nluck"), KeyError("seed"), ZeroDivisionError()])
+def test_a_generator_that_fails_is_named_and_does_not_stop_the_plan(
+    monkeypatch: pytest.MonkeyPatch, reading: None, error: Exception
+) -> None:
+    def broken(self: object, split: str) -> Iterator[dict[str, Any]]:
+        yield {"name": "red", "count": 0}
+        raise error
+
+    monkeypatch.setattr(type(get_task("colours")), "generate", broken)
+    assert data_spec(get_task("colours"), DataSource()).revision == "1"
+    with pytest.raises(ValueError, match=r"^colours/train: Colours\.generate raised \w+.*\. Correct it\.$"):
+        load_split(get_task("colours"), "train", DataSource())
 
 
 def test_a_label_beyond_the_answers_is_a_malformed_row(monkeypatch: pytest.MonkeyPatch, reading: None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mirrors import forget, mirror, winogrande
+from mirrors import forget, mirror, winogrande, write_rows
 from support import bench
 
 from bench.data.identity import ChangedRows, check_rows
@@ -138,6 +138,21 @@ def test_a_stored_posterior_is_used_where_its_rows_cannot_be_had(
 
     monkeypatch.setattr(datasets, "load_dataset", validation_only)
     assert runner(tmp_path, DataSource()).run(planned(DataSource(), "mc_dropout"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "malformed"])
+def test_what_is_wrong_with_rows_is_told_before_any_work_and_is_nobodys_failure(tmp_path: Path, damage: str) -> None:
+    mirror(tmp_path / "mirror", **COUNTS)
+    file = tmp_path / "mirror/allenai/winogrande/winogrande_s/validation-00000-of-00001.parquet"
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        write_rows(file, [{**winogrande(1)[0], "answer": "3"}])
+    said = bench(*RUN, "--method", "adamw", cwd=tmp_path, check=2).stderr
+    assert "validation" in said and said.count("\n") == 1
+    assert not list((tmp_path / "runs").glob("f*/*"))  # neither fits nor failures
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])

@@ -1,0 +1,84 @@
+"""Commands for before anything runs: `plan` and `doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.app import FOLLOW, SETUP, command
+from bench.cli.launching import grid_of
+from bench.cli.options import RUNS, DeviceOptions, GridFile, Runs, SpecOptions, Workers
+from bench.cli.terminal import say, warn
+
+if TYPE_CHECKING:
+    from bench.plan.forecast import Need
+    from bench.plan.grid import Grid
+    from bench.run.probe import Costs
+
+
+@command(FOLLOW)
+def plan(
+    file: GridFile,
+    spec: SpecOptions,
+    device: DeviceOptions,
+    workers: Workers = 1,
+    no_probe: Annotated[
+        bool, typer.Option("--no-probe", help="Count only; load no model and predict no time, memory or disk.")
+    ] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Predict what a grid needs: fits, evaluations, time, memory, disk; and what is stored already."""
+    from bench.plan.forecast import describe, forecast, needed
+    from bench.store.store import Store
+
+    grid = grid_of(file, spec)
+    need = needed(grid.families(), Store(runs))
+    costs = None if no_probe else _probed(grid, need, device)
+    predicted = None if costs is None else forecast(need, costs, grid.eval_every)
+    for line in describe(grid.name, need, predicted, workers):
+        say(line)
+
+
+def _probed(grid: Grid, need: Need, device: DeviceOptions) -> Costs | None:
+    """What a probe measures here; None, and a warning, where the base cannot be loaded here."""
+    from bench.errors import ModelNotUsable
+    from bench.run.execution import Execution
+    from bench.run.probe import check_here, probe
+    from bench.run.worker import make_runner
+    from bench.store.store import Store
+
+    if not need.runs:
+        return None
+    execution = Execution(
+        source=grid.source,
+        model_path=grid.model_path,
+        device=device.device,
+        threads=device.threads,
+        plugins=grid.plugins,
+    )
+    try:
+        check_here(grid.model, grid.model_path)
+        return probe(make_runner(Store(Path()), execution), need.fits, need.runs)
+    except (ModelNotUsable, FileNotFoundError, ImportError) as error:
+        warn(f"Time, memory and disk are not predicted: {error}")
+        return None
+
+
+@command(SETUP)
+def doctor(
+    spec: SpecOptions,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[GRID]", help="Also check what this grid needs.", show_default=False)
+    ] = None,
+    runs: Runs = RUNS,
+) -> int:
+    """Check this machine: each line is ok, a note, or the fix; exits with 1 where something is to be fixed."""
+    from bench.launch.doctor import Verdict, examine
+
+    wrong = False
+    for finding in examine(runs, None if file is None else lambda: grid_of(file, spec)):
+        say(finding)
+        wrong |= finding.verdict == Verdict.FIX
+    return 1 if wrong else 0

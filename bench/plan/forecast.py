@@ -1,0 +1,137 @@
+"""``bench plan``: what a grid needs before it runs: fits, evaluations, passes, time, memory and disk.
+
+Counts come from the specs and the store. Time, memory and disk come from a probe (:mod:`bench.run.probe`) that trains
+and predicts at two small sizes: each cost is taken to be linear in its size, ``fixed + slope * size``. Fits and
+evaluations that differ in seed or in the value of a real hyperparameter cost the same, so one of each kind is probed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from bench.data.protocol import HOLDOUT
+from bench.plan.runs import fits_of
+from bench.process.progress import clock_text
+from bench.run.probe import Costs, fit_kind, run_kind
+from bench.specs import Family, FitSpec, RunSpec, key
+from bench.store.store import Store, is_whole
+from bench.task import get_task
+
+START_SECONDS = 6.0  # of a worker: imports and loading a small base
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """What is to be computed, and what the store holds already.
+
+    Attributes:
+        families: all families of the grid; ``open_families`` are not complete.
+        fits: the missing fits, each once.
+        runs: the missing evaluations.
+        cached_fits, cached_runs: how many the store holds.
+    """
+
+    families: int
+    open_families: int
+    fits: tuple[FitSpec, ...]
+    runs: tuple[RunSpec, ...]
+    cached_fits: int
+    cached_runs: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the fits that train at most; methods that only post-process take none."""
+        return sum(fit.train.steps for fit in self.fits if not fit.bases)
+
+
+def needed(families: Iterable[Family], store: Store) -> Need:
+    """Compare a grid's families with the store. A fit is needed if an evaluation that is missing hangs from it."""
+    wanted = list(families)
+    done = store.evaluations()
+    runs = [run for family in wanted for run in family.runs]
+    missing = tuple(run for run in runs if key(run) not in done)
+    everything, fits = fits_of(runs), fits_of(missing)
+    absent = tuple(fit for fit in fits.values() if not is_whole(store.folder(fit)))
+    return Need(
+        families=len(wanted),
+        open_families=sum(any(key(run) not in done for run in family.runs) for family in wanted),
+        fits=absent,
+        runs=missing,
+        cached_fits=sum(is_whole(store.folder(fit)) for fit in everything.values()),
+        cached_runs=len(runs) - len(missing),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """Predicted cost of a need.
+
+    Attributes:
+        seconds: of one worker that computes everything.
+        seconds_by_method: the part of each method's fits and evaluations.
+        memory_mib: the most that a worker uses.
+        disk_bytes: what the store grows by.
+    """
+
+    seconds: float
+    seconds_by_method: Mapping[str, float]
+    memory_mib: float
+    disk_bytes: float
+
+    def wall_seconds(self, workers: int) -> float:
+        """Time with several workers on cores or GPUs of their own."""
+        return self.seconds / workers + START_SECONDS
+
+
+def forecast(need: Need, costs: Costs, eval_every: int = 0) -> Forecast:
+    """The cost of a need, from what was probed. Mid-run evaluations are counted as one pass over validation each."""
+    by_method: defaultdict[str, float] = defaultdict(float)
+    size = 0.0
+    for fit in need.fits:
+        cost, rows = costs.fits[fit_kind(fit)], train_rows(fit)
+        seconds = cost.step.at(fit.train.steps if cost.trains else 0) + cost.after.at(rows)
+        if eval_every and cost.trains:
+            watched = get_task(fit.data.task).rows.get("validation", round(rows * fit.holdout))
+            seconds += fit.train.steps // eval_every * watched * costs.forward
+        by_method[fit.method] += seconds + costs.encode * rows + costs.publish
+        size += cost.bytes
+    for run in need.runs:
+        each, rows = costs.runs[run_kind(run)], scored_rows(run)
+        by_method[run.method] += each.predict.at(rows) + costs.encode * rows + costs.publish
+        size += each.bytes.at(rows)
+    return Forecast(sum(by_method.values()), dict(by_method), costs.memory_mib, size)
+
+
+def train_rows(fit: FitSpec) -> int:
+    """Official number of training examples of a fit, less what it sets aside."""
+    return round(get_task(fit.data.task).rows["train"] * (1 - fit.holdout))
+
+
+def scored_rows(run: RunSpec) -> int:
+    """Official number of examples that an evaluation scores."""
+    task = get_task(run.data.task)
+    return round(task.rows["train"] * run.fit.holdout) if run.split == HOLDOUT else task.rows[run.split]
+
+
+def describe(name: str, need: Need, predicted: Forecast | None, workers: int) -> Iterator[str]:
+    """The lines that `bench plan` prints."""
+    yield f"{name}: {need.families} families, {need.cached_runs + len(need.runs)} evaluations"
+    yield f"  stored      {need.cached_fits} fits, {need.cached_runs} evaluations"
+    fits = ", ".join(f"{count} {method}" for method, count in _by_method(need.fits).items())
+    yield f"  to compute  {need.open_families} families: {len(need.fits)} fits{f' ({fits})' if fits else ''}"
+    yield f"              {len(need.runs)} evaluations of {sum(map(scored_rows, need.runs))} examples in all"
+    if predicted is None:
+        yield f"  training    {need.steps} optimizer steps at most"
+        return
+    yield f"  time        {clock_text(predicted.wall_seconds(workers))} with {workers} worker{'s' * (workers > 1)}"
+    yield f"  memory      {predicted.memory_mib:.0f} MiB per worker"
+    yield f"  disk        {predicted.disk_bytes / 2**20:.1f} MiB"
+    yield "  time by method, of one worker"
+    for method, seconds in sorted(predicted.seconds_by_method.items(), key=lambda item: -item[1]):
+        yield f"    {method:20} {clock_text(seconds)}"
+
+
+def _by_method(fits: Iterable[FitSpec]) -> Counter[str]:
+    return Counter(fit.method for fit in fits)

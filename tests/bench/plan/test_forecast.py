@@ -1,0 +1,107 @@
+"""What a grid needs before it runs: counted from specs and store, and predicted from two small sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from support import bench, compute, plan
+
+from bench.plan.forecast import Need, describe, forecast, needed, scored_rows, train_rows
+from bench.plan.runs import families
+from bench.run.probe import Costs, FitCost, Line, RunCost, fit_kind, probe, run_kind
+from bench.run.runner import Runner
+from bench.store.store import Store
+
+GRID = 'methods = ["adamw", "mc_dropout", "ivon"]\ntasks = ["notes_two"]\nseeds = [1, 2]\n[set]\nsteps = 4\n'
+
+
+def test_a_line_goes_through_two_points_and_never_falls() -> None:
+    line = Line.through((8, 1.0), (40, 2.0))
+    assert line.at(8) == pytest.approx(1.0) and line.at(1000) == pytest.approx(0.75 + 1000 / 32)
+    assert Line.through((8, 2.0), (40, 1.0)).at(10_000) == 1.0  # noise of the clock
+    assert Line.through((8, 1.0), (8, 3.0)).at(100) == 3.0
+
+
+def test_seeds_steps_and_real_values_cost_the_same_and_whole_numbers_do_not() -> None:
+    run = plan("ivon", seed=1)
+    for other in (plan("ivon", seed=2), plan("ivon", seed=1, steps=99), plan("ivon", seed=1, ivon={"lr": 0.9})):
+        assert fit_kind(other.fit) == fit_kind(run.fit) and run_kind(other) == run_kind(run)
+    assert fit_kind(plan("ivon", batch_size=8).fit) == fit_kind(run.fit)  # the batch of prediction
+    assert run_kind(plan("ivon", ivon={"draws": 3})) != run_kind(run)
+    assert fit_kind(plan("ivon", ivon={"train_draws": 2}).fit) != fit_kind(run.fit)
+    assert run_kind(plan("ivon", task="notes_four")) != run_kind(run)
+    assert run_kind(plan("mc_dropout")) != run_kind(plan("adamw"))
+
+
+def test_stored_results_are_not_needed_again(tmp_path: Path) -> None:
+    adamw, dropout, ivon = plan("adamw"), plan("mc_dropout"), plan("ivon")
+    store = compute(adamw, tmp_path)
+    need = needed(families([adamw, dropout, ivon]), store)
+    assert need == Need(2, 2, (ivon.fit,), (dropout, ivon), 1, 1)
+    assert need.steps == ivon.fit.train.steps
+
+
+def test_costs_add_up() -> None:
+    run = plan("adamw", steps=1000)
+    rows, scored = train_rows(run.fit), scored_rows(run)
+    costs = Costs(
+        fits={fit_kind(run.fit): FitCost(True, Line(1.0, 0.5), Line(2.0, 0.25), 4096)},
+        runs={run_kind(run): RunCost(Line(3.0, 0.125), Line(0.0, 8.0))},
+        encode=0.001,
+        publish=0.02,
+        forward=0.01,
+        memory_mib=512.0,
+    )
+    need = Need(1, 1, (run.fit,), (run,), 0, 0)
+    found = forecast(need, costs)
+    fit = 1.0 + 500 + 2.0 + 0.25 * rows + 0.001 * rows + 0.02
+    prediction = 3.0 + 0.125 * scored + 0.001 * scored + 0.02
+    assert found.seconds == pytest.approx(fit + prediction)
+    assert found.seconds_by_method == {"adamw": found.seconds}
+    assert found.disk_bytes == 4096 + 8 * scored
+    watched = forecast(need, costs, eval_every=250).seconds - found.seconds
+    assert watched == pytest.approx(4 * scored * 0.01)  # on validation, which notes_two reports, too
+    text = "\n".join(describe("g", need, found, 2))
+    assert "1 fits (1 adamw)" in text and "with 2 workers" in text and "512 MiB per worker" in text
+
+
+def test_a_probe_predicts_what_the_store_will_hold_and_leaves_nothing(tmp_path: Path) -> None:
+    runs = [plan(method, seed=seed) for method in ("bayes_optimal", "adamw", "mc_dropout", "ivon") for seed in (1, 2)]
+    runner = Runner(store=Store(tmp_path / "unused"))
+    need = needed(families(runs), runner.store)
+    costs = probe(runner, need.fits, need.runs)
+    assert len(costs.fits) == 3 and len(costs.runs) == 4  # one of each kind, whatever the number of seeds
+    assert not (tmp_path / "unused").exists()
+    found = forecast(need, costs)
+    assert 0 < found.seconds_by_method["adamw"] < found.seconds and costs.memory_mib > 50
+    for run in runs:
+        compute(run, tmp_path / "runs")
+    files = [*tmp_path.glob("runs/*/*/posterior.safetensors"), *tmp_path.glob("runs/*/*/predictions.safetensors")]
+    written = sum(file.stat().st_size for file in files)
+    assert 0.5 < found.disk_bytes / written < 1.5
+
+
+def test_the_command_counts_and_predicts(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(GRID)
+    said = bench("plan", "g.toml", "--no-probe", cwd=tmp_path).stdout
+    assert "g: 4 families, 6 evaluations" in said and "4 fits (2 adamw, 2 ivon)" in said and "time" not in said
+    said = bench("plan", "g.toml", "--workers", "2", cwd=tmp_path).stdout
+    assert "with 2 workers" in said and "MiB per worker" in said and "    mc_dropout" in said
+    bench("grid", "g.toml", cwd=tmp_path)
+    said = bench("plan", "g.toml", cwd=tmp_path).stdout
+    assert "stored      4 fits, 6 evaluations" in said and "0 families: 0 fits" in said
+
+
+def test_a_base_that_is_not_here_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "g.toml").write_text(GRID + f'[model]\nid = "owner/name"\nrevision = "{"0" * 40}"\n')
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    said = bench("plan", "g.toml", cwd=tmp_path)
+    assert "4 fits (2 adamw, 2 ivon)" in said.stdout
+    assert "owner/name is not on this machine, and a plan downloads nothing" in said.stderr
+
+
+def test_a_need_is_a_value() -> None:
+    need = Need(1, 1, (), (), 0, 0)
+    assert dataclasses.replace(need, families=2) != need and need.steps == 0
