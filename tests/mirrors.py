@@ -1,7 +1,9 @@
-"""Small mirrors of the hub's layout, and what the loader keeps in memory."""
+"""Small mirrors of the hub's layout, task files, and what the loader keeps in memory."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.data import rows, splits
+from bench.task import TASKS
 
 
 def forget() -> None:
@@ -16,6 +19,36 @@ def forget() -> None:
     splits._loaded.clear()
     rows._generated.clear()
     rows._from_hub.cache_clear()
+
+
+@contextlib.contextmanager
+def no_task_stays() -> Iterator[None]:
+    """Tasks that are registered inside are unknown afterwards."""
+    before = dict(TASKS._classes)
+    yield
+    TASKS._classes.clear()
+    TASKS._classes.update(before)
+
+
+TOML = """
+prompt = "Which team? {text} Choices: {options} Answer:"
+label = "team"
+labels = ["billing", "login"]
+options = ["Billing.", "Login."]
+[splits]
+train = "train.csv"
+validation = "validation.csv"
+"""
+
+
+def tickets(folder: Path, toml: str = TOML, rows: int = 6, name: str = "tickets.toml") -> Path:
+    """A task file and its two CSV files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", rows), ("validation", 4)):
+        lines = [f"{split} {n},{('billing', 'login')[n % 2]}" for n in range(count)]
+        (folder / f"{split}.csv").write_text("\n".join(["text,team", *lines]) + "\n")
+    (folder / name).write_text(toml)
+    return folder / name
 
 
 def winogrande(count: int, shift: int = 0) -> list[dict[str, str]]:

@@ -19,7 +19,12 @@ Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The store: wh
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Plugins = Annotated[
     list[str],
-    typer.Option("--plugin", metavar="MODULE", help="Import a module with methods or tasks first.", show_default=False),
+    typer.Option(
+        "--plugin",
+        metavar="MODULE",
+        help="Load a module with methods or tasks, or a task file (*.toml), first.",
+        show_default=False,
+    ),
 ]
 Workers = Annotated[int, typer.Option(metavar="N", help="Local processes.", rich_help_panel=_LAUNCH)]
 RUNS = Path("runs")
@@ -46,7 +51,7 @@ class SpecOptions:
         typer.Option(
             "--plugin",
             metavar="MODULE",
-            help="Import a module with methods or tasks first.",
+            help="Load a module with methods or tasks, or a task file (*.toml), first.",
             show_default=False,
             rich_help_panel=_SPEC,
         ),
@@ -75,6 +80,14 @@ class SpecOptions:
             rich_help_panel=_SPEC,
         ),
     ] = None
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Form of the prompts: plain (default), chat (the tokenizer's chat template).",
+            rich_help_panel=_SPEC,
+        ),
+    ] = None
     data_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Read the datasets from this local mirror of the hub.", rich_help_panel=_SPEC),
@@ -94,6 +107,7 @@ class SpecOptions:
             "revision": self.revision,
             "quantization": self.quantization,
             "dtype": self.dtype,
+            "prompt": self.prompt,
         }
         return {name: value for name, value in given.items() if value is not None}
 

@@ -24,7 +24,13 @@ def run(
         str, typer.Option(metavar="NAME", help="See `bench list methods`.", show_default=False, autocompletion=methods)
     ],
     task: Annotated[
-        str, typer.Option(metavar="NAME", help="See `bench list tasks`.", show_default=False, autocompletion=tasks)
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="See `bench list tasks`; or a task file (*.toml).",
+            show_default=False,
+            autocompletion=tasks,
+        ),
     ],
     spec: SpecOptions,
     execution: ExecutionOptions,

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mirrors import TOML, no_task_stays, tickets
 
 from bench.data.file_task import load_extension, named_task, register_task_file
 from bench.data.identity import ChangedRows, data_spec, load_planned
@@ -17,33 +18,11 @@ from bench.data.splits import DataSource, load_split
 from bench.errors import BrokenPlugin
 from bench.task import TASKS, Example, Row, Task, get_task, register_task
 
-TOML = """
-prompt = "Which team? {text} Choices: {options} Answer:"
-label = "team"
-labels = ["billing", "login"]
-options = ["Billing.", "Login."]
-[splits]
-train = "train.csv"
-validation = "validation.csv"
-"""
-
 
 @pytest.fixture(autouse=True)
-def _no_task_stays() -> Iterator[None]:
-    before = dict(TASKS._classes)
-    yield
-    TASKS._classes.clear()
-    TASKS._classes.update(before)
-
-
-def tickets(folder: Path, toml: str = TOML, rows: int = 6, name: str = "tickets.toml") -> Path:
-    """A task file and two CSV files beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, count in (("train", rows), ("validation", 4)):
-        lines = [f"{split} {n},{('billing', 'login')[n % 2]}" for n in range(count)]
-        (folder / f"{split}.csv").write_text("\n".join(["text,team", *lines]) + "\n")
-    (folder / name).write_text(toml)
-    return folder / name
+def _known_tasks_only() -> Iterator[None]:
+    with no_task_stays():
+        yield
 
 
 def prompts(name: str, split: str = "train") -> list[tuple[str, int]]:

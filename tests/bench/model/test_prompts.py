@@ -15,6 +15,8 @@ from bench.errors import ModelNotUsable
 from bench.model.answers import answer_tokens
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.model.prompts import before_answer, rendered
+from bench.plan.base_model import choose_model
+from bench.specs import to_json
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -97,3 +99,11 @@ def test_a_model_reads_the_turn_and_answers_after_it(llama: Path, tmp_path: Path
 def test_a_cut_turn_always_loses_its_cue(llama: Path, tmp_path: Path) -> None:
     cut = chat_model(llama, tmp_path / "m").encode(examples(["Is it so", "Is it not"]), 8)
     assert cut.facts == {"truncated": 2, "cue_lost": 2}
+
+
+def test_the_form_is_chosen_with_the_model_and_part_of_its_spec_alone_if_it_is_not_plain() -> None:
+    plain, chat = choose_model({})[0], choose_model({"prompt": "chat"})[0]
+    assert (plain.prompt, chat.prompt) == ("plain", "chat")
+    assert "prompt" not in to_json(plain) and to_json(chat) == {**to_json(plain), "prompt": "chat"}
+    with pytest.raises(ValueError, match=r"model\.prompt is 'chats'. Did you mean 'chat'"):
+        choose_model({"prompt": "chats"})
