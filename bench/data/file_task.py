@@ -157,7 +157,6 @@ def register_task_file(file: Path) -> str:
         "version": says.version,
         "files": says.splits,
         "rows": {split: _count(rows, says) for split, rows in says.splits.items()},
-        "__module__": "task file",
         "__qualname__": str(file),
     }
     cls = type(says.name, (FileTask,), attributes)
