@@ -74,7 +74,7 @@ def status(file: GridFile, spec: SpecOptions, as_json: Json = False, runs: Runs 
     from bench.store.store import Store
 
     data, lines, complete = grid_status(grid_of(file, spec), Store(runs))
-    say(json.dumps(data, indent=2) if as_json else "\n".join(lines))
+    say(json.dumps(data) if as_json else "\n".join(lines))
     return 0 if complete else 1
 
 

@@ -65,7 +65,7 @@ def key(spec: FitSpec | RunSpec) -> str:
 
 
 def _hash(spec: FitSpec | RunSpec) -> str:
-    text = _text({"schema": SCHEMA, "kind": type(spec).__name__, "spec": _cast_json(spec)})
+    text = _text({"schema": SCHEMA, "kind": type(spec).__name__, "spec": _fit_json(spec) if isinstance(spec, FitSpec) else _cast_json(spec)})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -75,10 +75,12 @@ def _cast_json(spec: Any) -> dict[str, Any]:
     types_of = hints(type(spec))
     for name in present(spec):
         hint, value = types_of[name], getattr(spec, name)
-        if isinstance(value, FitSpec):
-            data[name] = _cast_json(value)
+        if type(value) is hint and hint in (str, int, bool):  # most of them, and thousands of specs are hashed
+            data[name] = value
+        elif isinstance(value, FitSpec):
+            data[name] = _fit_json(value)
         elif isinstance(value, tuple) and value and isinstance(value[0], FitSpec):
-            data[name] = [_cast_json(fit) for fit in value]
+            data[name] = [_fit_json(fit) for fit in value]
         elif isinstance(value, DataSpec | ModelSpec | LoraSpec | TrainSpec):
             data[name] = _part_json(value)
         elif isinstance(value, Mapping) or (not value and name == "bases"):
@@ -86,6 +88,14 @@ def _cast_json(spec: Any) -> dict[str, Any]:
         else:
             data[name] = to_json(cast(value, hint, name))
     return data
+
+
+def _fit_json(fit: FitSpec) -> dict[str, Any]:
+    """The same of a fit, kept with it: its own key and those of all its evaluations need it."""
+    known: dict[str, Any] | None = fit.__dict__.get("_json")
+    if known is None:
+        known = fit.__dict__["_json"] = _cast_json(fit)
+    return known
 
 
 @functools.lru_cache(maxsize=4096)

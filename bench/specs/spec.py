@@ -37,9 +37,8 @@ class LoraSpec:
     def __post_init__(self) -> None:
         _require(self.r >= 1, f"lora.r is {self.r}: must be at least 1.")
         _require(0 <= self.dropout < 1, f"lora.dropout is {self.dropout}: must be a probability in [0, 1).")
-        _require(
-            self.variant in LORA_VARIANTS, f"lora.variant is '{self.variant}'.{near_miss(self.variant, LORA_VARIANTS)}"
-        )
+        if self.variant not in LORA_VARIANTS:  # near misses take a while, and thousands of specs are made
+            raise ValueError(f"lora.variant is '{self.variant}'.{near_miss(self.variant, LORA_VARIANTS)}")
         _require(self.alpha > 0, f"lora.alpha is {self.alpha}: must be above 0.")
         _require(bool(self.targets), "lora.targets is empty: name at least one layer, such as q_proj.")
         _require(all(map(str.strip, self.targets)), f"lora.targets is {self.targets}: a layer's name is missing.")
@@ -61,7 +60,8 @@ class ModelSpec:
     prompt: str = dataclasses.field(default="plain", metadata={SINCE: "0.2"})
 
     def __post_init__(self) -> None:
-        _require(self.prompt in PROMPTS, f"model.prompt is '{self.prompt}'.{near_miss(self.prompt, PROMPTS)}")
+        if self.prompt not in PROMPTS:
+            raise ValueError(f"model.prompt is '{self.prompt}'.{near_miss(self.prompt, PROMPTS)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
