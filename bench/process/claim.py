@@ -7,7 +7,7 @@ one file server, so clocks that disagree between machines do not matter. No lock
 
 A claim is dead at once, whatever its age, when its process is known to be gone: it ran on this machine, or it is an
 earlier start of the very job that asks. Nobody waits longer than their own ``seconds`` without a sign of life, whatever
-the claim says and whenever it was written: a claim from the future is old.
+the claim says and whenever it was written (a claim from the future is old), unless the kernel knows its holder.
 """
 
 from __future__ import annotations
@@ -24,11 +24,21 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.process.holder import SECONDS, Worker, is_old, machine, read_claim, read_claims, server_time, started, sync
+from bench.process.holder import (
+    LONGEST,
+    SECONDS,
+    Worker,
+    life,
+    machine,
+    read_claim,
+    read_claims,
+    server_time,
+    started,
+    sync,
+)
 from bench.process.stop import Stopped
 
 BEATS = 8  # heartbeats in the life of a claim
-LONGEST = 7 * 86400.0  # seconds a claim may live without a heartbeat
 PAGE = 4096  # a claim is one page, so that a rewrite is one write
 
 
@@ -146,7 +156,8 @@ def _acquire(
         if seen != last:
             since = time.monotonic()
         age, watched = server_time(file.parent) - holder["touched"], time.monotonic() - since
-        if worker.outlived(holder) or is_old(age, holder, seconds) or is_old(watched, holder, seconds):
+        limit = life(file, holder, seconds)
+        if worker.outlived(holder) or abs(age) > limit or watched > limit:  # a claim from the future is old
             _remove(file, holder["token"])
             continue
         if not wait and last is not None and seen != last:
@@ -155,7 +166,7 @@ def _acquire(
         if reason := stop():
             raise Stopped(f"{reason}: stopped while another process was at work on {file.stem}")
         if first:
-            logger.info(_waiting(file, holder, min(holder["seconds"], seconds) - max(age, watched)))
+            logger.info(_waiting(file, holder, limit - max(age, watched)))
         first = False
         time.sleep(pause)
         pause = min(pause * 1.5, seconds / BEATS, 5.0)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 240.0  # a claim's life without a heartbeat
+LONGEST = 7 * 86400.0  # the longest such life, a week
+LARGEST_PID = 2**22  # Linux
 MENTIONED = 200  # of so many evaluations a claim still fits its page
 _BLANK = {"label": "a family", "host": "", "node": "", "job": "", "token": "", "machine": "", "restart": 0,
           "process": [0, ""], "runs": [], "seconds": SECONDS}  # fmt: skip
@@ -79,34 +81,42 @@ def read_claims(folder: Path, limit: float = SECONDS) -> dict[str, dict[str, Any
             continue
         if content is not None:
             age = now - content.pop("touched")
-            alive = not is_old(age, content, limit) and not Worker().outlived(content)
+            alive = abs(age) <= life(file, content, limit) and not Worker().outlived(content)  # not from the future
             found[file.stem] = {**content, "age": max(0.0, age), "alive": alive}
     return found
 
 
 def ask_to_stop(file: Path) -> int | None:
-    """Send SIGTERM to the process of this machine that holds a claim; its process id, or None if nobody was asked.
+    """Send SIGTERM to the process of this machine that holds a claim; its process id, or None if nobody was asked."""
+    with contextlib.suppress(OSError):  # it has just ended, or is another user's
+        content = read_claim(file)
+        if content is not None and (pid := content["process"][0]) > 1:
+            process = os.pidfd_open(pid)  # from here on, the number cannot come to mean another process
+            try:
+                if holds(file, content):
+                    signal.pidfd_send_signal(process, signal.SIGTERM)
+                    return int(pid)
+            finally:
+                os.close(process)
+    return None
 
-    The claim is only believed where the kernel confirms it: a process of this user, started when the claim says, that
-    has this very file open, as a holder does for as long as it works.
+
+def holds(file: Path, content: Mapping[str, Any]) -> bool:
+    """Whether the kernel confirms what a claim says of its holder.
+
+    That is a process of this machine and user, started when the claim says, that has this very file open, as a holder
+    does for as long as it works.
     """
+    pid, since = content["process"]
+    if pid <= 1 or not since or not machine() or content["machine"] != machine() or started(pid) != since:
+        return False
     try:
-        content, ours = read_claim(file), file.stat()
-        pid, since = content["process"] if content is not None else (0, "")
-        if content is None or pid <= 1 or not since or not machine() or content["machine"] != machine():
-            return None
-        process = os.pidfd_open(pid)  # from here on, the number cannot come to mean another process
-        try:
-            if started(pid) != since or Path(f"/proc/{pid}").stat().st_uid != os.getuid():
-                return None
-            if not any(_same(descriptor, ours) for descriptor in Path(f"/proc/{pid}/fd").iterdir()):
-                return None
-            signal.pidfd_send_signal(process, signal.SIGTERM)
-        finally:
-            os.close(process)
+        ours = file.stat()
+        if Path(f"/proc/{pid}").stat().st_uid != os.getuid():
+            return False
+        return any(_same(descriptor, ours) for descriptor in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:  # it has just ended, or is another user's
-        return None
-    return pid
+        return False
 
 
 def _same(descriptor: Path, file: os.stat_result) -> bool:
@@ -117,9 +127,10 @@ def _same(descriptor: Path, file: os.stat_result) -> bool:
     return (found.st_dev, found.st_ino) == (file.st_dev, file.st_ino)
 
 
-def is_old(age: float, content: Mapping[str, Any], limit: float) -> bool:
-    """Whether a claim of that age is dead: no sign of life for its own life or ``limit``, or a time in the future."""
-    return bool(abs(age) > min(content["seconds"], limit))
+def life(file: Path, content: Mapping[str, Any], limit: float) -> float:
+    """Seconds without a heartbeat after which a claim is dead; at most ``limit`` unless the kernel knows its holder."""
+    own = min(float(content["seconds"]), LONGEST)
+    return own if own <= limit or holds(file, content) else limit
 
 
 def mentioned(keys: Iterable[str]) -> list[str]:
@@ -181,7 +192,7 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     texts = [since, *content["runs"], *(value for value in content.values() if isinstance(value, str))]
     if not all(isinstance(content[name], type(blank)) for name, blank in _BLANK.items() if name != "seconds"):
         raise ValueError("a value of another type")
-    if isinstance(pid, bool) or not isinstance(pid, int) or not isinstance(since, str) or pid < 0 or pid == 1:
+    if isinstance(pid, bool) or not isinstance(pid, int) or not isinstance(since, str) or not 0 <= pid <= LARGEST_PID:
         raise ValueError("no process")
     if not all(isinstance(number, int | float) and math.isfinite(number) and number >= 0 for number in numbers):
         raise ValueError("a number out of range")

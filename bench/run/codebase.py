@@ -6,12 +6,11 @@ import functools
 import hashlib
 import inspect
 import re
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.run.provenance import PACKAGES, version
+from bench.run.provenance import PACKAGES, repository_state, version
 from bench.store.facts import Plugin
 
 _VERSION = re.compile(r"[0-9a-zA-Z][\w.+!-]{0,63}")
@@ -56,27 +55,15 @@ def _plugin(name: str) -> Plugin:
     except TypeError:  # a notebook's __main__: there is no file
         return Plugin(module=name, sha256=None)
     stated = getattr(module, "__version__", None)
-    commit = _git(file, "rev-parse", "HEAD") if _git(file, "ls-files", "--error-unmatch", file.name) else None
-    changes = _git(file, "status", "--porcelain", "--", file.name) if commit else None
+    commit, dirty = repository_state(file.parent, file.name, (file.name,))
     return Plugin(
         module=name,
         sha256=_sha256(file),
         version=stated if isinstance(stated, str) and _VERSION.fullmatch(stated) else None,
         commit=commit,
-        dirty=None if changes is None else bool(changes),
+        dirty=dirty,
     )
 
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _git(file: Path, *arguments: str) -> str | None:
-    """What git says in the folder of a file; None where it says nothing."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=file.parent, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import logging
 import platform
 import re
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,13 +32,17 @@ PACKAGES = (
     "laplace-torch",
 )
 CODE = ("bench", "methods", "tasks", ":(exclude)bench/grids")  # what a result depends on; of a grid, its spec does
+ROOT = Path(__file__).resolve().parents[2]
+
+logger = logging.getLogger(__name__)
 
 
 def provenance(device: torch.device, source: DataSource) -> dict[str, Any]:
     """Commit and dirty flag, package versions, device, host, threads, time and kind of data source."""
+    commit, dirty = code_state()
     return {
-        "commit": _commit(),
-        "dirty": _dirty(),
+        "commit": commit,
+        "dirty": dirty,
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "device": device_name(device),
@@ -57,37 +64,52 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@functools.lru_cache
-def _git(*arguments: str) -> str | None:
-    """What git says in the folder above this package; None where it says nothing."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent.parent.parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+def code_state() -> tuple[str | None, bool | None]:
+    """The commit of the suite's checkout, and whether the code differs from it; (None, None) outside a checkout.
+
+    The first answer is kept: a process runs the code that it started with. While git fails, it is asked again.
+    """
+    return repository_state(ROOT, "bench/run/provenance.py", CODE)
 
 
-def _ours() -> bool:
-    """Whether git tracks this very file, and not just some project that the suite was installed into."""
-    return _git("ls-files", "--error-unmatch", "bench/run/provenance.py") is not None
+_known: dict[Path, tuple[str | None, bool | None]] = {}  # what git said, by the folder where it was asked
 
 
-def _commit() -> str | None:
-    """The commit of the suite's checkout; None without one."""
-    return _git("rev-parse", "HEAD") if _ours() else None
+def repository_state(folder: Path, own: str, code: Sequence[str]) -> tuple[str | None, bool | None]:
+    """(commit, whether ``code`` differs from it) in a folder, if its repository tracks the file ``own``."""
+    if folder not in _known:
+        if not any((above / ".git").exists() for above in (folder, *folder.parents)):
+            return None, None
+        tracked = _git(folder, "ls-files", "--", own)
+        if tracked == "":  # a repository of another project, which this was installed into
+            return None, None
+        commit, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--", *code)
+        if tracked is None or commit is None or changes is None:
+            _complain(folder)
+            return commit, None
+        _known[folder] = commit, bool(changes)
+    return _known[folder]
 
 
-def _dirty() -> bool | None:
-    """Whether the code differs from the commit; None without a checkout."""
-    changes = _git("status", "--porcelain", "--", *CODE) if _ours() else None
-    return None if changes is None else bool(changes)
+@functools.cache
+def _complain(folder: Path) -> None:
+    logger.warning("git cannot say which commit %s is at: results are marked no-commit until it can.", folder)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says in a folder; None if it refuses. It is asked again if it was killed or could not be started."""
+    command = ["git", *arguments]
+    for pause in (0.1, 1.0, 0.0):
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=60)
+        except FileNotFoundError:  # there is no git
+            return None
+        except (OSError, subprocess.SubprocessError):
+            done = None
+        if done is not None and done.returncode >= 0:
+            return done.stdout.strip() if done.returncode == 0 else None
+        time.sleep(pause)
+    return None
 
 
 @functools.lru_cache
@@ -116,7 +138,7 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: start the high-water mark anew
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the high-water mark
             self._resettable = True
         except OSError:
             self._resettable = False

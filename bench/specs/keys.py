@@ -65,7 +65,13 @@ def key(spec: FitSpec | RunSpec) -> str:
 
 
 def _hash(spec: FitSpec | RunSpec) -> str:
-    text = _text({"schema": SCHEMA, "kind": type(spec).__name__, "spec": _fit_json(spec) if isinstance(spec, FitSpec) else _cast_json(spec)})
+    text = _text(
+        {
+            "schema": SCHEMA,
+            "kind": type(spec).__name__,
+            "spec": _fit_json(spec) if isinstance(spec, FitSpec) else _cast_json(spec),
+        }
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

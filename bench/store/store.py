@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.process.claim import sweep_claims
 from bench.specs import FitSpec, RunSpec, key, to_json
 from bench.store import predictions
 from bench.store.facts import FitFacts, RunFacts, digest_of, to_plain
@@ -245,9 +246,12 @@ class Store:
                     probe.unlink(missing_ok=True)
 
     def tidy(self, seconds: float) -> None:
-        """Remove what killed processes left: drafts older than ``seconds``, and work on fits that are done."""
+        """Remove what killed processes left: drafts and claims older than ``seconds``, work on fits that are done."""
         for folder in (self.root / name for name in FOLDERS):
             sweep(folder, "*", seconds)
+        if self.claims.is_dir():
+            with contextlib.suppress(OSError):  # a store that may only be read
+                sweep_claims(self.claims, seconds)
         for work in (self.root / "work").glob("[0-9a-f]*"):
             sweep(work, "*", seconds)
             if KEY.fullmatch(work.name) and is_whole(self.root / "fits" / work.name):

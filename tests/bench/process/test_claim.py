@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -183,11 +184,14 @@ def test_a_damaged_claim_is_nobodys_once_it_is_old(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK, errno.EXDEV]
+)
 def test_where_hard_links_are_refused_a_claim_still_has_one_holder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def refuse(*arguments: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
     file = tmp_path / "abc.json"
@@ -196,6 +200,16 @@ def test_where_hard_links_are_refused_a_claim_still_has_one_holder(
         with pytest.raises(Held), claim(file, Worker(job="b"), wait=False):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_sync_is_none_of_the_works_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with claim(tmp_path / "abc.json", Worker(), seconds=LIFE) as held:
+        time.sleep(LIFE / 2)
+        assert read_claims(tmp_path)["abc"]["alive"] and not held.lost
 
 
 RACE = """

@@ -40,7 +40,8 @@ def seen(folder: Path) -> tuple[str | None, bool | None]:
     assert spec is not None and spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module._commit(), module._dirty()
+    state: tuple[str | None, bool | None] = module.code_state()
+    return state
 
 
 def test_the_repository_that_the_suite_is_installed_into_is_not_its_own(checkout: Path) -> None:
@@ -62,3 +63,35 @@ def test_code_makes_a_checkout_dirty_and_grids_do_not(checkout: Path) -> None:
 def test_without_a_repository_nothing_is_known(checkout: Path) -> None:
     shutil.rmtree(checkout / ".git")
     assert seen(checkout) == (None, None)
+
+
+@pytest.mark.parametrize("failure", ["killed", "no memory"])
+def test_git_is_asked_again_when_it_failed(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, failure: str, tmp_path: Path
+) -> None:
+    git(checkout, "add", "bench")
+    commit(checkout)
+    real, asked = subprocess.run, []
+
+    def run(command: list[str], **options: Any) -> Any:
+        asked.append(command[1])
+        if len(asked) == 1:
+            if failure == "killed":
+                return subprocess.CompletedProcess(command, -9, "", "")
+            raise OSError(12, "Cannot allocate memory")
+        return real(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    head, dirty = seen(checkout)
+    assert head is not None and dirty is False and asked[:2] == ["ls-files", "ls-files"]
+
+
+def test_a_failure_of_git_is_not_remembered(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(checkout, "add", "bench")
+    commit(checkout)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 128, "", "bad"))
+        patch.setattr(bench.run.provenance, "ROOT", checkout)
+        assert bench.run.provenance.code_state() == (None, None)
+    monkeypatch.setattr(bench.run.provenance, "ROOT", checkout)
+    assert bench.run.provenance.code_state() == (git(checkout, "rev-parse", "HEAD"), False)

@@ -1,0 +1,138 @@
+"""Files: whole or absent, readable as the umask says, and the right complaint about those that are not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.store.files import (
+    DamagedRecord,
+    UnreadableRecord,
+    no_room,
+    publish_folder,
+    read_json,
+    replacing,
+    sweep,
+    sync_folder,
+    write_file,
+)  # fmt: skip
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Several umasks."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def test_files_have_the_mode_of_the_umask_whatever_a_library_chose(tmp_path: Path, umask: int) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "posterior.safetensors").touch(0o600)
+        (folder / "posterior.safetensors").chmod(0o600)
+        (folder / "odd").touch()
+        (folder / "odd").chmod(0o4777)
+
+    publish_folder(tmp_path / "result", fill)
+    write_file(tmp_path / "a.json", "{}")
+    for file in (*(tmp_path / "result").iterdir(), tmp_path / "a.json"):
+        assert mode(file) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_fails_in_mid_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    write_file(tmp_path / "a", "old")
+    with pytest.raises(error), replacing(tmp_path / "a") as new:
+        new.write_text("half")
+        raise error
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO, errno.EOPNOTSUPP])
+def test_a_file_system_that_syncs_no_folder_keeps_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    real = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    publish_folder(tmp_path / "result", lambda folder: (folder / "a").touch())
+    sync_folder(tmp_path)
+    assert (tmp_path / "result" / "a").is_file()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM, errno.EPERM])
+def test_what_cannot_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    file = tmp_path / "key" / "facts.json"
+    write_file(file, "{}")
+
+    def refuse(*_: object, **__: object) -> bytes:
+        raise OSError(number, os.strerror(number), str(file))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UnreadableRecord) as error:
+        read_json(file)
+    said = str(error.value)
+    assert str(file) in said and os.strerror(number) in said and "elete" not in said and "damaged" not in said
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "\udcff", None])
+def test_what_is_read_and_wrong_is_damaged(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "key" / "facts.json"
+    if content is not None:
+        write_file(file, content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DamagedRecord, match=r"is damaged .*: delete the folder") as error:
+        read_json(file)
+    assert not isinstance(error.value, UnreadableRecord) and str(file.parent) in str(error.value)
+
+
+def test_old_drafts_are_swept_and_young_ones_and_results_stay(tmp_path: Path) -> None:
+    for name in (".key.dead", "key", ".key.young"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / ".other.json.1234.old").touch()
+    old = time.time() - 100
+    for path in (tmp_path / "key/file", tmp_path / ".key.dead/file", tmp_path / ".other.json.1234.old"):
+        os.utime(path, (old, old))
+    for folder in ("key", ".key.dead", ".key.young"):
+        os.utime(tmp_path / folder, (old, old))
+    sweep(tmp_path, "*", 50)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".key.young", "key"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "x", "f"), "nothing can be written to f: the disk is full"),
+        (OSError(errno.EROFS, "x"), "nothing can be written: it is read-only"),
+        (OSError(errno.EDQUOT, "x"), "nothing can be written: the disk quota is used up"),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (OSError(errno.EACCES, "x"), ""),
+        (ValueError("28"), ""),
+        (None, ""),
+    ],
+)
+def test_a_disk_that_takes_nothing_more_is_told_from_other_errors(error: Exception | None, said: str) -> None:
+    assert said in no_room(error) and bool(no_room(error)) == bool(said)
+    if error is not None:
+        outer = RuntimeError("outer")
+        outer.__cause__ = error
+        assert no_room(outer) == no_room(error)
