@@ -72,12 +72,12 @@ def code_state() -> tuple[str | None, bool | None]:
     return repository_state(ROOT, "bench/run/provenance.py", CODE)
 
 
-_known: dict[Path, tuple[str | None, bool | None]] = {}  # what git said, by the folder where it was asked
+_known: dict[tuple[Path, str], tuple[str | None, bool | None]] = {}  # what git said, by where it was asked
 
 
 def repository_state(folder: Path, own: str, code: Sequence[str]) -> tuple[str | None, bool | None]:
     """(commit, whether ``code`` differs from it) in a folder, if its repository tracks the file ``own``."""
-    if folder not in _known:
+    if (folder, own) not in _known:
         if not any((above / ".git").exists() for above in (folder, *folder.parents)):
             return None, None
         tracked = _git(folder, "ls-files", "--", own)
@@ -87,8 +87,8 @@ def repository_state(folder: Path, own: str, code: Sequence[str]) -> tuple[str |
         if tracked is None or commit is None or changes is None:
             _complain(folder)
             return commit, None
-        _known[folder] = commit, bool(changes)
-    return _known[folder]
+        _known[folder, own] = commit, bool(changes)
+    return _known[folder, own]
 
 
 @functools.cache
