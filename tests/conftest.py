@@ -11,8 +11,6 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-LONG = ("test_slurm.py", "test_launch.py", "test_kill.py", "test_main.py", "test_quantised.py")
-
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 PLUGINS = ("softened", "bayes_by_backprop", "sgld", "early_stopping", "colours")  # tests/plugins: one of each kind
@@ -37,8 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first: with two workers, none is left for the end."""
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    """Slow files first: with two workers, none is left for the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ from support import bench
 from analysis import report as reporting
 from analysis.records.names import lost_as_number
 
+pytestmark = pytest.mark.slow
+
 FIXTURE = Path(__file__).resolve().parent / "fixtures" / "earlier_store"
 EXPECTED = FIXTURE / "expected"
 REPOSITORY = FIXTURE.parent.parent.parent

@@ -15,6 +15,8 @@ from bench.run.runner import Runner
 from bench.specs import RunSpec
 from bench.store.store import Store
 
+pytestmark = pytest.mark.slow
+
 METHODS = [name for name in method_names() if get_method(name).__module__.startswith("methods.")]
 KINDS = ("none", "int8", "nf4")
 # Mean over examples of the total variation between the predictions on the int8 and on the float base (0 to 1).

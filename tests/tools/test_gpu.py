@@ -11,6 +11,8 @@ import torch
 from tools import gpu, gpu_bases
 from tools.gpu_common import Bench
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Bench:

@@ -21,6 +21,8 @@ from analysis.statistics.curves import curves, mean_rows
 from analysis.statistics.metric import metric_of
 from analysis.statistics.study import study
 
+pytestmark = pytest.mark.slow
+
 TAUS = (0.0, 0.5, 1.0)
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>{{ 7 * 7 }}"
 FLAGS = (

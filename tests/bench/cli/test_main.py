@@ -17,6 +17,8 @@ from support import bench
 from bench.cli.main import main
 from bench.method import METHODS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 GRID = """
 protocol = "paper"

@@ -29,6 +29,8 @@ from bench.run.execution import Execution
 from bench.specs import key
 from bench.store.store import Store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
 GRID = """

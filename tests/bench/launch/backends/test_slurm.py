@@ -16,6 +16,8 @@ import pytest
 from slurm_cluster import INSTALL, Cluster, missing_programs
 from support import Said, bench
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[4]
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
 BROKEN = """
