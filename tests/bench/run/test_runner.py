@@ -15,10 +15,10 @@ from support import STEPS, compute, plan, result_bytes
 
 from bench.data.splits import DataSource, load_split
 from bench.errors import ModelNotUsable
-from bench.method import PredictJob, get_method
+from bench.method import get_method
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.plan.runs import count_fits, families, missing
-from bench.posterior import DiagGaussian, Point
+from bench.posterior import DiagGaussian
 from bench.run.provenance import PeakMemory
 from bench.run.runner import Runner
 from bench.run.worker import Outcome, record_failure, work
@@ -153,50 +153,6 @@ def test_forward_passes_are_counted(tmp_path: Path) -> None:
     facts = store.record(run).facts
     assert facts["fit"]["forward_passes"] == STEPS * 4
     assert facts["forward_passes"] == 3 * facts["examples"]["scored"]
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda p: p, r"shape \(256, 2\); it should be \(draws, 256, 2\)"),
-        (lambda p: p.T.unsqueeze(0), r"shape \(1, 2, 256\); it should be"),
-        (lambda p: p.unsqueeze(0)[:0], r"draws, examples, answers\), none empty"),
-        (lambda p: p.unsqueeze(0).exp(), "probabilities sum to .*, not to one"),
-        (lambda p: p.unsqueeze(0) + 1, r"probabilities sum to 2\.718, not to one"),
-        (lambda p: p.unsqueeze(0) * float("nan"), "zero or not a number"),
-        (lambda p: p.unsqueeze(0) - float("inf"), "zero or not a number"),
-        (lambda p: p.unsqueeze(0).numpy(), "returned a ndarray: return a tensor"),
-        (lambda p: None, "returned a NoneType: return a tensor"),
-    ],
-    ids=["no-draws", "transposed", "empty", "probabilities", "logits", "nan", "inf", "numpy", "none"],
-)
-def test_what_is_no_prediction_is_never_scored(
-    change: Callable[[torch.Tensor], Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def predict(self: Any, job: PredictJob) -> Any:
-        return change(torch.full((len(job.examples), 2), 0.5).log())
-
-    monkeypatch.setattr(get_method("softened"), "predict", predict)
-    monkeypatch.setattr(get_method("adamw"), "fit", lambda self, job: Point({}))
-    with pytest.raises((ValueError, TypeError, FloatingPointError), match=said):
-        compute(plan("softened"), tmp_path)
-    assert not Store(tmp_path).has(plan("softened"))
-
-
-@pytest.mark.parametrize(
-    ("fit", "said"),
-    [
-        (lambda job: None, r"adamw\.fit returned a NoneType: return a Posterior"),
-        (lambda job: Point({"a": torch.tensor([1.0, float("nan")])}), "value of 'a' in the posterior of adamw has"),
-    ],
-)
-def test_what_is_no_posterior_is_never_stored(
-    fit: Callable[[FitJob], Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(get_method("adamw"), "fit", lambda self, job: fit(job))
-    with pytest.raises((TypeError, FloatingPointError), match=said):
-        compute(plan("adamw"), tmp_path)
-    assert not Store(tmp_path).has(plan("adamw").fit)
 
 
 def test_a_prompt_that_does_not_fit_is_found_before_the_training(
