@@ -27,7 +27,7 @@ def grid(
     runs: Runs = RUNS,
 ) -> int:
     """Compute every run of a grid file that the store does not hold yet."""
-    planned = grid_of(file, spec)
+    planned = grid_of(file, spec, track=execution.track)
     families = planned.families()
     status = launch(planned, families, runs, execution, options, wait)
     count = sum(len(family.runs) for family in families)
@@ -48,7 +48,7 @@ def tune(
     from bench.plan.tune import Scored, choose, plan_tuning, stages, write_choice
     from bench.store.store import Store
 
-    planned = grid_of(file, spec, with_variants=False)
+    planned = grid_of(file, spec, with_variants=False, track=execution.track)
     whole = plan_tuning(planned)  # all of it first: a mistake in the last method shows before the first is trained
     scored: list[Scored] = []
     for methods in stages(planned):

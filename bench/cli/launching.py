@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.specs import Family
 
 
-def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True) -> Grid:
+def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True, track: Sequence[str] = ()) -> Grid:
     """The grid of a file, overridden by what the command line says."""
     from bench.launch.launcher import get_launcher, launcher_names
     from bench.plan.grid import read_grid
@@ -32,6 +32,7 @@ def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True) -> Grid:
         overrides=merge(*map(parse_assignment, spec.assignments)),
         plugins=tuple(spec.plugins),
         with_variants=with_variants,
+        trackers=track,
         launchers={name: get_launcher(name).check for name in launcher_names()},
     )
 
@@ -57,6 +58,7 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
         checkpoint_seconds=execution.checkpoint_seconds,
         claim_seconds=execution.claim_seconds,
         plugins=grid.plugins,
+        track=grid.trackers,
     )
 
 

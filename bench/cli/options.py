@@ -139,6 +139,15 @@ class ExecutionOptions(DeviceOptions):
         bool,
         typer.Option("--graphs", help="Train with CUDA graphs: faster for small models.", rich_help_panel=_MACHINE),
     ] = False
+    track: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="Follow trainings with a tracker: csv, tensorboard or module:Class.",
+            show_default=False,
+            rich_help_panel=_MACHINE,
+        ),
+    ] = dataclasses.field(default_factory=list)
     checkpoint_seconds: Annotated[
         float,
         typer.Option(metavar="S", help="Shortest time between two checkpoints.", rich_help_panel=_MACHINE),

@@ -72,6 +72,7 @@ def run(
         model=spec.model_table,
         overrides=merge(*map(parse_assignment, spec.assignments)),
         plugins=tuple(spec.plugins),
+        trackers=execution.track,
     )
     planned = grid.runs()
     status = launch(grid, families(planned), runs, execution, _LAUNCH)

@@ -97,3 +97,10 @@ def _output_layer(spec: ModelSpec, source: Source) -> tuple[str, int]:
     head = model.get_output_embeddings()
     name = next(name for name, module in model.named_modules() if module is head)
     return name, len(head.weight)
+
+
+def answer_ids(spec: ModelSpec, path: Path | None, answers: tuple[str, ...]) -> dict[str, int]:
+    """The token of each answer: the logits at the end of a prompt that make up the prediction."""
+    with opened(spec, path) as source:
+        ids = answer_tokens(load_tokenizer(spec, source), answers, source.name, spec.prompt)
+    return dict(zip(answers, ids, strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 from bench.data.splits import DataSource
 from bench.process.holder import SECONDS
 
-PATHS = ("data_dir", "model_path")
+PATHS, LISTS = ("data_dir", "model_path"), ("plugins", "track")  # fields that JSON has otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Execution:
         checkpoint_seconds: least time between two checkpoints.
         claim_seconds: life of a claim without a heartbeat.
         plugins: modules to import first.
+        track: names of trackers (bench.train.trackers).
     """
 
     source: DataSource = dataclasses.field(default_factory=DataSource)
@@ -38,6 +39,7 @@ class Execution:
     checkpoint_seconds: float = 30.0
     claim_seconds: float = SECONDS
     plugins: tuple[str, ...] = ()
+    track: tuple[str, ...] = ()
 
 
 def pack(execution: Execution) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def pack(execution: Execution) -> dict[str, Any]:
     del fields["source"]
     for name in PATHS:
         fields[name] = None if fields[name] is None else str(fields[name].resolve())
-    return {**fields, "plugins": list(execution.plugins)}
+    return {**fields, **{name: list(fields[name]) for name in LISTS}}
 
 
 def unpack(data: Mapping[str, Any]) -> Execution:
@@ -56,7 +58,7 @@ def unpack(data: Mapping[str, Any]) -> Execution:
         ValueError: a setting is not known here: a newer version wrote it.
     """
     known = {name: None if data.get(name) is None else Path(data[name]) for name in PATHS}
-    values = {**data, **known, "plugins": tuple(data.get("plugins", ()))}
+    values = {**data, **known, **{name: tuple(data.get(name, ())) for name in LISTS}}
     source = {field.name: values.pop(field.name) for field in dataclasses.fields(DataSource) if field.name in values}
     if unknown := set(values) - {field.name for field in dataclasses.fields(Execution)}:
         raise ValueError(f"it has the setting '{min(unknown)}', which a newer version of the suite wrote")

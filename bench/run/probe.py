@@ -7,6 +7,7 @@ is not multiplied.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import tempfile
@@ -21,12 +22,14 @@ from bench.data.splits import Split
 from bench.errors import ModelNotUsable
 from bench.method import PredictJob, get_method
 from bench.process.progress import Progress
-from bench.run.runner import Runner
+from bench.run.context import Context
+from bench.run.examples import Data
+from bench.run.fitting import fit as compute_fit
 from bench.specs import DataSpec, FitSpec, ModelSpec, Option, RunSpec, key, seed_for
 from bench.store.store import Store
 from bench.task import get_task
 
-SIZES = ((4, 8), (32, 8), (96, 40))  # (examples, steps): one to warm up, two to measure
+SIZES = ((16, 8), (32, 8), (96, 40))  # (examples, steps): one to warm up, two to measure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +105,20 @@ def _coarse(value: Option) -> Option:
     return float(value != 0) if isinstance(value, float) else value
 
 
-def probe(runner: Runner, fits: Iterable[FitSpec], runs: Iterable[RunSpec]) -> Costs:
-    """Measure every kind among ``fits`` and ``runs``; ``runner`` says where and how to compute, its store is not used.
+def probe(like: Context, fits: Iterable[FitSpec], runs: Iterable[RunSpec]) -> Costs:
+    """Measure every kind among ``fits`` and ``runs``, which are of one protocol.
+
+    ``like`` says how to compute; its store is not used.
 
     Raises:
         ModelNotUsable, ...: the base cannot be loaded, or a method fails.
     """
     kinds = {fit_kind(fit): fit for fit in fits}
     scored = {run_kind(run): run for run in runs}
+    protocol = next(iter(scored.values())).protocol
     with tempfile.TemporaryDirectory(prefix="bench-plan-") as folder:
         warm, small, large = (
-            _Sized(runner, _TimedStore(Path(folder, str(rows))), rows, steps) for rows, steps in SIZES
+            _Sized(like, _TimedStore(Path(folder, str(rows))), rows, steps, protocol) for rows, steps in SIZES
         )
         fit_costs, run_costs = {}, {}
         for kind, fit in kinds.items():
@@ -157,15 +163,26 @@ class _TimedStore(Store):
             self.results += 1
 
 
-class _Sized(Runner):
-    """A runner that sees the first ``rows`` examples of every split, and trains ``steps`` steps at most."""
+@dataclasses.dataclass(frozen=True)
+class _FirstRows(Data):
+    """The first ``rows`` examples of every split."""
+
+    rows: int
+
+    def split(self, data: DataSpec, name: str) -> Split:
+        whole = super().split(data, name)
+        return dataclasses.replace(whole, examples=whole.examples[: self.rows])
+
+
+class _Sized(Context):
+    """A context that sees the first ``rows`` examples of every split, and trains ``steps`` steps at most."""
 
     store: _TimedStore
 
-    def __init__(self, like: Runner, store: _TimedStore, rows: int, steps: int) -> None:
-        settings = {field.name: getattr(like, field.name) for field in dataclasses.fields(Runner) if field.init}
+    def __init__(self, like: Context, store: _TimedStore, rows: int, steps: int, protocol: str) -> None:
+        settings = {field.name: getattr(like, field.name) for field in dataclasses.fields(Context) if field.init}
         super().__init__(**{**settings, "store": store, "eval_every": 0, "checkpoint_seconds": math.inf})
-        self.rows, self.steps = rows, steps
+        self.rows, self.steps, self.protocol = rows, steps, protocol
         self.encoded, self.encoding, self.memory_mib = 0, 0.0, 0.0
 
     @property
@@ -181,7 +198,7 @@ class _Sized(Runner):
     def measure_fit(self, fit: FitSpec) -> _Fit:
         """Compute a fit, and all it starts from."""
         spec = self._shrunk(fit)
-        self.fit(spec, Progress())
+        compute_fit(self, spec, self.protocol, Progress())
         facts = self.store.fit_facts(spec)
         memory = facts["peak_memory_mib"]
         self.memory_mib = max(self.memory_mib, memory["device"] or memory["host"])
@@ -192,8 +209,8 @@ class _Sized(Runner):
     def measure_run(self, run: RunSpec) -> tuple[int, float, int]:
         """(examples, seconds, bytes of the predictions) of an evaluation."""
         spec = dataclasses.replace(run, fit=self._shrunk(run.fit))
-        posterior = self.fit(spec.fit, Progress())
-        examples, task = self._examples(spec)[0], get_task(spec.data.task)
+        posterior = compute_fit(self, spec.fit, spec.protocol, Progress())
+        examples, task = self.data.scored(spec)[0], get_task(spec.data.task)
         fit_options = spec.fit.options if spec.fit.method == spec.method else {}
         method = get_method(spec.method).make({**fit_options, **spec.options})
         job = PredictJob(
@@ -202,7 +219,7 @@ class _Sized(Runner):
             answers=task.answers,
             generator=torch.Generator().manual_seed(seed_for(spec, "predict")),
             batch_size=spec.batch_size,
-            load=self._prepared(spec.fit, task.answers),
+            load=self.prepared(spec.fit, task.answers),
             max_length=spec.fit.train.max_length,
         )
         if method.uses_model:
@@ -216,9 +233,10 @@ class _Sized(Runner):
         seconds = time.perf_counter() - began
         return len(examples), seconds, log_probs.numel() * log_probs.element_size()
 
-    def _rows(self, data: DataSpec, split: str) -> Split:
-        whole = super()._rows(data, split)
-        return dataclasses.replace(whole, examples=whole.examples[: self.rows])
+    @functools.cached_property
+    def data(self) -> Data:
+        """The examples, cut short."""
+        return _FirstRows(self.source, self.rows)
 
     def _shrunk(self, fit: FitSpec) -> FitSpec:
         steps = min(self.steps, fit.train.steps)

@@ -75,6 +75,7 @@ def make_runner(
         device=torch.device(device),
         eval_every=execution.eval_every,
         graphs=execution.graphs,
+        track=execution.track,
         checkpoint_seconds=execution.checkpoint_seconds,
         claim_seconds=execution.claim_seconds,
         stop=stop,

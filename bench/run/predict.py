@@ -1,0 +1,121 @@
+"""``bench predict``: answers to new questions from a stored result."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.data.formats import parse_file
+from bench.method import PredictJob
+from bench.metrics import mixture
+from bench.model.choice_model import load_model
+from bench.run.stored import Result
+from bench.specs import seed_for
+from bench.task import Example, MalformedRow, Row, Task, get_task
+from bench.train.seeding import seed_global
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Probabilities (N, C) of the answers to N questions; (S, N, C) log-probabilities of the S draws."""
+
+    answers: tuple[str, ...]
+    probabilities: np.ndarray[Any, Any]
+    log_probs: np.ndarray[Any, Any]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For each question the most probable answer, all probabilities, and how far the draws disagree.
+
+        ``disagreement`` is the mutual information of answer and draw in nats: 0 where all draws say the same.
+        """
+        entropy = _entropy(self.probabilities)
+        within = _entropy(np.exp(self.log_probs.astype(np.float64))).mean(axis=0)
+        return [
+            {
+                "answer": self.answers[int(row.argmax())],
+                "probabilities": {answer: float(value) for answer, value in zip(self.answers, row, strict=True)},
+                "disagreement": max(0.0, float(entropy[number] - within[number])),
+            }
+            for number, row in enumerate(self.probabilities)
+        ]
+
+
+def _entropy(probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The entropy in nats over the last axis."""
+    safe = np.clip(probabilities, 1e-300, None)
+    found: np.ndarray[Any, Any] = -(probabilities * np.log(safe)).sum(axis=-1)
+    return found
+
+
+def read_questions(file: Path, task: Task) -> tuple[Example, ...]:
+    """The questions of a CSV, TSV, JSON Lines or parquet file: prompts as they are, or rows as the task reads them.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file; or it holds no question, or one that cannot be read.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {file}.")
+    rows = parse_file(str(file), file.read_bytes())
+    if not rows:
+        raise ValueError(f"{file} holds no question.")
+    return tuple(_question(row, task, f"{file}, row {number}") for number, row in enumerate(rows))
+
+
+def _question(row: Mapping[str, Any], task: Task, where: str) -> Example:
+    try:
+        if "prompt" in row:
+            return Example(Row(row).text("prompt"), 0, where)
+        found = task.example(Row(row))
+    except MalformedRow as error:
+        raise ValueError(f"{where}: {error}. Write a question as a 'prompt', or as a row of '{task.name}'.") from error
+    if found is None:
+        raise ValueError(f"{where}: the task '{task.name}' drops such rows.")
+    return dataclasses.replace(found, id=where)
+
+
+def predict(
+    result: Result,
+    examples: Sequence[Example],
+    *,
+    device: torch.device,
+    path: Path | None = None,
+    batch_size: int = 32,
+) -> Prediction:
+    """Answer questions as the stored evaluation would: same method, options and draws.
+
+    Args:
+        result: an evaluation, or a fit, whose own method then predicts.
+        examples: the questions; labels are not read.
+        device: where to compute.
+        path: the folder of a local base.
+        batch_size: questions per forward pass.
+    """
+    fit, method = result.fit, result.method
+    task = get_task(result.run.data.task if result.run is not None else fit.data.task)
+
+    def load() -> Any:
+        if not loaded:
+            loaded.append(load_model(fit.model, path, device))
+            loaded[0].prepare(task.answers, seed_for(fit, "init"))
+        return loaded[0]
+
+    loaded: list[Any] = []
+    job = PredictJob(
+        posterior=result.posterior,
+        examples=tuple(examples),
+        answers=task.answers,
+        generator=torch.Generator().manual_seed(result.seed),
+        batch_size=batch_size,
+        load=load,
+        max_length=fit.train.max_length,
+    )
+    if method.uses_model:
+        job.make_ready()
+    seed_global(result.noise_seed, device)
+    log_probs = method.predict(job).double().numpy()
+    return Prediction(task.answers, np.exp(mixture(log_probs)), log_probs)

@@ -1,0 +1,76 @@
+"""A stored result by the start of its key: its spec, its posterior, and the method that predicts with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from bench.method import Method, get_method
+from bench.posterior import Posterior
+from bench.specs import FitSpec, RunSpec, build, digest, key, seed_for
+from bench.store.store import Store, read_whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A fit or an evaluation of the store.
+
+    Attributes:
+        fit: the fit, or that of the evaluation.
+        run: the evaluation; None if the key is a fit's.
+    """
+
+    store: Store
+    fit: FitSpec
+    run: RunSpec | None
+
+    @property
+    def key(self) -> str:
+        """The key of the evaluation, or of the fit."""
+        return key(self.run or self.fit)
+
+    @property
+    def method(self) -> Method:
+        """The method that predicts: the evaluation's, or the fit's own, with its stored options."""
+        if self.run is None:
+            return get_method(self.fit.method).make(self.fit.options)
+        fit_options = self.fit.options if self.fit.method == self.run.method else {}
+        return get_method(self.run.method).make({**fit_options, **self.run.options})
+
+    @property
+    def posterior(self) -> Posterior:
+        """The stored posterior of the fit.
+
+        Raises:
+            DamagedRecord: it is not what was stored.
+        """
+        get_method(self.fit.method)  # defines the posterior's class
+        return self.store.posterior(self.fit)
+
+    @property
+    def seed(self) -> int:
+        """The seed of draws: that of the evaluation, so that it is repeated; of a fit, that of one on its own task."""
+        if self.run is not None:
+            return seed_for(self.run, "predict")
+        return digest("predict", self.fit.seed, self.fit.data.task, self.fit.data.task)
+
+    @property
+    def noise_seed(self) -> int:
+        """The seed of what the model's own layers draw, such as dropout masks."""
+        return self.seed if self.run is None else seed_for(self.run, "noise of layers")
+
+
+def open_result(runs: Path, prefix: str) -> Result:
+    """The result whose key starts with ``prefix``.
+
+    Raises:
+        LookupError: there is none, or more than one.
+        DamagedRecord: its spec cannot be read.
+    """
+    store = Store(runs)
+    folder = store.find(prefix)
+    spec = read_whole(folder / "spec.json")
+    if folder.parent.name == "fits":
+        return Result(store, build(FitSpec, spec), None)
+    run = build(RunSpec, spec)
+    return Result(store, run.fit, run)

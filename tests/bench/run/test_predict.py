@@ -1,0 +1,84 @@
+"""`bench predict`: the stored evaluation's predictions, for questions from a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import bench, compute, plan
+
+from bench.data.splits import DataSource, load_split
+from bench.metrics import mixture
+from bench.run.predict import Prediction, read_questions
+from bench.specs import key
+from bench.store.store import Store
+from bench.task import get_task
+
+EXAMPLES = load_split(get_task("notes_two"), "validation", DataSource()).examples
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("adamw", "ivon"):
+        compute(plan(method), folder)
+    return folder
+
+
+def ask(runs: Path, prefix: str, prompts: list[str], cwd: Path, *more: str) -> list[dict[str, object]]:
+    (cwd / "q.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    said = bench("predict", prefix, "--file", "q.jsonl", "--runs", str(runs), *more, cwd=cwd).stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+@pytest.mark.parametrize("method", ["adamw", "ivon"])
+def test_questions_of_the_split_get_the_stored_predictions(method: str, runs: Path, tmp_path: Path) -> None:
+    run = plan(method)
+    rows = ask(runs, key(run), [example.prompt for example in EXAMPLES], tmp_path)
+    stored = np.exp(mixture(Store(runs).predictions(run)["log_probs"]))
+    found = np.array([list(row["probabilities"].values()) for row in rows])  # type: ignore[attr-defined]
+    np.testing.assert_allclose(found, stored, atol=1e-6)
+    assert [row["answer"] for row in rows] == [get_task("notes_two").answers[i] for i in stored.argmax(1)]
+    assert rows[0]["id"] == "q.jsonl, row 0"
+
+
+def test_a_fit_predicts_with_its_own_method_and_writes_a_file(runs: Path, tmp_path: Path) -> None:
+    assert ask(runs, key(plan("ivon").fit), [EXAMPLES[0].prompt], tmp_path, "--out", "a.jsonl") == []
+    (row,) = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
+    assert math.isclose(sum(row["probabilities"].values()), 1, rel_tol=1e-6) and row["disagreement"] >= 0
+
+
+def test_disagreement_is_the_mutual_information_of_answer_and_draw() -> None:
+    opposite = np.log(np.array([[[1 - 1e-12, 1e-12]], [[1e-12, 1 - 1e-12]]]))
+    (row,) = Prediction(("A", "B"), np.exp(mixture(opposite)), opposite).rows()
+    assert row["disagreement"] == pytest.approx(math.log(2), abs=1e-9)
+    same = np.log(np.array([[[0.7, 0.3]], [[0.7, 0.3]]]))
+    (row,) = Prediction(("A", "B"), np.exp(mixture(same)), same).rows()
+    assert row["disagreement"] == pytest.approx(0, abs=1e-12) and row["answer"] == "A"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("q.jsonl", "", "holds no question"),
+        ("q.jsonl", '{"question": "x"}\n', "row 0: .* Write a question as a 'prompt', or as a row of 'arc_e'"),
+        ("q.jsonl", '{"prompt": ""}\n', "row 0: field 'prompt' is empty"),
+        ("q.jsonl", '{"prompt": 3}\n', "row 0: field 'prompt' is 3"),
+        ("q.jsonl", "{\n", "line 1: it is not JSON"),
+        ("q.txt", "hello", "has the ending '.txt'"),
+    ],
+)
+def test_questions_that_cannot_be_read_are_named(name: str, content: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_questions(tmp_path / name, get_task("arc_e"))
+
+
+def test_rows_of_the_task_are_questions(tmp_path: Path) -> None:
+    row = {"question": "What is warm?", "choices": {"text": ["a", "b", "c", "d"], "label": ["A", "B", "C", "D"]}}
+    (tmp_path / "q.jsonl").write_text(json.dumps({**row, "answerKey": "B"}) + "\n")
+    (question,) = read_questions(tmp_path / "q.jsonl", get_task("arc_e"))
+    assert "What is warm?" in question.prompt and question.label == 1
