@@ -202,6 +202,14 @@ class RunFacts:
     warnings: tuple[Sentence, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sealed:
+    """What the store adds to facts: the SHA-256 of each other file of the result, and of the facts themselves."""
+
+    files: Mapping[Line, Sha256]
+    digest: Sha256
+
+
 def used_fit(key: str, facts: Mapping[str, Any]) -> UsedFit:
     """The part of a fit's ``facts.json`` that its evaluations keep. Fits of earlier versions may lack some of it."""
     return load(UsedFit, {**facts, "key": key})
@@ -233,3 +241,4 @@ def check_facts(kind: type[FitFacts] | type[RunFacts], facts: Any) -> None:
     if isinstance(facts, dict) and "digest" in facts and facts["digest"] != digest_of(facts):
         raise ValueError("its digest is that of other facts: it was edited, or its content changed on disk")
     check(kind, facts)
+    check(Sealed, facts)

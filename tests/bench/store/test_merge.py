@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from support import compute, plan
 
 from bench.cli.main import main
+from bench.specs import RunSpec, build, key
 from bench.store.facts import digest_of
 from bench.store.files import sha256
 from bench.store.merge import Refused, merge_stores
@@ -167,3 +171,145 @@ def test_senseless_merges_are_mistakes(stores: tuple[Path, Path], tmp_path: Path
     into, _ = stores
     assert main(["merge", str(into), "--runs", str(into)]) == 2 and "name another one" in capsys.readouterr().err
     assert main(["merge", str(tmp_path / "no"), "--runs", str(into)]) == 2 and "holds no" in capsys.readouterr().err
+
+
+# --- a source that anybody may have written ---------------------------------------------------------------------------
+
+
+def spoil_setuid(source: Path) -> None:
+    file = only(source, "evals") / "run-me"
+    file.write_text("#!/bin/sh\n")
+    file.chmod(0o4777)
+    facts = json.loads((only(source, "evals") / "facts.json").read_text())
+    facts["files"]["run-me"] = sha256(file)
+    write_facts(only(source, "evals"), facts)
+
+
+def spoil_fifo(source: Path) -> None:
+    (only(source, "fits") / "trace.jsonl").unlink()
+    os.mkfifo(only(source, "fits") / "trace.jsonl")
+
+
+def spoil_folder_link(source: Path) -> None:
+    folder = only(source, "evals")
+    folder.rename(source / "elsewhere")
+    folder.symlink_to(source / "elsewhere")
+
+
+def spoil_kind_link(source: Path) -> None:
+    (source / "evals").rename(source / "elsewhere")
+    (source / "evals").symlink_to(source / "elsewhere")
+
+
+def spoil_secret(source: Path) -> None:
+    secret = source / "secret"
+    secret.write_text('{"step": 0}\n')
+    (only(source, "fits") / "trace.jsonl").unlink()
+    (only(source, "fits") / "trace.jsonl").symlink_to(secret)
+
+
+def spoil_listed_path(source: Path) -> None:
+    facts = json.loads((only(source, "evals") / "facts.json").read_text())
+    facts["files"]["../../../outside"] = "0" * 64
+    write_facts(only(source, "evals"), facts)
+
+
+def spoil_name(source: Path) -> None:
+    file = only(source, "evals") / "spec.json"
+    spec = json.loads(file.read_text())
+    spec["variant"] = "=cmd|' /C calc'!A0"
+    file.write_text(json.dumps(spec))
+    rehash(only(source, "evals"))
+    only(source, "evals").rename(source / "evals" / key(build(RunSpec, spec)))
+
+
+def spoil_predictions(source: Path) -> None:
+    arrays = load_file(only(source, "evals") / "predictions.safetensors")
+    arrays["labels"][0] = 77
+    save_file(arrays, only(source, "evals") / "predictions.safetensors")
+    rehash(only(source, "evals"))
+
+
+SPOILT = [spoil_setuid, spoil_fifo, spoil_folder_link, spoil_kind_link, spoil_secret, spoil_listed_path, spoil_name,
+          spoil_predictions]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_hostile_result_is_refused_and_nothing_is_copied(
+    stores: tuple[Path, Path], spoil: Callable[[Path], None]
+) -> None:
+    into, source = stores
+    spoil(source)
+    before = files(into)
+    with pytest.raises(Refused) as error:
+        merge_stores([Store(source)], Store(into))
+    assert str(error.value).isascii() and "\x1b" not in str(error.value)
+    assert files(into) == before and not (into.parent / "outside").exists()
+
+
+def test_modes_of_a_source_are_not_taken_over(stores: tuple[Path, Path]) -> None:
+    into, source = stores
+    for file in source.rglob("*.*"):
+        file.chmod(0o4755)
+    merge_stores([Store(source)], Store(into))
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in only(source, "fits").iterdir()} == {0o4755}
+    for kind in ("fits", "evals"):
+        copied = into / kind / only(source, kind).name
+        assert {stat.S_IMODE(file.stat().st_mode) for file in copied.iterdir()} == {0o666 & ~mask}
+
+
+# --- other versions ---------------------------------------------------------------------------------------------------
+
+
+def edit_facts(folder: Path, change: Callable[[dict[str, Any]], None], digest: bool = True) -> None:
+    facts = json.loads((folder / "facts.json").read_text())
+    change(facts)
+    facts.pop("digest", None)
+    (folder / "facts.json").write_text(json.dumps({**facts, "digest": digest_of(facts)} if digest else facts) + "\n")
+
+
+def test_a_metric_that_was_added_later_damages_no_earlier_evaluation(
+    stores: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into, source = stores
+    edit_facts(only(source, "evals"), lambda facts: facts["metrics"].pop("brier"), digest=False)  # it was added later
+    edit_facts(only(source, "evals"), lambda facts: facts["metrics"].update(unheard_of=3.0))  # a newer version has it
+    assert len(merge_stores([Store(source)], Store(into)).copied) == 2
+
+
+def test_facts_without_what_was_added_later_are_merged_unchecked(stores: tuple[Path, Path]) -> None:
+    into, source = stores
+
+    def older(facts: dict[str, Any]) -> None:
+        facts["examples"].pop("fingerprint")
+        facts.pop("attempt")
+        facts["fit"]["examples"].pop("fingerprint")
+
+    edit_facts(only(source, "evals"), older, digest=False)
+    edit_facts(only(source, "fits"), lambda facts: facts["examples"].pop("fingerprint"), digest=False)
+    assert len(merge_stores([Store(source)], Store(into)).copied) == 2
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def change_rows(facts: dict[str, Any]) -> None:
+    facts["examples"]["fingerprint"] = "f" * 16
+
+
+@pytest.mark.parametrize("kind", ["evals", "fits"])
+@pytest.mark.parametrize("there", [True, False])
+def test_different_rows_under_one_name_are_refused(
+    stores: tuple[Path, Path], tmp_path: Path, kind: str, there: bool
+) -> None:
+    into, source = stores
+    edit_facts(only(source, kind), change_rows)
+    place = into if there else tmp_path / "empty"
+    sources = [Store(source)] if there else [Store(into), Store(source)]
+    before = files(place) if there else {}
+    with pytest.raises(Refused, match=r"saw different rows of the (validation|train) split of notes_two") as error:
+        merge_stores(sources, Store(place))
+    assert only(source, kind).name in str(error.value) and "f" * 16 in str(error.value)
+    assert not place.exists() or files(place) == before
