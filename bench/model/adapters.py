@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -150,21 +150,30 @@ class Parameters:
     """The adapter parameters of a base, in the model's order, by short name (without PEFT's ``.default``).
 
     Attributes:
+        module: the base that they are in.
         values: short name -> parameter.
+        shapes: short name -> its shape.
         full: short name -> its name in the module.
         places: short name of a matrix -> the map and the layer it belongs to (DoRA's magnitudes belong to none).
         dropouts: the dropout layers of the adapters.
     """
 
+    module: nn.Module
     values: dict[str, nn.Parameter]
+    shapes: dict[str, torch.Size]
     full: dict[str, str]
     places: dict[str, Adapter]
     dropouts: list[nn.Dropout]
 
     @classmethod
-    def of(cls, module: nn.Module, head: nn.Module | None = None) -> Parameters:
-        """Find the adapters of ``module`` and freeze everything else. ``head``: its answer head."""
-        values, full_names, places = {}, {}, {}
+    def of(
+        cls, module: nn.Module, head: nn.Module | None = None, shapes: Mapping[str, torch.Size] | None = None
+    ) -> Parameters:
+        """Find the adapters of ``module`` and freeze everything else.
+
+        ``head``: its answer head, which is new; ``shapes``: what is known of the shapes of the others.
+        """
+        values, full_names, places, sizes = {}, {}, {}, {}
         find = module.get_submodule
         for full, parameter in module.named_parameters():
             parameter.requires_grad_(_trains(full))
@@ -172,11 +181,19 @@ class Parameters:
                 continue
             short = full.replace(f".{NAME}", "")
             values[short], full_names[short] = parameter, full
+            host = find(full[: full.index(".lora_")])
+            sizes[short] = parameter.shape if shapes is None or host is head else shapes[short]
             if MAGNITUDE not in full:
-                host = find(full[: full.index(".lora_")])
                 places[short] = Adapter(find(full.removesuffix(".weight")), host, ".lora_A." in full, host is head)
         dropouts = [m for name, m in module.named_modules() if "lora_dropout" in name and isinstance(m, nn.Dropout)]
-        return cls(values, full_names, places, dropouts)
+        return cls(module, values, sizes, full_names, places, dropouts)
+
+    def renew(self, name: str, value: Tensor) -> None:
+        """Replace a parameter by a new one, which has no gradient, no hooks and no history."""
+        owner, _, leaf = self.full[name].rpartition(".")
+        parameter = nn.Parameter(value.to(self.values[name].dtype))
+        setattr(self.module.get_submodule(owner), leaf, parameter)
+        self.values[name] = parameter
 
     def magnitudes(self) -> dict[str, Tensor]:
         """A copy of DoRA's magnitudes by short name; empty for other variants."""

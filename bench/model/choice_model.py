@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from bench.model.adapters import (
 from bench.model.answers import answer_rows, answer_tokens, closing_tokens
 from bench.model.base import explained, load_base
 from bench.model.formats import Source
+from bench.model.guard import Guard
 from bench.model.identity import opened
 from bench.model.prompts import PLAIN, rendered
 from bench.model.remarks import collected
@@ -32,6 +34,13 @@ from bench.specs import ModelSpec
 from bench.task import Example
 
 PROBING = "cannot answer a text prompt"
+
+
+@dataclasses.dataclass
+class _Passed:
+    """A count that a guard does not turn back."""
+
+    count: int = 0
 
 
 class ChoiceModel:
@@ -66,7 +75,12 @@ class ChoiceModel:
         self._magnitudes = self._magnitudes_of_layers = self._adapters.magnitudes()
         self.warnings = [*base.warnings, *self._remarks()]
         self._answer_ids: tuple[int, ...] = ()
-        self.forwards = 0  # examples passed forward since loading, for the cost table
+        self._passed = _Passed()
+
+    @property
+    def forwards(self) -> int:
+        """Examples passed forward since loading, for the cost table."""
+        return self._passed.count
 
     @property
     def params(self) -> dict[str, nn.Parameter]:
@@ -95,14 +109,30 @@ class ChoiceModel:
         self._set_answers(answer_tokens(self.tokenizer, answers, self.name, self.spec.prompt))
         self._base.eval()
         generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.params.items():
-                fresh = self._magnitudes.get(name, torch.zeros(parameter.shape))
-                if "lora_A" in name:
-                    nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
-                parameter.copy_(fresh)
-                parameter.grad = None
-                parameter.requires_grad_(True)  # a fit before this one may have frozen it
+        for name, shape in self._adapters.shapes.items():
+            fresh = self._magnitudes.get(name, torch.zeros(shape)).clone()
+            if "lora_A" in name:
+                nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
+            self._adapters.renew(name, fresh.to(self.device))
+
+    def guard(self) -> Guard:
+        """The state of the model now; ``guard.restore()`` undoes what a method leaves behind in it."""
+        state: list[object] = [self._adapters, self.tokenizer, self._base.config]
+        return Guard(self._base, [*state, self], self.params.values())
+
+    def features(self, batch: Batch, params: Params | None = None) -> Tensor:
+        """(B, d) inputs of the answer head at the last position, in float32 or wider, with their graph.
+
+        ``params`` stand in for the adapters of the same names, as in :meth:`logits`.
+        """
+        found: list[Tensor] = []
+        hook = self._base.get_output_embeddings().register_forward_pre_hook(lambda _, args: found.append(args[0]))
+        try:
+            self.logits(batch, params)
+        finally:
+            hook.remove()
+        last = found[-1][:, -1]
+        return last.to(torch.promote_types(last.dtype, torch.float32))
 
     def _set_answers(self, ids: tuple[int, ...]) -> None:
         """Put the answer rows of the output layer in its place, so no (B, T, vocabulary) logits are ever made."""
@@ -113,7 +143,7 @@ class ChoiceModel:
             return
         head = adapted_rows(rows, self.spec.lora).to(self.device)
         self._base.set_output_embeddings(head)
-        self._adapters = Parameters.of(self._base, head)
+        self._adapters = Parameters.of(self._base, head, self._adapters.shapes)
         self._magnitudes = self._adapters.magnitudes() | self._magnitudes_of_layers
 
     def encode(self, examples: Sequence[Example], max_length: int) -> Encoded:
@@ -167,7 +197,7 @@ class ChoiceModel:
         if not self._answer_ids:
             raise RuntimeError("Call prepare(answers, seed) before asking for logits.")
         inputs = self._loaded.inputs(batch)
-        self.forwards += len(batch)
+        self._passed.count += len(batch)
         if params is None:
             out = self._base(**inputs)
         else:

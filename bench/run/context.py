@@ -92,9 +92,21 @@ class Context:
 
     @contextmanager
     def method_at_work(self, method: Method) -> Iterator[None]:
-        """Around a method's own code: what it leaves behind in the process is undone, so no later row depends on it."""
-        with isolated():
-            yield
+        """Around a method's own code: what it leaves behind, in the process or the loaded model, is undone.
+
+        A base whose weights it has changed is loaded again.
+        """
+        guard = self._model[1].guard() if self._model is not None else None
+        try:
+            with isolated():
+                yield
+        finally:
+            if guard is not None and (changed := guard.restore()):
+                logger.warning(
+                    "%s has changed %d weights of the base, such as %s: the base is loaded again.",
+                    method.name, len(changed), changed[0],
+                )  # fmt: skip
+                self._model = None
 
     def attempt(self) -> dict[str, Any]:
         """This process and its code, as records show them."""
