@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import threading
@@ -62,6 +63,7 @@ def _begin(kinds: Mapping[str, Draw], study: Study, out: Path) -> None:
     """Make a worker ready: it keeps what it draws from, and ends when its parent does, however that ends."""
     global _given
     _given = kinds, study, out
+    gc.freeze()  # what the parent made stays shared with it: the collector need not look at it
     parent = os.getppid()
     watched = multiprocessing.parent_process()
 
@@ -76,6 +78,11 @@ def _begin(kinds: Mapping[str, Draw], study: Study, out: Path) -> None:
 def _draw(heading: str, section: Section) -> Kind:
     kinds, study, out = _given
     drawn, notes = kinds[heading](study, section)
-    files = [file for item in drawn for file in save(item.figure, out / item.name)]
-    pictures = [Picture(item.name, item.caption, item.figure.get_figwidth()) for item in drawn]
+    files, pictures = [], []
+    for item in drawn:
+        pictures.append(Picture(item.name, item.caption, item.figure.get_figwidth()))
+        files += save(item.figure, out / item.name)
+        item.figure.clear()
+    del drawn
+    gc.collect()  # figures are full of cycles, and large
     return Kind(heading, tuple(pictures), tuple(notes), tuple(files))

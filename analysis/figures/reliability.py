@@ -45,9 +45,8 @@ def _figure(study: Study, section: Section, task: str, groups: Sequence[Group]) 
             axes.remove()
         for axes, (group, bins) in zip(grid.flat, found, strict=False):
             look = style.get(group.name, {"color": GREY, "marker": "o"})
-            edges = [(number + 0.5) / BINS for number in range(BINS)]
-            shares = bins.counts / bins.counts.sum()
-            axes.bar(edges, shares, 0.9 / BINS, color="#CCCCCC", zorder=1)
+            edges = [number / BINS for number in range(BINS + 1)]
+            axes.stairs(bins.counts / bins.counts.sum(), edges, fill=True, color="#CCCCCC", zorder=1)
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--", zorder=2)
             some = bins.counts > 0
             axes.plot(bins.confidence[some], bins.accuracy[some], zorder=3, **look)

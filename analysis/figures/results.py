@@ -55,21 +55,21 @@ def _figure(
         figure = blank_figure(PAGE, height * len(tasks) + 0.7)
         panels = figure.subplots(len(tasks), len(SHOWN), sharey=True, squeeze=False)
         for row, task in zip(panels, tasks, strict=True):
+            here = [group for group in groups if group.task == task]
             for axes, metric in zip(row, [METRICS[name] for name in SHOWN], strict=True):
-                for group in (g for g in groups if g.task == task and g.having(metric.name)):
-                    summary = scaled(group.values(metric.name), metric)
-                    if group.reference:
-                        axes.axvline(
-                            summary.mean, label=group.title, linewidth=1, **{**references[group.name], "marker": "none"}
-                        )
-                        continue
-                    number = variants.index(group.section.variant)
-                    place = names.index(group.name) + (number - (len(variants) - 1) / 2) * step
+                shown = [group for group in here if group.having(metric.name)]
+                for group in (group for group in shown if group.reference):
+                    mean = scaled(group.values(metric.name), metric).mean
+                    axes.axvline(mean, label=group.title, linewidth=1, **{**references[group.name], "marker": "none"})
+                for number, variant in enumerate(variants):
+                    trained = [group for group in shown if not group.reference and group.section.variant == variant]
+                    points = [scaled(group.values(metric.name), metric) for group in trained]
+                    shift = (number - (len(variants) - 1) / 2) * step
                     axes.errorbar(
-                        [summary.mean],
-                        [place],
-                        xerr=None if summary.sem is None else [summary.sem],
-                        label=group.section.variant or "results",
+                        [point.mean for point in points],
+                        [names.index(group.name) + shift for group in trained],
+                        xerr=[point.sem or 0.0 for point in points],
+                        label=variant or "results",
                         capsize=2,
                         **{**look(number), "linestyle": "none"},
                     )

@@ -1,6 +1,6 @@
 """What tables and figures need of a ``facts.json``, in few bytes: thousands of records are held in memory.
 
-:mod:`bench.store.facts` declares and checks all facts. One that older records lack is None.
+:mod:`bench.store.facts` declares and checks all facts before they come here. One that older records lack is None.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
-
-import bench.store.facts as stored
 
 PREDICTIONS = "predictions.safetensors"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -82,12 +80,11 @@ class RunSummary:
 
 
 def run_facts(facts: Mapping[str, Any]) -> RunSummary:
-    """The facts of an evaluation.
+    """The facts of an evaluation, from checked data.
 
     Raises:
-        Malformed: a fact is missing or is not what it should be.
+        Malformed: the hash of its predictions is missing.
     """
-    _check(stored.RunFacts, facts)
     files = facts.get("files")
     sha256 = files.get(PREDICTIONS) if isinstance(files, dict) else None
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
@@ -112,20 +109,8 @@ def run_facts(facts: Mapping[str, Any]) -> RunSummary:
 
 
 def fit_facts(facts: Mapping[str, Any]) -> FitSummary:
-    """The facts of a fit, as ``fits/<key>/facts.json`` has them.
-
-    Raises:
-        Malformed: a fact is missing or is not what it should be.
-    """
-    _check(stored.FitFacts, facts)
+    """The facts of a fit, from checked data."""
     return _fit(facts, facts.get("diagnostics"), _provenance(facts["provenance"]))
-
-
-def _check(kind: type[stored.FitFacts] | type[stored.RunFacts], facts: Mapping[str, Any]) -> None:
-    try:
-        stored.check_facts(kind, facts)
-    except ValueError as error:
-        raise Malformed(str(error)) from error
 
 
 def _fit(facts: Mapping[str, Any], diagnostics: Any, source: Provenance | None) -> FitSummary:

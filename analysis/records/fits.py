@@ -11,6 +11,8 @@ from typing import Any
 from analysis.records.facts import FitSummary, Malformed, RunSummary, fit_facts
 from analysis.records.names import printable
 from bench.specs import FitSpec, key
+from bench.store.facts import FitFacts
+from bench.store.records import DamagedRecord, read_facts
 
 TRACED = ("step", "seconds")  # every row of a trace has them
 MEASURED = (*TRACED, "accuracy", "nll")  # what figures read of a row
@@ -41,13 +43,12 @@ class Fits:
         return self._facts[name]
 
     def _read(self, name: str) -> FitSummary | None:
-        file = self.folder / name / "facts.json"
+        folder = self.folder / name
         try:
-            return fit_facts(json.loads(file.read_text()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, RecursionError, Malformed) as error:
-            self.complaints[name] = f"{file} is not used: {printable(str(error))}. Its costs and origin are not known."
+            return fit_facts(read_facts(folder, FitFacts))
+        except DamagedRecord as error:
+            if folder.exists():
+                self.complaints[name] = f"costs and origin of a fit: {printable(str(error))}"
             return None
 
     def chain(self, spec: FitSpec, facts: RunSummary) -> list[FitSummary] | None:

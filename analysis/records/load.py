@@ -12,8 +12,9 @@ from analysis.records.evaluation import Evaluation
 from analysis.records.facts import PREDICTIONS, Malformed, run_facts
 from analysis.records.fits import Fits
 from analysis.records.groups import Runs, group, method_titles
-from analysis.records.names import PURPOSES, misnamed, printable
+from analysis.records.names import printable
 from analysis.records.predictions import Predictions, check_metrics, read_predictions
+from bench.store.names import PURPOSES
 from bench.store.records import DamagedRecord, read_record
 
 log = logging.getLogger(__name__)
@@ -72,9 +73,7 @@ def _read(runs: Path, purposes: Collection[str]) -> tuple[list[Evaluation], list
     for folder in sorted((runs / "evals").glob("[0-9a-f]*")):
         try:
             record = read_record(folder)
-            if (name := misnamed(record.spec, record.metrics)) is not None:
-                bad.append(f"{folder} is not a record of this suite ({name}): delete that folder.")
-            elif record.spec.purpose in purposes:
+            if record.spec.purpose in purposes:
                 facts = run_facts(record.facts)
                 good.append(Evaluation(record.key, record.spec, folder, record.settings, dict(record.metrics), facts))
         except DamagedRecord as error:

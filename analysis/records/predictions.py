@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -47,40 +48,54 @@ def read_predictions(folder: Path, facts: RunSummary) -> Predictions:
         raise Malformed("its content does not match the hash in facts.json")
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        ids = json.loads(header["__metadata__"]["ids"])
+        ids = _ids(header["__metadata__"]["ids"])
         arrays = load(content)
         draws, labels, truth = arrays["log_probs"], arrays["labels"], arrays.get("truth")
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed(f"it is not a file of predictions ({type(error).__name__}: {error})") from error
-    _check_draws(draws, facts)
+    probs = _drawn(draws, facts)
     count, answers = draws.shape[1:]
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise Malformed(f"labels are {labels.dtype} {labels.shape}: they should be {count} integers")
     if labels.min() < 0 or labels.max() >= answers:
         raise Malformed(f"labels go from {labels.min()} to {labels.max()}: there are {answers} answers")
-    if not isinstance(ids, list) or len(ids) != count or not all(isinstance(name, str) for name in ids):
+    if ids is None or len(ids) != count:
         raise Malformed(f"ids are not {count} names")
     if truth is not None:
-        _check_distributions("truth", truth, (count, answers))
-    return Predictions(mixture(draws), labels.astype(np.int64), tuple(ids), draws, truth)
+        _distributions("truth", truth, (count, answers))
+    with np.errstate(divide="ignore"):
+        mixed = np.log(probs.mean(axis=0))
+    if not np.isfinite(mixed).all():
+        mixed = mixture(draws)  # slower, and right where a probability is too small for a float64
+    return Predictions(mixed, labels.astype(np.int64), ids, draws, truth)
 
 
-def _check_draws(draws: NDArray[np.floating], facts: RunSummary) -> None:
+@functools.lru_cache(maxsize=256)  # the runs of a task have the same, as one text
+def _ids(text: str) -> tuple[str, ...] | None:
+    ids = json.loads(text)
+    return tuple(ids) if isinstance(ids, list) and all(isinstance(name, str) for name in ids) else None
+
+
+def _drawn(draws: NDArray[np.floating], facts: RunSummary) -> NDArray[np.float64]:
+    """The checked probabilities of the draws."""
     expected = (facts.draws, facts.scored)
     if draws.ndim != 3 or 0 in draws.shape or draws.shape[:2] != expected:
         raise Malformed(
             f"log_probs have shape {draws.shape}: facts.json says {facts.draws} draws of {facts.scored} examples"
         )
-    _check_distributions("log_probs", draws, draws.shape)
+    return _distributions("log_probs", draws, draws.shape)
 
 
-def _check_distributions(name: str, log_probs: NDArray[np.floating], shape: tuple[int, ...]) -> None:
+def _distributions(name: str, log_probs: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The probabilities of log-probabilities that sum to one."""
     if log_probs.dtype.kind != "f" or log_probs.shape != shape:
         raise Malformed(f"{name} is {log_probs.dtype} {log_probs.shape}: it should be floating-point numbers {shape}")
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = np.exp(log_probs, dtype=np.float64).sum(axis=-1)
+        probs: NDArray[np.float64] = np.exp(log_probs, dtype=np.float64)
+        sums = probs.sum(axis=-1)
     if not bool((np.abs(sums - 1) <= SUM_TOLERANCE).all()):
         raise Malformed(f"{name} has rows that are not log-probabilities: they should sum to one")
+    return probs
 
 
 def recomputed(given: Predictions) -> dict[str, float]:

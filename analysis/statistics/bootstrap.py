@@ -26,7 +26,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.records.predictions import Predictions
 from bench.metrics import METRICS
 
 RESAMPLES = 2000  # standard errors to 1.6 %
@@ -47,6 +46,13 @@ class Scored(NamedTuple):
     examples: int
 
 
+class Scorable(NamedTuple):
+    """What metrics are computed from: (N, C) log-probabilities of the mixture over draws, and (N,) labels."""
+
+    log_probs: Array
+    labels: NDArray[np.int64]
+
+
 class Estimate(NamedTuple):
     """A mean difference over seeds, its interval, in how many of the seeds the sign is that of the mean, and p.
 
@@ -61,24 +67,34 @@ class Estimate(NamedTuple):
     p: float
 
 
-def score_resamples(given: Predictions) -> Scored:
-    """All metrics that have terms per example. Runs with equally many examples are resampled alike."""
+def score_resamples(runs: Sequence[Scorable]) -> list[Scored]:
+    """All metrics that have terms per example, of runs with equally many examples, which are resampled alike."""
     metrics = [metric for metric in METRICS.values() if metric.terms is not None]
-    columns = [metric.terms(given.log_probs, given.labels) for metric in metrics if metric.terms is not None]
-    used = [column if column.ndim == 1 else column[:, column.any(axis=0)] for column in columns]  # (N,) or (N, bins)
-    table = np.column_stack(used)
-    counts = _counts(len(given.labels))
+    wholes, columns = [], []
+    for run in runs:
+        terms = [metric.terms(*run) for metric in metrics if metric.terms is not None]
+        wholes.append({metric.name: metric(*run) for metric in metrics})
+        columns.append([term if term.ndim == 1 else term[:, term.any(axis=0)] for term in terms])  # (N,) or (N, bins)
+    means = _resampled(np.column_stack([column for parts in columns for column in parts]))
+    scored, start = [], 0
+    for whole, parts in zip(wholes, columns, strict=True):
+        shifts = {}
+        for metric, column in zip(metrics, parts, strict=True):
+            width = 1 if column.ndim == 1 else column.shape[1]
+            block = means[:, start : start + width]
+            resampled = block[:, 0] if column.ndim == 1 else np.abs(block).sum(axis=1)
+            shifts[metric.name] = resampled - whole[metric.name]
+            start += width
+        scored.append(Scored(whole, shifts, len(runs[0].labels)))
+    return scored
+
+
+def _resampled(table: Array) -> Array:
+    """(R, columns) means of an (N, columns) table over resamples of its rows."""
+    counts = _counts(len(table))
     parts = np.array_split(counts, -(-counts.size // CHUNK))
-    means = np.concatenate([part.astype(np.float64) @ table for part in parts]) / len(table)  # (R, columns)
-    whole, shifts, start = {}, {}, 0
-    for metric, column in zip(metrics, used, strict=True):
-        width = 1 if column.ndim == 1 else column.shape[1]
-        part = means[:, start : start + width]
-        value = whole[metric.name] = metric(given.log_probs, given.labels)
-        resampled = part[:, 0] if column.ndim == 1 else np.abs(part).sum(axis=1)
-        shifts[metric.name] = resampled - value
-        start += width
-    return Scored(whole, shifts, len(given.labels))
+    means: Array = np.concatenate([part.astype(np.float64) @ table for part in parts]) / len(table)
+    return means
 
 
 def paired_difference(metric: str, ours: Sequence[Scored], theirs: Sequence[Scored]) -> Estimate:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
 
 from analysis.records.evaluation import Evaluation
 from analysis.records.groups import Group, Section
-from analysis.statistics.bootstrap import LEVEL, Estimate, Scored, paired_difference
+from analysis.statistics.bootstrap import LEVEL, Estimate, Scorable, Scored, paired_difference, score_resamples
 from analysis.statistics.metric import metric_of
 from analysis.statistics.study import Study
+
+TOGETHER = 32  # runs whose examples are resampled at once: faster than one by one, and still small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +51,10 @@ def compare(study: Study) -> tuple[list[Difference], list[str]]:
         for task in sorted(cells):
             bases = [group for group in cells[task] if group.spec.method == study.baseline]
             others = [group for group in cells[task] if group.spec.method != study.baseline]
+            scored = _scored(study, cells[task]) if bases else {}
             for base in bases:
                 for group in others:
-                    found += _pair(study, group, base, notes)
+                    found += _pair(study, group, base, scored, notes)
     if not any(group.spec.method == study.baseline for group in study.runs.results):
         notes.append(f"No differences: there is no result of the baseline '{study.baseline}'.")
     return _corrected(found), notes
@@ -57,20 +62,31 @@ def compare(study: Study) -> tuple[list[Difference], list[str]]:
 
 def _corrected(found: Sequence[Difference]) -> list[Difference]:
     """Holm's correction, over the methods and tasks of each section, baseline and metric; references apart."""
-    from statsmodels.stats.multitest import multipletests
-
     families: dict[tuple[Section, str, str, bool], list[int]] = {}
     for place, d in enumerate(found):
         families.setdefault((d.group.section, d.baseline.name, d.metric, d.group.reference), []).append(place)
     corrected = list(found)
     for places in families.values():
-        adjusted = multipletests([found[place].estimate.p for place in places], method="holm")[1]
-        for place, p in zip(places, adjusted, strict=True):
-            corrected[place] = dataclasses.replace(found[place], p_holm=float(p))
+        for place, p in zip(places, holm([found[place].estimate.p for place in places]), strict=True):
+            corrected[place] = dataclasses.replace(found[place], p_holm=p)
     return corrected
 
 
-def _pair(study: Study, group: Group, base: Group, notes: list[str]) -> Iterator[Difference]:
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: the k-th smallest of m values of p times m - k + 1, never falling, at most 1.
+
+    Holm 1979, Scandinavian Journal of Statistics 6(2).
+    """
+    order = np.argsort(ps)
+    stepped = np.maximum.accumulate(np.asarray(ps)[order] * np.arange(len(ps), 0, -1))
+    adjusted = np.empty(len(ps))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return [float(p) for p in adjusted]
+
+
+def _pair(
+    study: Study, group: Group, base: Group, known: Mapping[str, Scored], notes: list[str]
+) -> Iterator[Difference]:
     """The differences of a method to the baseline, over the seeds for which both predict the same examples."""
     what = f"No difference of {group.name} to {base.name} on {group.task} ({group.section.title})"
     bases = {record.seed: record for record in base.records}
@@ -83,12 +99,10 @@ def _pair(study: Study, group: Group, base: Group, notes: list[str]) -> Iterator
     if not both or len({_examples(study, pair[0]) for pair in both}) > 1:
         notes.append(f"{what}: they do not share seeds on the same examples.")
         return
-    scored = [(_scored(study, one), _scored(study, other)) for one, other in both]
-    pairs = [(one, other) for one, other in scored if one is not None and other is not None]
-    if not pairs:
+    if both[0][0].facts.scored < 2:
         notes.append(f"{what}: one example has no spread.")
         return
-    ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    ours, theirs = [known[one.key] for one, _ in both], [known[other.key] for _, other in both]
     for metric in ours[0].whole:
         yield Difference(group, base, metric, paired_difference(metric, ours, theirs))
 
@@ -97,5 +111,16 @@ def _examples(study: Study, record: Evaluation) -> str:
     return study.measured[record.key].examples
 
 
-def _scored(study: Study, record: Evaluation) -> Scored | None:
-    return study.measured[record.key].scored
+def _scored(study: Study, groups: Sequence[Group]) -> dict[str, Scored]:
+    """The runs of one task, by key, with their metrics on resamples of its examples."""
+    by_size: dict[int, list[tuple[str, Scorable]]] = {}
+    for record in (record for group in groups for record in group.records):
+        given = study.measured[record.key].given
+        if given is not None:
+            by_size.setdefault(len(given.labels), []).append((record.key, given))
+    found: dict[str, Scored] = {}
+    for runs in by_size.values():
+        for start in range(0, len(runs), TOGETHER):
+            part = runs[start : start + TOGETHER]
+            found.update(zip([key for key, _ in part], score_resamples([given for _, given in part]), strict=True))
+    return found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.records.evaluation import Evaluation
 from analysis.records.predictions import Predictions
-from analysis.statistics.bootstrap import Scored, score_resamples
+from analysis.statistics.bootstrap import Scorable
 from analysis.statistics.detection import familiarity, pair
 from analysis.statistics.quality import QUALITY
 from analysis.statistics.reliability import Reliability, reliability
@@ -29,7 +29,7 @@ class Measured:
         examples: a hash of ids and labels: runs with the same one predict the same examples.
         answers: number of answers.
         bins: the reliability diagram.
-        scored: metrics on resamples of the examples; None but for results.
+        given: mixture and labels, from which examples are resampled; None but for results.
         quality: the further metrics.
         by_draws: number of draws to metrics of the mixture over so many first draws; empty with a single draw.
         familiarity: scores per example, where the run is one of a pair for detection out of distribution.
@@ -38,7 +38,7 @@ class Measured:
     examples: str
     answers: int
     bins: Reliability
-    scored: Scored | None = None
+    given: Scorable | None = None
     quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
     by_draws: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     familiarity: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
@@ -73,7 +73,7 @@ def measure(given: Predictions, result: bool = True, paired: bool = False) -> Me
     quality = {name: metric(given) for name, metric in QUALITY.items()}
     return dataclasses.replace(
         brief,
-        scored=score_resamples(given) if len(given.labels) > 1 else None,
+        given=Scorable(given.log_probs, given.labels),
         quality={name: value for name, value in quality.items() if value is not None},
         by_draws=over_draws(given),
         familiarity=familiarity(given) if paired else {},
@@ -91,7 +91,12 @@ def over_draws(given: Predictions) -> dict[int, dict[str, float]]:
         return {}
     total = len(given.draws)
     counts = sorted({round(count) for count in np.linspace(1, total, min(total, MOST_POINTS))})
-    return {
-        count: {name: METRICS[name](mixture(given.draws[:count]), given.labels) for name in BY_DRAWS}
-        for count in counts
-    }
+    found = {}
+    with np.errstate(divide="ignore"):
+        sums = np.cumsum(np.exp(given.draws, dtype=np.float64), axis=0)
+        for count in counts:
+            mixed = np.log(sums[count - 1] / count)
+            if not np.isfinite(mixed).all():
+                mixed = mixture(given.draws[:count])  # slower, and right where a probability is too small for a float64
+            found[count] = {name: METRICS[name](mixed, given.labels) for name in BY_DRAWS}
+    return found

@@ -49,30 +49,35 @@ def ece_15(given: Predictions) -> float:
     return ece(given.log_probs, given.labels, BINS)
 
 
-def _equal_mass(given: Predictions) -> list[tuple[Array, Array]]:
-    """(confidence, right) of the bins of equal mass; none is empty."""
+def _equal_mass(given: Predictions) -> tuple[NDArray[np.intp], Array, Array]:
+    """(bins,) examples, mean confidence and accuracy of the bins of equal mass, those that are not empty."""
     from scipy.stats import rankdata
 
     sure, right = _sure_right(given)
     place = ((rankdata(sure) - 0.5) / len(sure) * BINS).astype(np.intp)
-    return [(sure[place == b], right[place == b]) for b in range(BINS) if (place == b).any()]
+    counts: NDArray[np.intp] = np.bincount(place, minlength=BINS)
+    some = counts > 0
+    sums = (np.bincount(place, weights=values, minlength=BINS)[some] for values in (sure, right))
+    confidence, accuracy = (total / counts[some] for total in sums)
+    return counts[some], confidence, accuracy
 
 
 def ece_adaptive(given: Predictions) -> float:
     """ECE with 15 bins of equal mass."""
-    return float(sum(abs((right - sure).sum()) for sure, right in _equal_mass(given)) / len(given.labels))
+    counts, confidence, accuracy = _equal_mass(given)
+    return float((counts * np.abs(accuracy - confidence)).sum() / len(given.labels))
 
 
 def ece_debiased(given: Predictions) -> float:
     """ECE over bins of equal mass less the bias that sampling of the labels gives it."""
-    from scipy.stats import foldnorm
+    from scipy.special import ndtr
 
-    expected = 0.0
-    for sure, right in _equal_mass(given):
-        gap, spread = abs(right.mean() - sure.mean()), (right.mean() * (1 - right.mean()) / len(right)) ** 0.5
-        expected += len(right) * (foldnorm.mean(gap / spread, scale=spread) if spread > 0 else gap)
-    plain = ece_adaptive(given)
-    return float(plain - (expected / len(given.labels) - plain))
+    counts, confidence, accuracy = _equal_mass(given)
+    gap, spread = np.abs(accuracy - confidence), np.sqrt(accuracy * (1 - accuracy) / counts)
+    ratio = np.divide(gap, spread, out=np.full_like(gap, np.inf), where=spread > 0)
+    # E|x| for x ~ N(gap, spread^2): the mean of the folded normal distribution
+    expected = spread * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + gap * (1 - 2 * ndtr(-ratio))
+    return float((counts * (2 * gap - expected)).sum() / len(given.labels))
 
 
 def mce(given: Predictions) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -20,6 +21,11 @@ class Summary:
 
 def summarize(values: Sequence[float]) -> Summary:
     """The summary of at least one finite value."""
+    return _summary(tuple(values))
+
+
+@functools.lru_cache(maxsize=100_000)  # many tables and figures show the same numbers, and exact sums take their time
+def _summary(values: tuple[float, ...]) -> Summary:
     n = len(values)
     sd = statistics.stdev(values) if n > 1 else None
     return Summary(statistics.fmean(values), sd, None if sd is None else sd / math.sqrt(n), n)

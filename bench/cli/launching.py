@@ -77,6 +77,7 @@ def launch(
     """
     from bench.launch.follow import follow
     from bench.launch.launcher import Order, get_launcher, sent
+    from bench.plan.preflight import preflight
     from bench.plan.runs import missing
     from bench.plan.settings import merge, parse_assignment
     from bench.process.stop import StopRequest
@@ -95,7 +96,7 @@ def launch(
     failures: list[str] = []
     if todo:
         if not options.dry_run:
-            store.check_writable()
+            preflight(todo, store, how.source, how.model_path)
         with StopRequest().installed() as stop:
             order = Order(
                 title=grid.name,

@@ -7,12 +7,11 @@ recomputed here, which needs the predictions.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.specs import FitSpec, RunSpec, UnknownField, build, canonical, key
+from bench.specs import FitSpec, RunSpec, UnknownField, build, canonical, key, to_json
 from bench.store.facts import FitFacts, RunFacts, check_facts
 from bench.store.files import DamagedRecord, UnreadableRecord, damaged, read_json, reading
 from bench.store.names import misnamed
@@ -40,7 +39,7 @@ class RunRecord:
     @property
     def settings(self) -> str:
         """Canonical JSON of all that defines the run except its seed: the runs that may be averaged share it."""
-        run = json.loads(canonical(self.spec))
+        run = to_json(self.spec)
         return canonical({**run, "fit": _without_seed(run["fit"])})
 
 

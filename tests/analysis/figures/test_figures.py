@@ -50,9 +50,9 @@ def test_the_last_point_of_the_draws_is_the_stored_metric_and_the_first_is_one_d
     run = chosen.measured[sampler.records[0].key].by_draws
     assert list(run) == [1, 2, 3, 4, 5, 6]
     for name in BY_DRAWS:
-        assert run[6][name] == sampler.records[0].metrics[name]
-        assert run[1][name] == point.records[0].metrics[name]
-        assert run[3][name] == METRICS[name](mixture(rows[:3]), LABELS)
+        assert run[6][name] == pytest.approx(sampler.records[0].metrics[name], abs=1e-12)
+        assert run[1][name] == pytest.approx(point.records[0].metrics[name], abs=1e-12)
+        assert run[3][name] == pytest.approx(METRICS[name](mixture(rows[:3]), LABELS), abs=1e-12)
     ((drawn,), notes) = draw(figure_draws, chosen)
     assert notes == []
     line = next(line for line in drawn.figure.axes[1].lines if line.get_label() == "sampler")

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from analysis.records.predictions import Predictions
-from analysis.statistics.bootstrap import Scored, _counts, paired_difference, score_resamples
+from analysis.statistics.bootstrap import Scorable, Scored, _counts, paired_difference, score_resamples
 from bench.metrics import METRICS
 
 
@@ -19,6 +19,11 @@ def predictions(seed: int, sharpness: float = 1.0, size: int = 400, answers: int
     return Predictions(log_probs, labels, tuple(map(str, range(size))))
 
 
+def scored_of(given: Predictions) -> Scored:
+    (scored,) = score_resamples([Scorable(given.log_probs, given.labels)])
+    return scored
+
+
 def nll_terms(given: Predictions) -> np.ndarray:
     return -given.log_probs[np.arange(len(given.labels)), given.labels]
 
@@ -26,7 +31,7 @@ def nll_terms(given: Predictions) -> np.ndarray:
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_resample_is_the_metric_of_the_resampled_examples(metric):
     given = predictions(1)
-    scored, counts = score_resamples(given), _counts(400)
+    scored, counts = scored_of(given), _counts(400)
     for place in (0, 7):
         repeated = np.repeat(np.arange(400), counts[place])
         expected = METRICS[metric](given.log_probs[repeated], given.labels[repeated])
@@ -35,15 +40,15 @@ def test_a_resample_is_the_metric_of_the_resampled_examples(metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_equal_predictions_differ_by_exactly_zero(metric):
-    scored = [score_resamples(predictions(seed)) for seed in (1, 2, 3)]
+    scored = [scored_of(predictions(seed)) for seed in (1, 2, 3)]
     found = paired_difference(metric, scored, scored)
     assert (found.mean, found.low, found.high, found.agree, found.seeds) == (0.0, 0.0, 0.0, 3, 3)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_clear_difference_leaves_zero_out(metric):
-    good = [score_resamples(predictions(seed, 3.0)) for seed in (1, 2, 3)]
-    poor = [score_resamples(predictions(seed, 0.0)) for seed in (4, 5, 6)]
+    good = [scored_of(predictions(seed, 3.0)) for seed in (1, 2, 3)]
+    poor = [scored_of(predictions(seed, 0.0)) for seed in (4, 5, 6)]
     found = paired_difference(metric, good, poor)
     assert found.low <= found.mean <= found.high
     assert found.agree == 3
@@ -53,7 +58,7 @@ def test_a_clear_difference_leaves_zero_out(metric):
 def test_one_seed_agrees_with_scipy():
     """With one seed it is the usual paired bootstrap over examples."""
     good, poor = predictions(1, 1.2), predictions(2, 1.0)
-    found = paired_difference("nll", [score_resamples(good)], [score_resamples(poor)])
+    found = paired_difference("nll", [scored_of(good)], [scored_of(poor)])
     terms = nll_terms(good) - nll_terms(poor)
     theirs = stats.bootstrap((terms,), np.mean, method="percentile", n_resamples=4000, rng=1).confidence_interval
     width = theirs.high - theirs.low
@@ -97,7 +102,7 @@ def test_false_positives_are_as_rare_as_promised(seeds, by_seed, by_example, by_
 
 def test_seeds_count_too():
     """Disagreeing seeds widen the interval beyond that of the examples."""
-    better, worse, base = (score_resamples(predictions(seed, s)) for seed, s in ((1, 3.0), (2, 0.0), (3, 1.5)))
+    better, worse, base = (scored_of(predictions(seed, s)) for seed, s in ((1, 3.0), (2, 0.0), (3, 1.5)))
     mixed = paired_difference("nll", [better, worse], [base, base])
     apart = [paired_difference("nll", [run], [base]) for run in (better, worse)]
     assert mixed.low < apart[0].high and mixed.high > apart[1].low
@@ -107,13 +112,13 @@ def test_seeds_count_too():
 def test_p_of_one_seed_agrees_with_a_t_test():
     """For a mean of examples p is that of a paired t test, but for the bootstrap's standard error."""
     good, poor = predictions(1, 1.15, 2000), predictions(2, 1.0, 2000)
-    found = paired_difference("nll", [score_resamples(good)], [score_resamples(poor)])
+    found = paired_difference("nll", [scored_of(good)], [scored_of(poor)])
     expected = stats.ttest_rel(nll_terms(good), nll_terms(poor)).pvalue
     assert found.p == pytest.approx(expected, rel=0.15) and 0.001 < expected < 0.9
 
 
 def test_no_difference_has_p_one():
-    scored = [score_resamples(predictions(1))]
+    scored = [scored_of(predictions(1))]
     assert paired_difference("nll", scored, scored).p == 1.0
 
 

@@ -85,7 +85,7 @@ def test_equal_widths_agree_with_scikit_learn(seed):
 
 def test_bins_of_equal_mass_hold_equally_many():
     given = random(1003)
-    sizes = [len(sure) for sure, _ in quality._equal_mass(given)]
+    sizes = quality._equal_mass(given)[0].tolist()
     assert sum(sizes) == 1003 and len(sizes) == BINS and set(sizes) <= {66, 67}
     order = np.random.default_rng(0).permutation(1003)
     shuffled = Predictions(given.log_probs[order], given.labels[order], given.ids)
@@ -98,9 +98,9 @@ def test_debiased_is_the_plain_one_less_its_simulated_bias():
     bins = quality._equal_mass(given)
     generator, n = np.random.default_rng(1), len(given.labels)
     drawn = np.zeros(20_000)
-    for sure, right in bins:
-        spread = (right.mean() * (1 - right.mean()) / len(right)) ** 0.5
-        drawn += len(right) / n * np.abs(generator.normal(right.mean(), spread, size=drawn.size) - sure.mean())
+    for count, confidence, accuracy in zip(*bins, strict=True):
+        spread = (accuracy * (1 - accuracy) / count) ** 0.5
+        drawn += count / n * np.abs(generator.normal(accuracy, spread, size=drawn.size) - confidence)
     plain = quality.ece_adaptive(given)
     assert quality.ece_debiased(given) == pytest.approx(2 * plain - drawn.mean(), abs=1e-3)
 
