@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from bench.cli import deploy, family, grid, listing, planning, results, run  # noqa: F401  (each registers its commands)
+from bench.cli import demo, deploy, family, grid, listing, planning, results, run  # noqa: F401  (each registers its commands)
 from bench.cli.app import app
 from bench.cli.terminal import any_encoding, complain, discard, show
 from bench.cli.usage import sentence

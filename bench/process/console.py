@@ -30,14 +30,15 @@ class Console(logging.Handler):
 def shown(show: Callable[[str], None]) -> Iterator[None]:
     """Pass the suite's log records to ``show`` for the length of a with block, and nowhere else."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
-    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    before = [(logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
     console = Console(show)
     for logger in loggers:
         logger.setLevel(logging.INFO)
         logger.handlers = [console]
+        logger.propagate = False  # libraries may have given the root logger a handler
     try:
         yield
     finally:
-        for logger, (level, handlers) in zip(loggers, before, strict=True):
+        for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
             logger.setLevel(level)
-            logger.handlers = handlers
+            logger.handlers, logger.propagate = handlers, propagate

@@ -98,6 +98,7 @@ def test_log_records_reach_standard_error_as_plain_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger = logging.getLogger("bench.somewhere")
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler()])  # as libraries leave behind
 
     def speak(*arguments: object) -> str:
         logger.debug("not shown")
@@ -109,7 +110,11 @@ def test_log_records_reach_standard_error_as_plain_lines(
     assert main(["logs", "abcd"]) == 0
     logger.info("outside")
     said = capsys.readouterr()
-    assert said.err.splitlines() == ["step 3", r"warning: odd \x1b[31m"] and said.out == "said\n"
+    assert (
+        said.err.splitlines()[:2] == ["step 3", r"warning: odd \x1b[31m"]
+        and len(said.err.splitlines()) <= 3
+        and said.out == "said\n"
+    )
     assert not logging.getLogger("bench").handlers
 
 
