@@ -2,6 +2,21 @@
 
 A draw is ``mean + sqrt(tau) * (deviation)``: ``tau`` scales the covariance, so tau = 0 is the mean and tau = 1 the
 posterior itself. It works for every Gaussian, and a posterior without a covariance refuses it with a sentence.
+
+A plug-in may define its own kind of posterior, in the module that registers its method::
+
+    @dataclasses.dataclass(frozen=True)
+    class Scaled(Posterior):
+        kind = "scaled"           # names the class in stored files: keep it, and let no other posterior have it
+        value: Params             # every field is a dict of tensors
+        scale: Params
+
+        @property
+        def mean(self) -> Params:
+            return self.value
+
+Override ``_draw`` for draws, and ``covariance`` for linearised prediction. Whoever reads the stored file needs the
+plug-in (``--plugin``).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from analysis.records.groups import Group, Runs, Section
 from analysis.records.load import load
 from analysis.records.order import BASELINE
 from analysis.statistics.measured import Measured, Measurements
+from bench.store.display import main_variant_of
 
 T = TypeVar("T")
 
@@ -25,7 +26,8 @@ class Study:
         runs: the records.
         measured: their predictions in brief, by key.
         baseline: the method that differences and relative costs are taken to.
-        main: the variant of the settings that is shown first; None leaves the choice to :attr:`main_variant`.
+        main: the variant of the settings that is shown first; None leaves the choice to :attr:`main_variant`. A
+            grid that marks one (``main = true``) notes it in the store.
     """
 
     runs: Runs
@@ -75,4 +77,7 @@ def study(folder: Path, baseline: str | None = None, main: str | None = None) ->
     if main is not None and main not in variants:
         have = ", ".join(f"'{name}'" for name in sorted(variants))
         raise ValueError(f"There is no result of the variant '{main}' in {folder}. It has {have}.")
+    noted = main_variant_of(folder)
+    if main is None and noted in variants:
+        main = noted
     return Study(runs, measured, baseline or BASELINE, main)

@@ -27,9 +27,13 @@ def grid(
     runs: Runs = RUNS,
 ) -> int:
     """Compute every run of a grid file that the store does not hold yet."""
+    from bench.store.display import note_main_variant
+
     planned = grid_of(file, spec, track=execution.track)
     families = planned.families()
     status = launch(planned, families, runs, execution, options, wait)
+    if planned.main_variant is not None and not options.dry_run:
+        note_main_variant(runs, planned.main_variant)
     count = sum(len(family.runs) for family in families)
     complain(f"{planned.name}: {count} evaluations of {len(families)} families in {runs}")
     return status
