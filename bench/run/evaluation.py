@@ -69,16 +69,16 @@ def evaluate(context: Context, run: RunSpec, encoded: Encoded | None, progress: 
             _tell_cut(context, run, job.encoded)
     memory = PeakMemory(context.device)
     forwards = context.forwards(run.fit.model)
-    began = time.perf_counter()
     try:
         with context.method_at_work(method):
             seed_global(seed_for(run, "noise of layers"), context.device)
+            began = time.perf_counter()
             log_probs = as_predictions(method.predict(job), run.method, len(examples), len(task.answers))
+            seconds = time.perf_counter() - began
     except FloatingPointError:
         if method.uses_model:
             blame_base(job.model, run.fit, task.answers, (batch for _, batch in job.encoded.in_order(run.batch_size)))
         raise
-    seconds = time.perf_counter() - began
     progress.finish()
     warnings = remarks(log_probs)
     for sentence in warnings:

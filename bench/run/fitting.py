@@ -108,12 +108,12 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
     told = len(job.warnings)
     memory = PeakMemory(context.device)
     forwards = context.forwards(spec.model)
-    began = time.perf_counter()
     with context.method_at_work(method):
         seed_global(seed_for(spec, "before"), context.device)
         job.generator.manual_seed(seed_for(spec, "noise before"))
+        began = time.perf_counter()
         posterior = checked(method.fit(job), spec.method)
-    posterior_seconds = time.perf_counter() - (job.train_ended if job.trained else began)
+        posterior_seconds = time.perf_counter() - (job.train_ended if job.trained else began)
     diagnostics, odd = plain(job.facts, spec.method)
     job.warnings += odd
     for sentence in job.warnings[told:]:
