@@ -126,10 +126,10 @@ def claim(
         held.release()
 
 
-def sweep_claims(folder: Path, limit: float) -> None:
-    """Remove the claims of processes that are gone, and what killed ones left of claims that were never made."""
+def sweep_claims(folder: Path, limit: float, finished: Callable[[str], bool]) -> None:
+    """Remove the dead claims on families that are ``finished``. Others tell `bench status` whose process is gone."""
     for name, content in read_claims(folder, limit).items():
-        if not content["alive"]:
+        if not content["alive"] and finished(name):
             _remove(folder / f"{name}.json", content["token"])
 
 

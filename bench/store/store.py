@@ -246,12 +246,12 @@ class Store:
                     probe.unlink(missing_ok=True)
 
     def tidy(self, seconds: float) -> None:
-        """Remove what killed processes left: drafts and claims older than ``seconds``, work on fits that are done."""
+        """Remove what killed processes left: old drafts, and claims and work on fits that are done."""
         for folder in (self.root / name for name in FOLDERS):
             sweep(folder, "*", seconds)
         if self.claims.is_dir():
             with contextlib.suppress(OSError):  # a store that may only be read
-                sweep_claims(self.claims, seconds)
+                sweep_claims(self.claims, seconds, lambda family: is_whole(self.root / "fits" / family))
         for work in (self.root / "work").glob("[0-9a-f]*"):
             sweep(work, "*", seconds)
             if KEY.fullmatch(work.name) and is_whole(self.root / "fits" / work.name):

@@ -133,7 +133,9 @@ def test_dead_claims_and_drafts_are_swept_and_living_ones_stay(tmp_path: Path) -
     os.utime(tmp_path / "dead.json", (0, 0))
     write(tmp_path / "other.json", machine="far")
     with claim(tmp_path / "living.json", Worker()):
-        sweep_claims(tmp_path, 240)
+        sweep_claims(tmp_path, 240, lambda family: False)
+        assert sorted(read_claims(tmp_path)) == ["dead", "living", "other"]  # status says that its process is gone
+        sweep_claims(tmp_path, 240, lambda family: True)
         assert sorted(read_claims(tmp_path)) == ["living", "other"]
         with pytest.raises(Held), claim(tmp_path / "living.json", Worker(), wait=False, seconds=1):
             pass
