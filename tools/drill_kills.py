@@ -1,15 +1,18 @@
-"""Kill the demo grid with SIGKILL at random moments, restart it, and compare its leaderboard with that of one run.
+"""Kill a grid at random moments, restart it, and compare its results with those of one undisturbed run.
 
-    python benchmarks/kill_demo.py [--kills 10] [--seed 0] [--reference RUNS] [--grid GRID.toml]
+    python tools/drill_kills.py [--kills 10] [--seed 0] [--reference RUNS] [--grid GRID.toml]
 
-The waits are random shares of the time the grid takes. Exits with 1 if one byte of a posterior, of a prediction or of
-leaderboard.csv differs, the column `date` aside, which is the day (UTC) of the newest run. Beside a --reference that
-was made elsewhere, the other columns that say where a run was made (commit, device, suite, flags) may differ too.
+Each kill is one of: SIGKILL of the parent and its workers, SIGKILL of the parent alone, Ctrl-C (SIGINT to the process
+group, as a terminal sends it). Counted are files that differ, false failures (records under failures/, of which the
+grid itself causes none), interrupts that did not exit with 130, and processes that stay. Exits with 1 unless all are
+0. Of leaderboard.csv the column `date` may differ, the day (UTC) of the newest run; with a --reference that was made
+elsewhere, so may the other columns that say where a run was made (commit, device, suite, flags).
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import csv
 import os
 import random
@@ -24,6 +27,8 @@ from analysis.tables.leaderboard import CLOCK, ORIGIN
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = [sys.executable, "-m", "bench"]
+WAYS = ("all", "parent", "interrupt")
+PATIENCE = 120.0  # seconds for an interrupted grid to end, and for processes to follow their parent
 
 
 def leaderboard(runs: Path) -> list[list[str]]:
@@ -40,6 +45,48 @@ def results(runs: Path) -> dict[str, bytes]:
     return {str(file.relative_to(runs)): file.read_bytes() for file in files}
 
 
+def session(leader: int) -> list[int]:
+    """The living processes of a session that this drill started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[3] == str(leader) and fields[0] not in "ZX":
+            found.append(int(entry.name))
+    return found
+
+
+def left(leader: int) -> list[int]:
+    """The processes that are still there after a while; they are ended."""
+    deadline = time.monotonic() + PATIENCE
+    while (staying := session(leader)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in staying:
+        os.kill(process, signal.SIGKILL)
+    return staying
+
+
+def end(process: subprocess.Popen[bytes], way: str) -> bool:
+    """End a grid in one of the ways; whether it ended as it should."""
+    if way == "interrupt":
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            # 0: it was complete when the signal came; -2: Python had not yet begun
+            return process.wait(timeout=PATIENCE) in (130, 0, -signal.SIGINT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return False
+    if way == "all":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()  # its workers must follow by themselves
+    process.wait()
+    return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=10)
@@ -48,8 +95,9 @@ def main() -> int:
     parser.add_argument("--reference", type=Path, help="a store in which the grid is complete already")
     options = parser.parse_args()
     moments = random.Random(options.seed)
+    counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as scratch:
-        command = [*BENCH, "grid", options.grid, "--workers", "2", "--checkpoint-seconds", "1"]
+        command = [*BENCH, "grid", options.grid.resolve(), "--workers", "2", "--checkpoint-seconds", "1"]
         reference = options.reference or Path(scratch) / "reference"
         began = time.monotonic()
         subprocess.run([*command, "--runs", reference], cwd=ROOT, check=True)
@@ -62,6 +110,7 @@ def main() -> int:
             )
             if kills == options.kills:
                 assert process.wait() == 0, "the last run failed"
+                counts["processes left"] += len(left(process.pid))
                 break
             wait = whole / options.kills * moments.uniform(0.3, 1.5)
             try:
@@ -69,22 +118,25 @@ def main() -> int:
                 print(f"the grid was complete after {kills} kills: nothing left to kill")
                 break
             except subprocess.TimeoutExpired:
-                if moments.random() < 0.5:
-                    os.killpg(process.pid, signal.SIGKILL)  # the parent and its workers at once
-                else:
-                    process.kill()  # the parent alone: its workers must follow by themselves
-                process.wait()
+                way = moments.choice(WAYS)
+                counts["interrupts that did not exit with 130"] += not end(process, way)
+                counts["processes left"] += len(left(process.pid))
                 kills += 1
+                counts[way] += 1
                 done = len(list(runs.glob("evals/[0-9a-f]*")))
-                print(f"kill {kills} after {wait:.1f} s: {done} evaluations done", flush=True)
-        print(f"{kills} kills, {time.monotonic() - began:.0f} s in all")
+                print(f"kill {kills} ({way}) after {wait:.1f} s: {done} evaluations done", flush=True)
+        print(f"{kills} kills ({', '.join(f'{way} {counts.pop(way, 0)}' for way in WAYS)}), "
+              f"{time.monotonic() - began:.0f} s in all")  # fmt: skip
+        ours, theirs = results(runs), results(reference)
+        counts["files that differ"] = sum(ours.get(name) != theirs.get(name) for name in ours.keys() | theirs.keys())
+        counts["false failures"] = len(list(runs.glob("failures/*.json")))
         pairs = zip(leaderboard(runs), leaderboard(reference), strict=True)
-        differing = {ours[0] for ours, theirs in pairs if ours != theirs}
-        same_board = differing <= set(CLOCK if options.reference is None else ORIGIN)
-        same_files = results(runs) == results(reference)
-        print(f"leaderboard.csv identical: {same_board} (columns that differ: {sorted(differing) or 'none'}); "
-              f"{len(results(runs))} posteriors and predictions identical: {same_files}")  # fmt: skip
-        return 0 if same_board and same_files else 1
+        differing = {mine[0] for mine, other in pairs if mine != other}
+        counts["leaderboard columns that differ"] = len(differing - set(CLOCK if options.reference is None else ORIGIN))
+        print(f"{len(theirs)} posteriors and predictions compared")
+        for name, count in counts.items():
+            print(f"{name}: {count}")
+        return 1 if counts.total() else 0
 
 
 if __name__ == "__main__":
