@@ -40,7 +40,7 @@ class Seen:
                 self._patch.setattr(cls, "fit", self._fit)
             self._patch.setattr(cls, "predict", self._predict)
         (family,) = families([run])
-        Runner(store=Store(store), log=lambda text: None).run(family)
+        Runner(store=Store(store)).run(family)
 
     @property
     def _fit(self) -> Any:
