@@ -36,7 +36,7 @@ __all__ = [
 class Method:
     """Base of all methods: a frozen dataclass of hyperparameters. Subclass, decorate with ``register_method``.
 
-    A method with a ``base`` starts from that method's stored posterior. One that defines no ``fit`` of its own borrows
+    A method with a ``base`` starts from that method's stored posterior. One that defines no ``fit`` borrows
     it unchanged, so adding it to a grid costs no training.
 
     Attributes:
@@ -126,7 +126,7 @@ _TAKEN = {"per_task", *vars(Method), *Method.__annotations__}
 
 @dataclasses.dataclass
 class PredictJob:
-    """What :meth:`Method.predict` is handed. Drawing from ``generator`` (CPU) is reproducible from the spec."""
+    """Argument of :meth:`Method.predict`. Drawing from ``generator`` (CPU) is reproducible from the spec."""
 
     posterior: Posterior
     examples: tuple[Example, ...]

@@ -26,7 +26,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what to call one of them in messages, such as ``"method"``.
-        package: the top-level package beside ``bench`` whose import registers the suite's own.
+        package: the top-level package next to ``bench`` whose import registers the suite's own.
         validate: raises BrokenPlugin for a class that breaks the interface; given the class and how to call it.
         reserved: names that mean something else in settings files.
     """

@@ -41,7 +41,7 @@ class Temperature(Method):
     """softmax(logits / T) at AdamW's adapters, with the T that minimises the NLL of the tuning examples.
 
     These are what the protocol leaves for tuning: validation, or the part of train that is set aside. Where it leaves
-    nothing (``paper``), T is fitted on 10 % of train, and the base is an AdamW fit of its own on the other 90 %, whose
+    nothing (``paper``), T is fitted on 10 % of train, and the base is a separate AdamW fit on the other 90 %, whose
     cost counts. When `bench tune` scores a part of train, T is fitted on another.
     """
 

@@ -1,4 +1,4 @@
-"""What an IVON step costs beside AdamW and ivon-opt, on LoRA factors shaped like Llama-2-7B's.
+"""Time an IVON step against AdamW and ivon-opt, on LoRA factors shaped like Llama-2-7B's.
 
     python benchmarks/ivon_overhead.py [--repeats 15] [--threads 1] [--device cpu]
 

@@ -1,4 +1,4 @@
-"""What a launcher adds to a family, and what a second worker gains: one grid through each launcher, side by side.
+"""Measure the overhead of a launcher and the gain of a second worker: one grid through each launcher, side by side.
 
     python benchmarks/launch_overhead.py [--grid GRID.toml] [--rounds 1] [--slurm]
 

@@ -40,7 +40,7 @@ PROVENANCE = {
 
 
 def publish(folder: Path, spec: FitSpec | RunSpec, facts: dict[str, Any]) -> None:
-    """Write spec and facts beside the files that are in a folder."""
+    """Write spec and facts next to the files in a folder."""
     (folder / "spec.json").write_text(json.dumps(to_json(spec)))
     files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
     (folder / "facts.json").write_text(json.dumps({**facts, "provenance": PROVENANCE, "files": files}) + "\n")

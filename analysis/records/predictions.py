@@ -1,4 +1,4 @@
-"""Stored predictions: read once, checked, and compared with the metrics beside them."""
+"""Stored predictions: read once, checked, and compared with the stored metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bench compare published``: a run beside the paper's Table 1, and how its protocol differs from the paper's.
+"""``bench compare published``: a run compared with the paper's Table 1, and how its protocol differs from the paper's.
 
     z = (ours - published) / sqrt(sem_ours^2 + sem_published^2)
 
@@ -38,7 +38,7 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A figure of ours beside the paper's; ``ours`` is None for a missing run, ``theirs`` for an illegible figure."""
+    """One of our figures and the paper's; ``ours`` is None for a missing run, ``theirs`` for an illegible figure."""
 
     section: Section
     metric: str
@@ -71,7 +71,7 @@ class Comparison:
 
 
 def comparisons(runs: Runs) -> list[Comparison]:
-    """Every published figure beside ours: a comparison per section, metric, method, task and average."""
+    """Every published figure compared with ours: a comparison per section, metric, method, task and average."""
     found = []
     for section in runs.sections:
         groups = [group for group in runs.of(section) if group.spec.method in methods()]

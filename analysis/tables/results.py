@@ -42,7 +42,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One metric: cells by (row, column). The average is a column of its own, where no task is missing."""
+    """One metric: cells by (row, column). The average is a separate column, where no task is missing."""
 
     metric: Metric
     rows: tuple[str, ...]

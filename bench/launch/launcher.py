@@ -1,4 +1,4 @@
-"""Launchers: functions of a list of families, one file each. Another scheduler is another file beside these.
+"""Launchers: functions of a list of families, one file each. To add a scheduler, add a file.
 
 A launcher module defines ``launch(order)`` and, as far as it has them, ``settings_of`` (checks its table of a grid
 file), ``queue`` (what its scheduler knows), ``cancel`` and ``lacking`` (why it cannot be used here). Whatever

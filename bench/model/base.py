@@ -164,7 +164,7 @@ def _load_model(spec: ModelSpec, source: Source, device: torch.device) -> tuple[
 
 
 def _copy_weights(model: nn.Module) -> None:
-    """Weights in memory of their own. As loaded, they may be a view of the file, which changes when the file does."""
+    """Weights in separate memory. As loaded, they may be a view of the file, which changes when the file does."""
     for tensor in (*model.parameters(), *model.buffers()):
         if not tensor.is_meta:
             tensor.data = tensor.data.clone()

@@ -165,7 +165,7 @@ def started(pid: int) -> str:
 def read_claim(file: Path) -> dict[str, Any] | None:
     """The content of a claim, with its modification time as ``touched``; None when it is not there.
 
-    Opened, not only looked at: opening a file is when a network file system asks the server anew.
+    Opened, not only looked at: a network file system asks the server again when a file is opened.
     """
     try:
         with file.open("rb") as stream:

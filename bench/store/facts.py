@@ -138,7 +138,7 @@ class Attempt:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitCost:
-    """What a fit cost and trained on. An evaluation keeps a copy, so that tables need no posterior beside it.
+    """Cost and training data of a fit. An evaluation keeps a copy, so that tables do not need the posterior.
 
     Attributes:
         steps: optimizer steps; 0 if nothing was trained.

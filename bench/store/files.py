@@ -72,7 +72,7 @@ def sha256(file: Path) -> str:
 
 
 def draft(place: Path) -> Path:
-    """A hidden name beside ``place`` that no other process uses."""
+    """A hidden name next to ``place`` that no other process uses."""
     return place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
 
 

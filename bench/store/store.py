@@ -144,7 +144,7 @@ class Store:
         if not PREFIX.fullmatch(prefix):
             raise LookupError(f"'{prefix}' is not a key: give at least four hex digits, as `bench status` shows them.")
         paths = [path for kind in ("evals", "fits") for path in sorted((self.root / kind).glob(f"{prefix}*"))]
-        found = [path for path in paths if KEY.fullmatch(path.name)]  # not a copy that somebody put beside it
+        found = [path for path in paths if KEY.fullmatch(path.name)]  # not a copy that somebody put next to it
         if len(found) != 1:
             what = f"{len(found)} results start" if found else "No result starts"
             raise LookupError(f"{what} with '{prefix}' in {self.root}. Give more digits, or another --runs folder.")

@@ -37,7 +37,7 @@ TRACE_POINTS = 100  # losses kept per training, evenly spaced
 
 @dataclasses.dataclass
 class FitJob:
-    """What :meth:`bench.method.Method.fit` is handed.
+    """Argument of :meth:`bench.method.Method.fit`.
 
     Attributes:
         spec: the fit's spec; ``spec.train`` holds the shared training settings.
