@@ -20,6 +20,7 @@ FLAGS = {
     "cue-lost": "prompts were cut so short that they lost the cue before the answer",
     "truncated": "prompts lost their end to max_length",
     "evidence-slope": "the evidence still rises at the prior precision that was chosen by it",
+    "unpinned-rows": "rows of a local mirror, file or plug-in, which no pinned fingerprint vouches for",
     "plugin": "code outside the suite took part",
     "no-commit": "code of a run or fit was outside a git checkout, so its state is not known",
     "fit-missing": "a fit behind it is not in the store, so its flags speak of its evaluation only",
@@ -70,6 +71,7 @@ def origin(records: Sequence[Evaluation], reference: bool, fits: Fits, data: Dat
         "cue-lost": any(facts.cue_lost for facts in read),
         "truncated": any(facts.truncated for facts in read),
         "evidence-slope": any(_sloped(fit, fits) for record in records for fit in chain(record.spec.fit)),
+        "unpinned-rows": any("+rows:" in read_from for record in records for read_from in _revisions(record)),
         "plugin": any(source.plugins for source in sources),
         "no-commit": any(source.dirty is None for source in sources),
         "fit-missing": missing,
@@ -82,6 +84,11 @@ def origin(records: Sequence[Evaluation], reference: bool, fits: Fits, data: Dat
         day=max(source.time for source in runs)[:10],
         flags=tuple(flag for flag in FLAGS if flags[flag]),
     )
+
+
+def _revisions(record: Evaluation) -> tuple[str, str]:
+    """The data revisions that a run was scored and trained on."""
+    return record.spec.data.revision, record.spec.fit.data.revision
 
 
 def _stored(records: Sequence[Evaluation], fits: Fits) -> tuple[list[FitSummary], bool]:

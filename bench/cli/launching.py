@@ -77,7 +77,6 @@ def launch(
     """
     from bench.launch.follow import follow
     from bench.launch.launcher import Order, get_launcher, sent
-    from bench.plan.preflight import preflight
     from bench.plan.runs import missing
     from bench.plan.settings import merge, parse_assignment
     from bench.process.stop import StopRequest
@@ -96,7 +95,7 @@ def launch(
     failures: list[str] = []
     if todo:
         if not options.dry_run:
-            preflight(todo, store, how.source, how.model_path)
+            store.check_writable()
         with StopRequest().installed() as stop:
             order = Order(
                 title=grid.name,

@@ -54,32 +54,35 @@ def cast(value: Any, hint: Any, name: str) -> Any:
         if not isinstance(items, list | tuple):
             raise ValueError(f"{name} is {shown(value)}: expected a list.")
         return tuple(cast(item, args[0], name) for item in items)
-    wrong = ValueError(f"{name} is {shown(value)}: expected {_WORDS.get(hint, hint)}.")
     if hint is bool:
         truths = {"true": True, "false": False}
         if isinstance(value, bool):
             return value
         if isinstance(value, str) and value.lower() in truths:
             return truths[value.lower()]
-        raise wrong
+        raise _wrong(value, hint, name)
     if hint is str:
         if isinstance(value, str):
             return value
-        raise wrong
+        raise _wrong(value, hint, name)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise wrong
+        raise _wrong(value, hint, name)
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise wrong from None
+        raise _wrong(value, hint, name) from None
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError(f"{name} is {shown(value)}: expected a finite number.")
     if hint is int:
         if number != int(number):
-            raise wrong
+            raise _wrong(value, hint, name)
         exact = isinstance(value, int) or value.lstrip("+-").isdigit() if isinstance(value, int | str) else False
         return int(value) if exact else int(number)
     return number
+
+
+def _wrong(value: Any, hint: Any, name: str) -> ValueError:
+    return ValueError(f"{name} is {shown(value)}: expected {_WORDS.get(hint, hint)}.")
 
 
 def build(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
-from bench.data.identity import check_rows
 from bench.launch.launcher import Order, get_launcher
 from bench.launch.pool import Pool
 from bench.launch.submission import read_submission
+from bench.plan.preflight import preflight
 from bench.process import gpus
 from bench.process.console import shown
 from bench.process.holder import ask_to_stop, read_claims
 from bench.process.progress import Bar
 from bench.run.worker import Outcome, make_runner, work
-from bench.specs import DataSpec, key
 from bench.store.store import Store
 
 
@@ -24,13 +23,13 @@ def launch(order: Order) -> list[str]:
     Families that another process is at work on come last; then it is waited for.
 
     Raises:
-        LookupError, OSError, ValueError: rows that are needed cannot be used, before any work.
+        LookupError, OSError, ValueError: the store, the rows or the base cannot be used, before any work.
         Stopped: a signal asked for it; every process has left a checkpoint.
     """
     if order.dry_run:
         print("\n".join(f"{family.key}  {family.label}" for family in order.families))
         return []
-    check_rows(_needed(order), order.execution.source)
+    preflight(order.families, order.store, order.execution.source, order.execution.model_path)
     workers = min(order.workers, len(order.families))
     devices = _devices(order, workers)
     order.store.tidy(order.execution.claim_seconds)
@@ -40,18 +39,6 @@ def launch(order: Order) -> list[str]:
             return Pool(order, bar).run(devices) if workers > 1 else _serial(order, bar)
     finally:
         bar.close()
-
-
-def _needed(order: Order) -> Iterator[tuple[DataSpec, str]]:
-    """The splits that will be read: those that are scored, and train where a fit is missing."""
-    for family in order.families:
-        done = set(map(key, order.store.complete(family.runs)))
-        for run in family.runs:
-            if key(run) in done:
-                continue
-            yield run.data, run.split
-            if not order.store.folder(run.fit).exists():
-                yield run.fit.data, "train"
 
 
 def cancel(store: Store, keys: Collection[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -93,6 +94,19 @@ def test_the_newest_run_dates_a_row(store, tmp_path):
         store.add(store.spec(seed=seed), {"nll": 1.0}, provenance={"time": f"{day}T23:59:59+00:00"})
     write_leaderboard(store.root, tmp_path / "l.csv")
     assert rows_of(tmp_path / "l.csv")[0]["date"] == "2026-03-01"
+
+
+def test_rows_that_nothing_pins_are_flagged_whether_trained_or_scored_on(store, tmp_path):
+    plain = store.spec("adamw")
+    other = dataclasses.replace(plain.data, revision="r+rows:0123456789ab")
+    store.add(plain, {"accuracy": 0.5})
+    store.add(dataclasses.replace(plain, data=other), {"accuracy": 0.5})
+    trained = dataclasses.replace(plain, fit=dataclasses.replace(plain.fit, data=other), variant="trained")
+    store.add(trained, {"accuracy": 0.5})
+    out = tmp_path / "leaderboard.csv"
+    write_leaderboard(store.root, out)
+    found = {(row["data_revision"], row["variant"]): row["flags"] for row in rows_of(out)}
+    assert sorted(found.values()) == ["", "unpinned-rows", "unpinned-rows"] and found["r", "tuned"] == ""
 
 
 def test_flags_speak_of_the_fits_too(store, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import pytest
@@ -21,7 +22,7 @@ def headed(request: pytest.FixtureRequest) -> ChoiceModel:
     """Adapters on v_proj and the head in float64; with and without a base that computes the last logits only."""
     made = load_model(ModelSpec(lora=LoraSpec(r=2, targets=("v_proj", "head"))), None, CPU)
     if not request.param:
-        made._accepts = made._accepts - {"logits_to_keep"}
+        made._loaded = dataclasses.replace(made._loaded, accepts=made._loaded.accepts - {"logits_to_keep"})
     made.prepare(("A", "B", "C"), seed=3)
     made._module.double()
     for module in made._module.modules():
