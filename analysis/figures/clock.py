@@ -38,7 +38,7 @@ class Training:
 def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
     """The figure of a section; none where it would mix seconds of different machines."""
     found, notes = alike_held(trainings(study, study.of(section)), study.of(section), study.baseline)
-    notes = [f"{note} ({section.title})." for note in notes]
+    notes = [*(f"{note} ({section.title})." for note in notes), *study.runs.fits.unread_traces()]
     machines = sorted({name for training in found for name in training.machines})
     if len(machines) > 1:
         notes.append(f"No wall-clock figure for {section.title}: it mixes machines ({', '.join(machines)}).")

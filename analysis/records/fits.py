@@ -14,6 +14,7 @@ from bench.specs import FitSpec, key
 from bench.store.facts import FitFacts
 from bench.store.records import DamagedRecord, read_facts
 
+TRACE = "/trace"  # ends the names of complaints about traces
 TRACED = ("step", "seconds")  # every row of a trace has them
 MEASURED = (*TRACED, "accuracy", "nll")  # what figures read of a row
 
@@ -60,6 +61,10 @@ class Fits:
         found = [known for known in bases if known is not None]
         return [*found, facts.fit] if len(found) == len(bases) else None
 
+    def unread_traces(self) -> list[str]:
+        """A sentence on every trace that was asked for and could not be used."""
+        return [sentence for name, sentence in self.complaints.items() if name.endswith(TRACE)]
+
     def trace(self, fit: FitSpec) -> list[Mapping[str, float]]:
         """The rows of a fit's ``trace.jsonl``; empty where it is missing, or not rows of finite numbers."""
         file = self.folder / key(fit) / "trace.jsonl"
@@ -71,7 +76,7 @@ class Fits:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, RecursionError) as error:
-            self.complaints[f"{key(fit)}/trace"] = f"{file} is not used: {printable(str(error))}."
+            self.complaints[f"{key(fit)}{TRACE}"] = f"{file} is not used: {printable(str(error))}."
             return []
         return rows
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from analysis.records.names import lost_as_number
+from analysis.records.names import lost_as_number, printable
 
 Value = str | float | int | None
 
-_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+_FORMULA = re.compile(r"[=+\-@]")
 
 
 def write_text(file: Path, text: str) -> Path:
@@ -56,7 +56,8 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Value]]) -> str
 def cell(value: Value) -> str:
     """A value as the text of a CSV cell."""
     if isinstance(value, str):
-        return f"'{value}" if lost_as_number(value) or _FORMULA.match(value) else value
+        text = printable(value)  # a control character would end the cell, or move a terminal
+        return f"'{text}" if lost_as_number(text) or _FORMULA.match(text) else text
     return str(value) if isinstance(value, int) else number(value)
 
 

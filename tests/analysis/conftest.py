@@ -129,6 +129,7 @@ class SyntheticStore:
         examples: Mapping[str, Any] | None = None,
         diagnostics: Mapping[str, Any] | None = None,
         attempts: tuple[Mapping[str, Any], ...] = (),
+        no_fingerprint: bool = False,
     ) -> Path:
         """Write a run and its fit; returns the run's folder. ``rows`` says which content its data has."""
         if metrics is not None:
@@ -188,6 +189,8 @@ class SyntheticStore:
             "provenance": source,
             "files": hashes(folder),
         }
+        if no_fingerprint:
+            del facts["examples"]["fingerprint"]
         (folder / "facts.json").write_text(json.dumps(facts))
         return folder
 
