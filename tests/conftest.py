@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     from bench.registry import load_plugin
 
     torch.set_num_threads(1)
+    with contextlib.suppress(ValueError):  # not in the main thread
+        # a run started in the background inherits an ignored SIGINT, and so would every command that a test starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for plugin in (*PLUGINS, *config.getoption("--bench-plugin")):
         load_plugin(plugin)
 

@@ -50,7 +50,8 @@ def random_model(
     )  # its loading is replaced, the rest of the suite's model is as always
 
     def made(*_: Any, **options: Any) -> tuple[Any, dict[str, list[str]]]:
-        return _base(folder, quantization, device), {"missing_keys": [], "mismatched_keys": []}
+        report = {"missing_keys": [], "mismatched_keys": [], "unexpected_keys": [], "error_msgs": []}
+        return _base(folder, quantization, device), report
 
     with mock.patch("transformers.AutoModelForCausalLM.from_pretrained", made):
         model = load_model(spec, folder, device)

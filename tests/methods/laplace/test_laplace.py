@@ -10,9 +10,6 @@ from support import compute, plan
 
 from bench.method import get_method
 from bench.posterior import load_posterior
-from bench.process.progress import Progress
-from bench.run.runner import Runner
-from bench.store.store import Store
 from methods.laplace.curvature import jacobians
 from methods.laplace.kronecker import KroneckerGaussian
 from methods.laplace.laplace import last_block
@@ -73,12 +70,12 @@ def test_only_the_last_block_is_uncertain_when_asked(name: str, tmp_path: Any, m
 
 
 def test_a_low_rank_posterior_is_small_and_wider(tmp_path: Any) -> None:
-    runner = Runner(store=Store(tmp_path))
     sizes, spreads = [], []
     for rank in (0, 4):
         run = plan("la_kfac", la_kfac={"factor_rank": rank, "prior_precision": 3.0})
-        posterior = runner.fit(run.fit, Progress())
-        sizes.append((runner.store.folder(run.fit) / "posterior.safetensors").stat().st_size)
+        store = compute(run, tmp_path)
+        posterior = store.posterior(run.fit)
+        sizes.append((store.folder(run.fit) / "posterior.safetensors").stat().st_size)
         (draw,) = posterior.draws(1, torch.Generator().manual_seed(0))
         spreads.append(sum(float((draw[n] - m).square().sum()) for n, m in posterior.mean.items()))
     assert sizes[1] < sizes[0] / 2 and spreads[1] > spreads[0]
