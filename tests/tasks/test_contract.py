@@ -144,7 +144,7 @@ def listed() -> dict[str, Mapping[str, Any]]:
 def test_the_list_of_tasks_is_json_with_one_row_each() -> None:
     rows = list_tasks()
     assert json.loads(json.dumps(rows)) == rows
-    assert [row["name"] for row in rows] == TASKS
+    assert [row["name"] for row in rows] == task_names()  # other tests of this process may have registered more
 
 
 @pytest.mark.parametrize("name", TASKS)
