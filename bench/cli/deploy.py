@@ -39,7 +39,7 @@ def export(
         typer.Option(metavar="T", help="Divide logits by T; default: the temperature that the method fitted, else 1."),
     ] = None,
     model: Base = None,
-    plugins: Plugins = [],  # noqa: B006
+    plugins: Plugins = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
     runs: Runs = RUNS,
 ) -> None:
     """Write a posterior mean, and draws, as PEFT adapters with a model card."""
@@ -71,7 +71,7 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Questions per forward pass.")] = 32,
     model: Base = None,
-    plugins: Plugins = [],  # noqa: B006
+    plugins: Plugins = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
     runs: Runs = RUNS,
 ) -> None:
     """Answer questions with a stored posterior: a line of JSON each, with the probability of every answer."""

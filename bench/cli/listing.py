@@ -67,7 +67,7 @@ def listing(
         Literal["methods", "tasks"], typer.Argument(metavar="methods|tasks", help="The registry.", show_default=False)
     ],
     as_json: Json = False,
-    plugins: Plugins = [],  # noqa: B006
+    plugins: Plugins = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
 ) -> None:
     """List the methods or the tasks."""
     from bench.data.file_task import load_extension

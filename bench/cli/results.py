@@ -45,7 +45,7 @@ def leaderboard(
     ] = False,
     add: Annotated[
         list[Path], typer.Option(metavar="DIR", help="Merge this store into --runs first.", show_default=False)
-    ] = [],  # noqa: B006
+    ] = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
     runs: Runs = RUNS,
 ) -> int:
     """Write leaderboard.csv from the stored results."""
