@@ -1,5 +1,27 @@
 """The methods. A new one is a file in this folder and a line here."""
 
-from methods import adamw, bayes_optimal, ensemble, ivon, laplace, mc_dropout, swa, temperature, zero_shot
+from methods import (
+    adamw,
+    bayes_optimal,
+    ensemble,
+    isotropic,
+    ivon,
+    laplace,
+    mc_dropout,
+    swa,
+    temperature,
+    zero_shot,
+)
 
-__all__ = ["adamw", "bayes_optimal", "ensemble", "ivon", "laplace", "mc_dropout", "swa", "temperature", "zero_shot"]
+__all__ = [
+    "adamw",
+    "bayes_optimal",
+    "ensemble",
+    "isotropic",
+    "ivon",
+    "laplace",
+    "mc_dropout",
+    "swa",
+    "temperature",
+    "zero_shot",
+]
