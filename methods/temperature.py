@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -74,6 +73,8 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
 
     The NLL is convex in 1 / T, so it has one minimum in log T too, and a bounded scalar search finds it.
     """
+    from scipy.optimize import minimize_scalar  # slow to import, and planning imports every method
+
     exact = logits.double()
     bound = math.log(LARGEST)
     found = minimize_scalar(

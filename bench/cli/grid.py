@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.app import FOLLOW, RUN, command
-from bench.cli.launching import grid_of, launch
+from bench.cli.launching import grid_of, launch, uncollected
 from bench.cli.options import RUNS, ExecutionOptions, GridFile, Json, Key, LaunchOptions, Runs, SpecOptions
 from bench.cli.terminal import complain, say
 
@@ -30,7 +30,8 @@ def grid(
     from bench.store.display import note_main_variant
 
     planned = grid_of(file, spec, track=execution.track)
-    families = planned.families()
+    with uncollected():
+        families = planned.families()
     status = launch(planned, families, runs, execution, options, wait)
     if planned.main_variant is not None and not options.dry_run:
         note_main_variant(runs, planned.main_variant)
@@ -74,10 +75,11 @@ def tune(
 @command(FOLLOW)
 def status(file: GridFile, spec: SpecOptions, as_json: Json = False, runs: Runs = RUNS) -> int:
     """Show the state of every run in a grid; exits with 1 until all are done."""
-    from bench.launch.status import grid_status
-    from bench.store.store import Store
+    with uncollected():
+        from bench.launch.status import grid_status
+        from bench.store.store import Store
 
-    data, lines, complete = grid_status(grid_of(file, spec), Store(runs))
+        data, lines, complete = grid_status(grid_of(file, spec), Store(runs))
     say(json.dumps(data) if as_json else "\n".join(lines))
     return 0 if complete else 1
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,19 @@ if TYPE_CHECKING:
     from bench.specs import Family
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for garbage inside: importing torch and planning thousands of families make objects that stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@uncollected()
 def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True, track: Sequence[str] = ()) -> Grid:
     """The grid of a file, overridden by what the command line says."""
     from bench.launch.launcher import get_launcher, launcher_names

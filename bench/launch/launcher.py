@@ -132,8 +132,11 @@ def _no_settings(name: str, table: Mapping[str, Any]) -> None:
 
 def sent(family: Family, queue: Mapping[str, Queued], store: Store) -> bool:
     """Whether a scheduler has all of a family that is not done."""
-    job, done = queue.get(family.key), store.complete(family.runs)
-    return job is not None and {key(run) for run in family.runs if run not in done} <= job.runs
+    job = queue.get(family.key)
+    if job is None:
+        return False
+    done = set(map(key, store.complete(family.runs)))
+    return {key(run) for run in family.runs} - done <= job.runs
 
 
 def queued(store: Store) -> dict[str, Queued]:

@@ -21,12 +21,14 @@ SCHEMA = 1  # raise it when the meaning of a spec changes: every key changes wit
 
 def to_json(spec: Any) -> Any:
     """Plain JSON data of a spec (dataclasses become objects, tuples become arrays)."""
-    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
-        return {name: to_json(getattr(spec, name)) for name in present(spec)}
+    if spec is None or type(spec) in (str, int, float, bool):  # most of what thousands of specs hold
+        return spec
     if isinstance(spec, Mapping):
         return {str(name): to_json(value) for name, value in spec.items()}
     if isinstance(spec, tuple | list):
         return [to_json(value) for value in spec]
+    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
+        return {name: to_json(getattr(spec, name)) for name in present(spec)}
     return spec
 
 
@@ -36,24 +38,27 @@ def present(spec: Any) -> list[str]:
     Raises:
         TypeError: a field with ``SINCE`` has no default.
     """
-    return [field.name for field in dataclasses.fields(spec) if not _absent(spec, field)]
+    return [name for name, later in _fields(type(spec)) if not (later and getattr(spec, name) == later[0])]
 
 
-def _absent(spec: Any, field: dataclasses.Field[Any]) -> bool:
-    if SINCE not in field.metadata:
-        return False
-    if field.default is dataclasses.MISSING:
-        raise TypeError(f"{type(spec).__name__}.{field.name} was added later: write a plain default, which keys omit.")
-    return bool(getattr(spec, field.name) == field.default)
+@functools.cache
+def _fields(cls: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """Each field of a spec's class, with the default of one that was added later; () for the others."""
+    found = []
+    for field in dataclasses.fields(cls):
+        later = (field.default,) if SINCE in field.metadata else ()
+        if later and field.default is dataclasses.MISSING:
+            raise TypeError(f"{cls.__name__}.{field.name} was added later: write a plain default, which keys omit.")
+        found.append((field.name, later))
+    return tuple(found)
+
+
+_TEXT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode
 
 
 def canonical(data: Any) -> str:
     """One text per value: sorted names, no blanks, ASCII, no NaN."""
-    return _text(to_json(data))
-
-
-def _text(plain: Any) -> str:
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return _TEXT(to_json(data))
 
 
 def key(spec: FitSpec | RunSpec) -> str:
@@ -65,49 +70,49 @@ def key(spec: FitSpec | RunSpec) -> str:
 
 
 def _hash(spec: FitSpec | RunSpec) -> str:
-    text = _text(
-        {
-            "schema": SCHEMA,
-            "kind": type(spec).__name__,
-            "spec": _fit_json(spec) if isinstance(spec, FitSpec) else _cast_json(spec),
-        }
-    )
+    inner = _fit_text(spec) if isinstance(spec, FitSpec) else _cast_text(spec)
+    text = f'{{"kind":"{type(spec).__name__}","schema":{SCHEMA},"spec":{inner}}}'
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _cast_json(spec: Any) -> dict[str, Any]:
-    """JSON data of a spec, each number as its field's type: LoraSpec(alpha=16) and alpha=16.0 are one spec."""
-    data: dict[str, Any] = {}
+def _cast_text(spec: Any) -> str:
+    """Canonical JSON of a spec, each number as its field's type: LoraSpec(alpha=16) and alpha=16.0 are one spec.
+
+    It is put together from the texts of the parts, which thousands of specs share.
+    """
     types_of = hints(type(spec))
-    for name in present(spec):
-        hint, value = types_of[name], getattr(spec, name)
-        if type(value) is hint and hint in (str, int, bool):  # most of them, and thousands of specs are hashed
-            data[name] = value
-        elif isinstance(value, FitSpec):
-            data[name] = _fit_json(value)
-        elif isinstance(value, tuple) and value and isinstance(value[0], FitSpec):
-            data[name] = [_fit_json(fit) for fit in value]
-        elif isinstance(value, DataSpec | ModelSpec | LoraSpec | TrainSpec):
-            data[name] = _part_json(value)
-        elif isinstance(value, Mapping) or (not value and name == "bases"):
-            data[name] = to_json(value)
-        else:
-            data[name] = to_json(cast(value, hint, name))
-    return data
+    named = (f'"{name}":{_value(getattr(spec, name), types_of[name], name)}' for name in sorted(present(spec)))
+    return f"{{{','.join(named)}}}"
 
 
-def _fit_json(fit: FitSpec) -> dict[str, Any]:
+def _value(value: Any, hint: Any, name: str) -> str:
+    if hint is str and type(value) is str:
+        return _TEXT(value)
+    if hint is int and type(value) is int:
+        return str(value)
+    if isinstance(value, FitSpec):
+        return _fit_text(value)
+    if isinstance(value, DataSpec | ModelSpec | LoraSpec | TrainSpec):
+        return _part_text(value)
+    if isinstance(value, tuple) and value and isinstance(value[0], FitSpec):
+        return f"[{','.join(map(_fit_text, value))}]"
+    if isinstance(value, Mapping) or (not value and name == "bases"):
+        return canonical(value)
+    return _TEXT(to_json(cast(value, hint, name)))
+
+
+def _fit_text(fit: FitSpec) -> str:
     """The same of a fit, kept with it: its own key and those of all its evaluations need it."""
-    known: dict[str, Any] | None = fit.__dict__.get("_json")
+    known: str | None = fit.__dict__.get("_text")
     if known is None:
-        known = fit.__dict__["_json"] = _cast_json(fit)
+        known = fit.__dict__["_text"] = _cast_text(fit)
     return known
 
 
 @functools.lru_cache(maxsize=4096)
-def _part_json(part: Any) -> dict[str, Any]:
+def _part_text(part: Any) -> str:
     """The same of a model, data or training spec, of which thousands of fits share a few."""
-    return _cast_json(part)
+    return _cast_text(part)
 
 
 def digest(*axes: Any) -> int:
