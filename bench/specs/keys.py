@@ -41,16 +41,22 @@ def present(spec: Any) -> list[str]:
     return [name for name, later in _fields(type(spec)) if not (later and getattr(spec, name) == later[0])]
 
 
-@functools.cache
-def _fields(cls: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
-    """Each field of a spec's class, with the default of one that was added later; () for the others."""
-    found = []
-    for field in dataclasses.fields(cls):
-        later = (field.default,) if SINCE in field.metadata else ()
-        if later and field.default is dataclasses.MISSING:
-            raise TypeError(f"{cls.__name__}.{field.name} was added later: write a plain default, which keys omit.")
-        found.append((field.name, later))
-    return tuple(found)
+def _fields(cls: type) -> list[tuple[str, tuple[Any, ...]]]:
+    """Each field of a spec's class, with the default of one that was added later; () for the others. Kept."""
+    if cls not in _known:
+        _known[cls] = [(field.name, _later(cls, field)) for field in dataclasses.fields(cls)]
+    return _known[cls]
+
+
+_known: dict[type, list[tuple[str, tuple[Any, ...]]]] = {}
+
+
+def _later(cls: type, field: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    if SINCE not in field.metadata:
+        return ()
+    if field.default is dataclasses.MISSING:
+        raise TypeError(f"{cls.__name__}.{field.name} was added later: write a plain default, which keys omit.")
+    return (field.default,)
 
 
 _TEXT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode
