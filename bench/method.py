@@ -117,8 +117,12 @@ class Method:
         return make(cls, cls.name, cls.hyperparameters(), values)
 
     def options(self, reader: Reader) -> dict[str, Option]:
-        """Name to value of the hyperparameters that the fit (``"fit"``) or prediction (``"predict"``) reads."""
-        return {name: getattr(self, name) for name, one in self.hyperparameters().items() if one.reader == reader}
+        """Name to value of the hyperparameters that the fit (``"fit"``) or prediction (``"predict"``) reads.
+
+        This is what specs hold: later hyperparameters (``since``) are in it unless they have their defaults.
+        """
+        values = {name: (one, getattr(self, name)) for name, one in self.hyperparameters().items()}
+        return {name: value for name, (one, value) in values.items() if one.reader == reader and one.in_spec(value)}
 
 
 _TAKEN = {"per_task", *vars(Method), *Method.__annotations__}

@@ -6,6 +6,9 @@
 ``Fit`` marks what training reads: it is part of the fit's key. ``Predict`` marks what only prediction reads: changing
 it cannot cause retraining. Choices are a ``Literal``, ranges the markers' bounds; a range that depends on other options
 is for ``__post_init__`` to check.
+
+An option that is added to a method after results were stored is marked ``since="0.2"``: while it has its default it is
+left out of the specs, so no earlier key changes.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ class Marker:
     Attributes:
         doc: its meaning, unit and source.
         ge, gt, le, lt: bounds of a number: at least, more than, at most, less than.
+        since: the version that added it to a method with stored results; specs leave it out while it has its default.
     """
 
     doc: str
@@ -40,6 +44,7 @@ class Marker:
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    since: str | None = None
     reader: ClassVar[Reader]
 
     def check(self, value: Option, name: str) -> None:
@@ -87,6 +92,10 @@ class Hyperparameter:
     def doc(self) -> str:
         """What it means."""
         return self.marker.doc
+
+    def in_spec(self, value: Option) -> bool:
+        """Whether a spec names this hyperparameter when it has ``value``."""
+        return self.marker.since is None or value != self.default
 
     @property
     def choices(self) -> tuple[Option, ...]:

@@ -108,3 +108,16 @@ def test_a_parameter_without_a_variance_is_known(some: Posterior, whole: Posteri
         for one, other in zip(drawn, expected, strict=True):
             assert torch.equal(one["b"], LOCATION["b"]) and not torch.equal(one["a"], LOCATION["a"])
             assert all(torch.equal(one[name], other[name]) for name in LOCATION), "the others' noise is the same"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Later(Method):
+    name, title, base = "later", "Later", "adamw"
+    old: Annotated[float, Predict("an option of the first release")] = 1
+    new: Annotated[float, Predict("one that was added later", since="9.0")] = 0
+
+
+def test_a_later_option_is_in_no_spec_while_it_has_its_default() -> None:
+    assert Later.make().options("predict") == Later.make({"new": 0.0}).options("predict") == {"old": 1.0}
+    assert Later.make({"new": 2}).options("predict") == {"old": 1.0, "new": 2.0}
+    assert Later.make({"old": 3}).options("predict") == {"old": 3.0}
