@@ -27,11 +27,12 @@ def diagnostics(optimizer: IVON) -> dict[str, float]:
 
     steps: the largest step counter; mean_variance: mean of v; mean_variance_ratio: that over its value at
         h = h0;
-    mean_h, min_h; min_precision: smallest h + delta; h_drift_mean, _min, _max: h / h0; clipped_share:
-    share of coordinates clipped in the last step (0 before it).
+    mean_h, min_h; min_precision: smallest h + delta; h_drift_mean, _min, _max: h / h0; h_moved_share: share of
+    coordinates with h / h0 outside [0.9, 1.1]; clipped_share: share of coordinates clipped in the last step (0
+    before it).
     """
     total = 0
-    sums = dict.fromkeys(("variance", "initial", "h", "drift", "clipped"), 0.0)
+    sums = dict.fromkeys(("variance", "initial", "h", "drift", "moved", "clipped"), 0.0)
     lows: list[Tensor] = []
     drifts_low: list[Tensor] = []
     drifts_high: list[Tensor] = []
@@ -48,6 +49,7 @@ def diagnostics(optimizer: IVON) -> dict[str, float]:
         sums["initial"] += n / (ess * (h0 + delta))
         sums["h"] += h_sum
         sums["drift"] += h_sum / h0
+        sums["moved"] += float(((h / h0 - 1).abs() > 0.1).sum())
         sums["clipped"] += float(bucket.clipped)
         low, high = (x.double().cpu() for x in torch.aminmax(h))
         lows.append(low)
@@ -66,6 +68,7 @@ def diagnostics(optimizer: IVON) -> dict[str, float]:
         "h_drift_mean": sums["drift"] / total,
         "h_drift_min": float(torch.stack(drifts_low).min()),
         "h_drift_max": float(torch.stack(drifts_high).max()),
+        "h_moved_share": sums["moved"] / total,
         "clipped_share": sums["clipped"] / total,
     }
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from bench.method import FitJob, Method, PredictJob, register_method
-from bench.options import Fit, Predict
+from bench.method import FitJob, PredictJob, register_method
+from bench.options import Fit
 from bench.posterior import DiagGaussian, Params, Posterior
+from methods.diagonal import DiagonalDraws, Pruned
 from methods.ivon.diagnostics import diagnostics, warnings
 from methods.ivon.optimizer import IVON as Optimizer
 from methods.ivon.state import HYPER, check_hyper
@@ -16,7 +17,7 @@ from methods.ivon.state import HYPER, check_hyper
 
 @register_method
 @dataclass(frozen=True, kw_only=True)
-class Ivon(Method):
+class Ivon(DiagonalDraws):
     """Posterior N(m, diag v), v = 1 / (ess (h + weight_decay)); predicts with draws from N(m, tau v).
 
     Defaults are those of Cong et al. 2024 for ARC and OpenBookQA (PROTOCOL 4). They suit Llama-2-7B; on a small base
@@ -35,8 +36,6 @@ class Ivon(Method):
     clip_radius: Annotated[float, Fit("each coordinate's update is clipped to this before lr is applied, xi")] = 1e-3
     rescale_lr: Annotated[bool, Fit("multiply lr by h0 + weight_decay")] = False
     train_draws: Annotated[int, Fit("posterior draws per training step", ge=1, le=1000)] = 1
-    draws: Annotated[int, Predict("posterior draws whose probabilities are averaged", ge=1, le=100_000)] = 10
-    tau: Annotated[float, Predict("scale of the variance: 0 is the mean, 1 the posterior", ge=0, le=1e4)] = 1.0
 
     def __post_init__(self) -> None:
         check_hyper({name: getattr(self, name) for name in HYPER})
@@ -60,15 +59,15 @@ class Ivon(Method):
         variance = dict(zip(job.model.params, optimizer.posterior_variance(), strict=True))
         return DiagGaussian(job.model.snapshot(), variance)
 
-    def draw(self, job: PredictJob) -> Iterable[Params]:
-        return job.posterior.draws(self.draws, job.generator, self.tau)
-
 
 @register_method
 @dataclass(frozen=True, kw_only=True)
-class IvonMean(Method):
+class IvonMean(Pruned):
     """IVON's posterior, predicted with at its mean m: the same as IVON with tau = 0."""
 
     name = "ivon_mean"
     title = "IVON (mean)"
     base = "ivon"
+
+    def draw(self, job: PredictJob) -> Iterable[Params]:
+        return [self.narrowed(job.posterior).mean]

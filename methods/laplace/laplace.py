@@ -8,6 +8,7 @@ of the logits.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 import re
@@ -24,6 +25,7 @@ from bench.options import Fit, Predict
 from bench.posterior import DiagGaussian, Posterior
 from bench.specs import TrainSpec
 from bench.task import Task
+from methods.diagonal import Diagonal
 from methods.laplace.curvature import jacobians
 from methods.laplace.kronecker import KroneckerGaussian
 
@@ -88,7 +90,7 @@ class Laplace(Method):
             )
 
     def predict(self, job: PredictJob) -> Tensor:
-        if self.tau == 0:
+        if self.tau == 0 or not job.posterior.uncertain:
             return job.log_probs(job.posterior.mean).unsqueeze(0)
         if self.predictive == "sampled":
             draws = job.posterior.draws(self.draws, job.generator, self.tau)
@@ -121,7 +123,7 @@ class Laplace(Method):
 
 @register_method
 @dataclass(frozen=True, kw_only=True)
-class LaplaceDiag(Laplace):
+class LaplaceDiag(Diagonal, Laplace):
     """Laplace with the diagonal of the GGN: P = diag(GGN) + prior I."""
 
     name = "la_diag"
@@ -136,6 +138,9 @@ class LaplaceDiag(Laplace):
         mean = job.model.snapshot()
         known = {name: torch.zeros_like(value) for name, value in mean.items()}
         return DiagGaussian(mean, {**known, **variance})
+
+    def predict(self, job: PredictJob) -> Tensor:
+        return super().predict(dataclasses.replace(job, posterior=self.narrowed(job.posterior)))
 
 
 @register_method

@@ -40,6 +40,7 @@ def test_diagnostics_by_hand() -> None:
             "h_drift_mean": 1,
             "h_drift_min": 1,
             "h_drift_max": 1,
+            "h_moved_share": 0,
             "clipped_share": 0,
         }
     )
@@ -59,6 +60,7 @@ def test_diagnostics_by_hand() -> None:
             "h_drift_mean": (3 + 0.25 + 1) / 3,
             "h_drift_min": 0.25,
             "h_drift_max": 3,
+            "h_moved_share": 2 / 3,
             "clipped_share": 1 / 3,
         }
     )
