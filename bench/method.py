@@ -194,6 +194,24 @@ def register_method(cls: M) -> M:
     return cls
 
 
+def register_earlier_method(cls: M) -> M:
+    """``register_method`` as plug-ins for version 0.1 import it, from bench.registry.
+
+    A name that the suite took later stays the plug-in's, with a warning, unless a key could then mean either method.
+
+    Raises:
+        BrokenPlugin: the class breaks the interface, or its name is malformed or taken.
+    """
+    METHODS.add(cls, replaces=lambda new, old: _identity(new) != _identity(old))
+    return cls
+
+
+def _identity(cls: type[Method]) -> tuple[object, ...]:
+    """Equal for two methods of one name only if their specs can be equal."""
+    readers = {name: one.reader for name, one in cls.hyperparameters().items()}
+    return cls.version, cls.base, cls.own_fit(), readers
+
+
 def get_method(name: str) -> type[Method]:
     """The method class of that name.
 

@@ -18,6 +18,7 @@ import inspect
 import operator
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -116,6 +117,35 @@ class Hyperparameter:
         return made
 
 
+_MARKER = "marker"  # in the metadata of a field declared in the form of version 0.1
+
+
+def fit_option(default: Option, doc: str, choices: tuple[str, ...] = (), *, least: float | None = None) -> Any:
+    """A hyperparameter that training reads, declared as plug-ins for version 0.1 do. Today's form of
+
+        lr: float = fit_option(0.03, "peak learning rate", least=0)
+
+    is ``lr: Annotated[float, Fit("peak learning rate", ge=0)] = 0.03``. Both are the same hyperparameter, and have the
+    same keys.
+    """
+    return _earlier(Fit(doc, ge=least), default, choices)
+
+
+def predict_option(default: Option, doc: str, choices: tuple[str, ...] = (), *, least: float | None = None) -> Any:
+    """The same of one that only prediction reads; today ``Predict``."""
+    return _earlier(Predict(doc, ge=least), default, choices)
+
+
+def _earlier(marker: Marker, default: Option, choices: tuple[str, ...]) -> Any:
+    kind = type(marker).__name__
+    warnings.warn(
+        f"{kind.lower()}_option: declare hyperparameters as Annotated[float, {kind}({marker.doc!r})] = {default!r}.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return dataclasses.field(default=default, metadata={_MARKER: marker, "choices": choices})
+
+
 _known: dict[type, Mapping[str, Hyperparameter]] = {}
 
 
@@ -137,13 +167,16 @@ def _read(cls: type) -> dict[str, Hyperparameter]:
     except Exception as error:  # of any kind: annotations are the author's code
         raise BrokenPlugin(f"{where}: its annotations cannot be evaluated ({one_line(error)}): fix them.") from error
     undecorated = "__dataclass_fields__" not in vars(cls)
-    if undecorated and any(_marker(types_of[name]) for name in inspect.get_annotations(cls)):
+    declared = any(isinstance(value, dataclasses.Field) for value in vars(cls).values())
+    if undecorated and (declared or any(_marker(types_of[name]) for name in inspect.get_annotations(cls))):
         raise BrokenPlugin(f"{where} is not a dataclass: decorate it with @dataclass(frozen=True, kw_only=True).")
     found = {}
     for field in dataclasses.fields(cls):
         name = field.name
         called, marker = f"{where}.{name}", _marker(types_of[name])
         plain = typing.get_args(types_of[name])[0] if marker else types_of[name]
+        if marker is None and (marker := field.metadata.get(_MARKER)) is not None:
+            plain = _chosen(plain, field.metadata["choices"])
         if marker is None:
             raise BrokenPlugin(
                 f'{called}: annotate it as Annotated[{_written(plain)}, Fit("its meaning")], or with Predict, so that '
@@ -188,6 +221,14 @@ def make(cls: Callable[..., T], called: str, known: Mapping[str, Hyperparameter]
 
 def _marker(hint: Any) -> Marker | None:
     return next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Marker)), None)
+
+
+def _chosen(hint: Any, choices: tuple[str, ...]) -> Any:
+    """The type of an option in the form of version 0.1: its choices, if there are any, or None where it allows that."""
+    if not choices:
+        return hint
+    literal: Any = Literal.__getitem__(choices)
+    return literal | None if type(None) in typing.get_args(hint) else literal
 
 
 def _supported(hint: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 import sys
 import traceback
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from bench.earlier import moved
 from bench.errors import BrokenPlugin, near_miss, one_line
 
 T = TypeVar("T")
@@ -19,6 +21,20 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _RESERVED = {"lora", "per_task", "set", "include", "methods", "sweep", "main"}  # words of settings files
 _SUITE = Path(__file__).resolve().parent.parent
+
+logger = logging.getLogger(__name__)
+
+__getattr__ = moved(
+    __name__,
+    {
+        "get_method": "bench.method.get_method",
+        "get_task": "bench.task.get_task",
+        "method_names": "bench.method.method_names",
+        "register_method": "bench.method.register_earlier_method",
+        "register_task": "bench.task.register_task",
+        "task_names": "bench.task.task_names",
+    },
+)
 
 
 class Registry(Generic[T]):
@@ -39,8 +55,11 @@ class Registry(Generic[T]):
         self._classes: dict[str, type[T]] = {}
         self._loaded = False
 
-    def add(self, cls: type[T]) -> None:
+    def add(self, cls: type[T], replaces: Callable[[type[T], type[T]], bool] | None = None) -> None:
         """Make a class known under its ``name``; defining it again, as in a notebook, replaces it.
+
+        Args:
+            replaces: whether the class, the first argument, may replace another of that name; by default none may.
 
         Raises:
             BrokenPlugin: the class breaks the interface, or its name is malformed or taken.
@@ -55,10 +74,15 @@ class Registry(Generic[T]):
             raise BrokenPlugin(f"{where}: set `name` to lower-case letters, digits and underscores; it is {name!r}.")
         if name in self._reserved:
             raise BrokenPlugin(f"{where}: the name '{name}' is taken by a setting of the suite; choose another.")
-        if name in self._classes and _called(self._classes[name]) != where:
-            other = _called(self._classes[name])
-            raise BrokenPlugin(f"Two {self.kind}s are named '{name}': {other} and {where}. Rename one of them.")
+        before = self._classes.get(name)
+        clash = before is not None and _called(before) != where
+        if before is not None and clash and not (replaces and replaces(cls, before)):
+            raise BrokenPlugin(
+                f"Two {self.kind}s are named '{name}': {_called(before)} and {where}. Rename one of them."
+            )
         self._validate(cls, where)
+        if before is not None and clash:
+            logger.warning("The %s '%s' is that of %s here, and not %s.", self.kind, name, where, _called(before))
         self._classes[name] = cls
 
     def get(self, name: str) -> type[T]:
