@@ -3,6 +3,7 @@
 from methods import (
     adamw,
     bayes_optimal,
+    blob,
     ensemble,
     isotropic,
     ivon,
@@ -16,6 +17,7 @@ from methods import (
 __all__ = [
     "adamw",
     "bayes_optimal",
+    "blob",
     "ensemble",
     "isotropic",
     "ivon",

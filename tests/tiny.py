@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from bench.data.batches import Batch
+from bench.method import FitJob, PredictJob
 from bench.model.answers import answer_tokens
 from bench.model.choice_model import ChoiceModel
-from bench.specs import LoraSpec, ModelSpec
+from bench.posterior import Posterior
+from bench.specs import DataSpec, FitSpec, LoraSpec, ModelSpec, TrainSpec
 from bench.task import Example
+from bench.train.checkpoint import Checkpointing
 
 CPU = torch.device("cpu")
 LETTERS = ("A", "B", "C", "D", "E")
@@ -235,3 +238,19 @@ def values(model: ChoiceModel) -> dict[str, Tensor]:
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def fit_job(model: ChoiceModel, folder: Path, **train: Any) -> FitJob:
+    """A fit of the tiny examples; the model is prepared already."""
+    spec = FitSpec(
+        method="tiny", version=1, options={}, data=DataSpec(task="notes_two", version=1, revision=""), holdout=0.0,
+        model=model.spec, train=TrainSpec(**train), seed=1,
+    )  # fmt: skip
+    checkpointing = Checkpointing(folder / "checkpoint.safetensors")
+    return FitJob(spec, lambda: model, lambda: model.encode(examples(), 320), checkpointing)
+
+
+def predict_job(model: ChoiceModel, posterior: Posterior, answers: Sequence[str] = LETTERS[:2]) -> PredictJob:
+    """A prediction of the tiny examples."""
+    generator = torch.Generator().manual_seed(0)
+    return PredictJob(posterior, tuple(examples()), tuple(answers), generator, 4, lambda: model, 320)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from bench.data.batches import Encoded
-from bench.method import PredictJob, get_method
+from bench.method import Method, PredictJob, get_method
 from bench.metrics import score
 from bench.process.progress import Progress
-from bench.run.context import Context
+from bench.run.context import Context, classes_of
 from bench.run.fitting import check_stored, fit
 from bench.run.outputs import as_predictions, remarks
 from bench.run.provenance import PeakMemory
@@ -37,7 +37,7 @@ def read(context: Context, run: RunSpec) -> Encoded | None:
     if not method.uses_model or context.store.has(run.fit):
         return None
     model = context.prepared(run.fit)()
-    if method.reads_maps:
+    if any(cls.reads_maps for cls in classes_of(run) if issubclass(cls, Method)):
         model.check_maps()
     encoded = model.encode(examples, run.fit.train.max_length)
     _tell_cut(context, run, encoded)

@@ -18,6 +18,15 @@ def constant(progress: float) -> float:
     return 1.0
 
 
+def warm_up(share: float) -> Schedule:
+    """From 0 linearly to 1 over the first ``share`` of the steps, then linearly to 0 at the end."""
+
+    def factor(progress: float) -> float:
+        return progress / share if progress < share else (1 - progress) / (1 - share)
+
+    return factor
+
+
 class Rates:
     """Sets each parameter group's learning rate to its peak times its schedule.
 

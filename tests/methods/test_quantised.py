@@ -29,6 +29,7 @@ SETTINGS = {
     "swag": {"draws": 2},
     "ivon": {"lr": 0.3, "draws": 2},
     "mc_dropout": {"masks": 2},
+    "blob": {"lr": 3e-3, "draws": 2},
     "ensemble": {"members": 2},
     "multi_swag": {"members": 2, "draws": 1},
     "la_kfac": {"jacobian_batch": 64},

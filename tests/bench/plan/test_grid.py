@@ -591,6 +591,20 @@ def test_every_shipped_grid_is_tested_here() -> None:
         assert read_grid(GRIDS / name).runs()
 
 
+def test_the_blob_grid_has_the_published_settings() -> None:
+    grid = read_grid(GRIDS / "blob.toml")
+    assert (grid.protocol, grid.seeds, grid.variants["published"].main) == ("paper", (1, 2, 3), True)
+    fits = [run.fit for run in grid.runs() if run.fit.method == "blob"]
+    assert {(fit.options["kl"], fit.model.lora.targets) for fit in fits} == {
+        (kl, ("q_proj", "v_proj", "head")) for kl in ("cycle", "elbo")
+    }
+    for fit in fits:
+        assert (fit.train.steps, fit.train.batch_size, fit.train.max_length) == (5000, 4, 300)
+        names = ("lr", "kl_lr", "prior_sd", "rho0", "gamma", "warmup", "eps")
+        assert [fit.options[name] for name in names] == [1e-4, 0.01, 0.2, 0.05, 8.0, 0.06, 1e-6]
+        assert (fit.model.lora.r, fit.model.lora.alpha, fit.model.lora.dropout) == (8, 16.0, 0.0)
+
+
 def test_the_paper_grid_is_table_1(paper: Grid) -> None:
     assert paper.protocol == "paper"
     assert set(paper.tasks) == {"wg_s", "arc_c", "arc_e", "wg_m", "obqa", "boolq"}
@@ -703,10 +717,15 @@ def own_methods() -> set[str]:
 
 
 def test_the_demo_grid_trains_each_root_once_and_the_ensembles_other_members(demo: Grid) -> None:
-    """For each task and seed: AdamW, SWA and IVON carry eleven rows; two more members each for the two ensembles."""
+    """For each task and seed: AdamW, SWA and IVON carry eleven rows; two more members each for the two ensembles.
+
+    What the demo has no time for is in another grid.
+    """
     runs = [run for run in demo.runs() if run.variant in ("tuned", "")]
     each = len(demo.tasks) * len(demo.seeds)
-    assert {run.method for run in runs} == set(demo.methods) == own_methods()
+    others = [read_grid(file) for file in GRIDS.glob("*.toml") if not file.name.startswith("demo.")]
+    assert {run.method for run in runs} == set(demo.methods) <= own_methods()
+    assert own_methods() == set(demo.methods).union(*(grid.methods for grid in others))
     trained = {name: count // each for name, count in count_fits(runs).items() if get_method(name).base is None}
     assert trained == {"adamw": 1 + 2, "swa": 1 + 2, "ivon": 1, "map": 1, "zero_shot": 1, "bayes_optimal": 1}
     table = ("adamw", "mc_dropout", "la_kfac", "la_diag", "swa", "swag", "ivon", "ivon_mean", "temperature")

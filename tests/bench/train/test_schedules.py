@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.train.schedules import Rates, constant, linear_to_zero
+from bench.train.schedules import Rates, constant, linear_to_zero, warm_up
 
 
 def groups() -> list[dict[str, object]]:
@@ -30,3 +30,9 @@ def test_each_group_may_have_its_schedule() -> None:
 def test_schedules_that_do_not_match_the_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="1 schedules for 2 parameter groups"):
         Rates(groups(), [constant])
+
+
+def test_a_warm_up_rises_to_the_peak_and_falls_to_zero() -> None:
+    factors = [warm_up(0.2)(t / 10) for t in range(11)]
+    assert factors == pytest.approx([0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0])
+    assert [warm_up(0)(t / 4) for t in range(4)] == [1, 0.75, 0.5, 0.25]
