@@ -44,6 +44,8 @@ class Method:
         title: what tables call it.
         version: raise it when the method's numbers change: every key of the method changes with it.
         base: name of the method whose posterior it starts from, or None.
+        settings_of: name of a method whose settings it takes over, as far as it has options of these names and no
+            setting of its own for them; or None.
         uses_model: whether it ever looks at the language model (the exact reference of a synthetic task does not).
         reads_maps: whether it hooks or differentiates the adapters' linear maps (``model.adapters``); the runner then
             checks before the training that each runs once per forward pass with one row per token.
@@ -56,6 +58,7 @@ class Method:
     title: ClassVar[str]
     version: ClassVar[int] = 1
     base: ClassVar[str | None] = None
+    settings_of: ClassVar[str | None] = None
     uses_model: ClassVar[bool] = True
     reads_maps: ClassVar[bool] = False
     tunes: ClassVar[bool] = False
@@ -230,6 +233,14 @@ def get_method(name: str) -> type[Method]:
         except LookupError as error:
             raise BrokenPlugin(f"{cls.__module__}.{cls.__qualname__}.base: {error}") from error
         chain.append(cls.name)
+    if found.settings_of is not None:
+        where = f"{found.__module__}.{found.__qualname__}.settings_of"
+        try:
+            source = METHODS.get(found.settings_of)
+        except LookupError as error:
+            raise BrokenPlugin(f"{where}: {error}") from error
+        if source.settings_of is not None:
+            raise BrokenPlugin(f"{where}: '{source.name}' takes over settings itself; name '{source.settings_of}'.")
     return found
 
 
@@ -246,8 +257,11 @@ def _validate(cls: type[Method], where: str) -> None:
         raise BrokenPlugin(f"{where}: set `title` to what tables call the method; it is {title!r}.")
     if isinstance(cls.version, bool) or not isinstance(cls.version, int) or cls.version < 1:
         raise BrokenPlugin(f"{where}: set `version` to a whole number of at least 1; it is {cls.version!r}.")
-    if not isinstance(cls.base, str | None):
-        raise BrokenPlugin(f"{where}: set `base` to the name of a method, or None; it is {cls.base!r}.")
+    for reference in ("base", "settings_of"):
+        if not isinstance(getattr(cls, reference), str | None):
+            raise BrokenPlugin(
+                f"{where}: set `{reference}` to the name of a method, or None; it is {getattr(cls, reference)!r}."
+            )
     for flag in ("uses_model", "reads_maps", "tunes"):
         if not isinstance(getattr(cls, flag), bool):
             raise BrokenPlugin(f"{where}: set `{flag}` to True or False; it is {getattr(cls, flag)!r}.")

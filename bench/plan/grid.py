@@ -277,13 +277,14 @@ def _others(task: str, others: tuple[str, ...], where: str) -> tuple[str, ...]:
 
 
 def with_bases(methods: Iterable[str]) -> list[str]:
-    """The methods, and those that they start from, directly or not."""
+    """The methods, and those that they start from or whose settings they take over, directly or not."""
     found: dict[str, None] = {}
-    for method in methods:
-        name: str | None = method
-        while name is not None and name not in found:
+    waiting: list[str | None] = list(methods)
+    while waiting:
+        name = waiting.pop(0)
+        if name is not None and name not in found:
             found[name] = None
-            name = get_method(name).base
+            waiting += [get_method(name).base, get_method(name).settings_of]
     return list(found)
 
 

@@ -67,13 +67,22 @@ class Settings:
     def method(self, name: str, task: str) -> Method:
         """The method with its hyperparameters for a task."""
         if (name, task) not in self._methods:
-            values: dict[str, Any] = {}
-            for layer in self._layers:
-                plain = dict(layer.get(name, {}))
-                special = plain.pop("per_task", {}).get(task, {})
-                values |= plain | special
-            self._methods[name, task] = get_method(name).make(values)
+            cls = get_method(name)
+            values = self._values(name, task)
+            if cls.settings_of:
+                shared = self._values(cls.settings_of, task)
+                values = {option: shared[option] for option in shared.keys() & cls.hyperparameters().keys()} | values
+            self._methods[name, task] = cls.make(values)
         return self._methods[name, task]
+
+    def _values(self, name: str, task: str) -> dict[str, Any]:
+        """What the layers set of a method, for a task."""
+        values: dict[str, Any] = {}
+        for layer in self._layers:
+            plain = dict(layer.get(name, {}))
+            special = plain.pop("per_task", {}).get(task, {})
+            values |= plain | special
+        return values
 
     def _train_spec(self, task: str) -> TrainSpec:
         values: dict[str, Any] = {}

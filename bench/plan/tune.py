@@ -67,12 +67,12 @@ class Tuning:
 
 
 def stages(grid: Grid) -> list[list[str]]:
-    """The methods of ``[tune]`` in the order in which they can be tuned: those on a tuned base after it."""
+    """The methods of ``[tune]`` in the order in which they can be tuned: those that use another's choice after it."""
     names = list(grid.tune.lists)
 
     def depth(name: str) -> int:
-        base = get_method(name).base
-        return 0 if base is None else depth(base) + (base in names)
+        before = (get_method(name).base, get_method(name).settings_of)
+        return max((depth(one) + (one in names) for one in before if one is not None), default=0)
 
     return [[name for name in names if depth(name) == d] for d in sorted({depth(name) for name in names})]
 

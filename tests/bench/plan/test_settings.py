@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench.method import get_method, method_names
+from bench.plan.grid import with_bases
 from bench.plan.settings import Settings, check_used, describe, merge, parse_assignment
+from bench.plan.tune import stages
 from bench.specs import LoraSpec, TrainSpec
 
 
@@ -274,3 +277,18 @@ def test_unused_settings_are_named_with_their_option() -> None:
     check_used({"steps": 3, "ivon": {"lr": 1}, "per_task": {"wg_s": {"steps": 1}}}, ["ivon"], ["wg_s"])
     with pytest.raises(LookupError, match=r"^--set adamw: neither 'adamw' nor a method that starts from it"):
         check_used({"adamw": {"lr": 1}}, ["ivon"], ["wg_s"])
+
+
+def test_a_method_takes_over_anothers_settings_where_it_has_none_of_its_own() -> None:
+    low: dict[str, Any] = {"adamw": {"lr": 1.0, "eps": 0.5, "per_task": {"wg_s": {"lr": 2.0}}}}
+    high: dict[str, Any] = {"adam_moments": {"eps": 0.25}}
+    settings = Settings(low, high).over({"adamw": {"beta1": 0.5, "eps": 0.125}})
+    plain, special = (settings.method("adam_moments", task).options("fit") for task in ("", "wg_s"))
+    assert plain == {"lr": 1.0, "beta1": 0.5, "beta2": 0.999, "eps": 0.25, "weight_decay": 0.0}
+    assert special == {**plain, "lr": 2.0}
+    check_used({"adamw": {"lr": 1.0}}, with_bases(["adam_posterior"]), [])
+
+
+def test_a_method_is_tuned_after_the_one_whose_settings_it_takes_over() -> None:
+    grid: Any = SimpleNamespace(tune=SimpleNamespace(lists={"adam_posterior": {}, "adam_moments": {}, "adamw": {}}))
+    assert stages(grid) == [["adamw"], ["adam_moments"], ["adam_posterior"]]
