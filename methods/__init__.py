@@ -1,6 +1,7 @@
 """The methods. A new one is a file in this folder and a line here."""
 
 from methods import (
+    adam_posterior,
     adamw,
     bayes_optimal,
     blob,
@@ -15,6 +16,7 @@ from methods import (
 )
 
 __all__ = [
+    "adam_posterior",
     "adamw",
     "bayes_optimal",
     "blob",

@@ -1,8 +1,9 @@
-"""The widest Gaussian that the tuning examples allow: the search that TFB and the isotropic baseline share.
+"""Scales that the tuning examples choose: the widest Gaussian that they allow, and the prior precision they prefer.
 
-Of the family N(m, sd^2 Sigma), with ``unit`` the Gaussian at sd = 1, the search returns the largest sd in a range at
-which the loss of the tuning examples rises by no more than epsilon above that of the mean m (Shi et al. 2024, arXiv
-2412.05723). Every sd is judged by the same standard normals, so the rise is a smooth function of sd.
+The widest Gaussian is the search that TFB and the isotropic baseline share (Shi et al. 2024, arXiv 2412.05723). Of the
+family N(m, sd^2 Sigma), with ``unit`` the Gaussian at sd = 1, it takes the largest sd in a range at which the loss of
+the tuning examples rises by no more than epsilon above that of the mean m. All candidates are judged by the same
+standard normals, so the rise is a smooth function of sd.
 """
 
 from __future__ import annotations
@@ -139,6 +140,56 @@ class Widest(Method):
             return float((log_probs.argmax(-1) != labels).double().mean())
         rows = labels.expand(len(log_probs), -1).unsqueeze(-1)
         return float(-log_probs.gather(-1, rows).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision(Method):
+    """The options of a method that takes the prior precision with the least NLL on the tuning examples. It tunes."""
+
+    tunes = True
+
+    prior_precision: Annotated[float, Fit("prior precision; 0 takes the best of the grid", ge=0, le=1e15)] = 0.0
+    lowest: Annotated[float, Fit("smallest prior precision of the grid", gt=0, le=1e15)] = 1e-3
+    highest: Annotated[float, Fit("largest prior precision of the grid", gt=0, le=1e15)] = 1e9
+    points: Annotated[int, Fit("precisions in the grid, evenly spaced in their logarithm", ge=2, le=1000)] = 13
+    search_draws: Annotated[int, Fit("draws that judge each precision, the same for all", ge=1, le=100_000)] = 10
+
+    def __post_init__(self) -> None:
+        if self.lowest >= self.highest:
+            raise ValueError(
+                f"{self.name}.lowest is {self.lowest:g} and {self.name}.highest {self.highest:g}: the grid is empty, "
+                "so give a lowest below the highest."
+            )
+
+    def precision(self, job: FitJob, gaussian: Callable[[float], Posterior]) -> float:
+        """The prior precision by which ``gaussian`` predicts best: the NLL of the averaged probabilities decides."""
+        if self.prior_precision:
+            job.facts.update(prior_precision=self.prior_precision)
+            return self.prior_precision
+        labels = tuning_labels(job)
+        seed = int(torch.randint(2**62, (), generator=job.generator))
+        step = math.log(self.highest / self.lowest) / (self.points - 1)
+        losses: dict[float, float] = {}
+        for number in range(self.points):
+            value = math.exp(math.log(self.lowest) + number * step)
+            draws = gaussian(value).draws(self.search_draws, torch.Generator().manual_seed(seed))
+            loss = mixture_nll(torch.stack([tuning_log_probs(job, params) for params in draws]), labels)
+            losses[value] = loss if math.isfinite(loss) else math.inf
+        best = min(losses, key=losses.__getitem__)
+        job.facts.update(prior_precision=best, tuning_loss=losses[best], tuning_examples=len(labels))
+        for end, (name, opposite) in {min(losses): ("lowest", "lower"), max(losses): ("highest", "raise")}.items():
+            if best == end:
+                job.warnings.append(
+                    f"The prior precision with the least tuning loss is the {name} of the grid, {end:g}: {opposite} "
+                    f"{self.name}.{name}."
+                )
+        return best
+
+
+def mixture_nll(log_probs: Tensor, labels: Tensor) -> float:
+    """Mean NLL of (N,) labels under the average of (S, N, C) probabilities, in nats."""
+    mixed = log_probs.logsumexp(0) - math.log(len(log_probs))
+    return float(-mixed.gather(-1, labels.unsqueeze(-1)).mean())
 
 
 def scaled(unit: Params, factor: float) -> dict[str, Tensor]:

@@ -122,8 +122,8 @@ def test_a_misspelt_per_task_gets_the_near_miss() -> None:
 
 
 def test_a_method_without_hyperparameters_says_so() -> None:
-    with pytest.raises(LookupError, match=r"'ivon_mean' has no hyperparameter 'draws'\. It has none\."):
-        Settings({"ivon_mean": {"draws": 3}})
+    with pytest.raises(LookupError, match=r"'zero_shot' has no hyperparameter 'draws'\. It has none\."):
+        Settings({"zero_shot": {"draws": 3}})
 
 
 @pytest.mark.parametrize(
