@@ -12,6 +12,7 @@ from methods import (
     mc_dropout,
     swa,
     temperature,
+    tfb,
     zero_shot,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "mc_dropout",
     "swa",
     "temperature",
+    "tfb",
     "zero_shot",
 ]

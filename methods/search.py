@@ -81,8 +81,8 @@ class Widest(Method):
     largest: Annotated[float, Fit("largest sd that the search considers", gt=0, le=1e6)] = 1.0
     epsilon: Annotated[float, Fit("largest rise of the tuning loss, in units of `rise`", ge=0, le=1e3)] = 0.003
     rise: Annotated[
-        Literal["relative", "nats", "accuracy"],
-        Fit("rise of the NLL over that of the mean, rise of the NLL, or loss of accuracy"),
+        Literal["relative", "change", "nats", "accuracy"],
+        Fit("rise of the NLL over that of the mean, its change up or down over that, its rise, or loss of accuracy"),
     ] = "relative"
     judged: Annotated[
         Literal["draws", "mixture"], Fit("the loss of the draws on average, or that of their averaged probabilities")
@@ -102,14 +102,15 @@ class Widest(Method):
         labels = tuning_labels(job)
         seed = int(torch.randint(2**62, (), generator=job.generator))
         base = self._loss(tuning_log_probs(job, unit.mean).unsqueeze(0), labels)
-        limit = self.epsilon * (base if self.rise == "relative" else 1.0)
+        limit = self.epsilon * (base if self.rise in ("relative", "change") else 1.0)
         rises: dict[float, float] = {}
 
         def allowed(sd: float) -> bool:
             drawn = unit.draws(self.search_draws, torch.Generator().manual_seed(seed), sd**2)
             log_probs = torch.stack([tuning_log_probs(job, params) for params in drawn])
             rises[sd] = self._loss(log_probs, labels) - base
-            return rises[sd] <= limit  # False for NaN: a draw that overflows is too wide
+            rise = abs(rises[sd]) if self.rise == "change" else rises[sd]
+            return rise <= limit  # False for NaN: a draw that overflows is too wide
 
         found = largest_allowed(allowed, self.smallest, self.largest, self.width)
         job.facts.update(

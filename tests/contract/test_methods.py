@@ -33,7 +33,7 @@ TASK = "notes_four"
 def few(name: str) -> RunSpec:
     """A run of a few steps and, where the method has draws, a few of them."""
     known = get_method(name).hyperparameters()
-    return plan(name, TASK, **{name: {option: 3 for option in ("draws", "masks") if option in known}})
+    return plan(name, TASK, **{name: {option: 3 for option in ("draws", "masks", "search_draws") if option in known}})
 
 
 class Stored(dict[str, tuple[Store, RunSpec]]):

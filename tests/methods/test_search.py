@@ -54,7 +54,9 @@ def quadratic(monkeypatch: pytest.MonkeyPatch, curvature: float, floor: float, d
     return DiagGaussian({"w": torch.zeros(d)}, {"w": torch.ones(d)})
 
 
-@pytest.mark.parametrize(("rise", "epsilon", "allowed"), [("nats", 0.02, 0.02), ("relative", 0.1, 0.05)])
+@pytest.mark.parametrize(
+    ("rise", "epsilon", "allowed"), [("nats", 0.02, 0.02), ("relative", 0.1, 0.05), ("change", 0.1, 0.05)]
+)
 def test_the_sd_is_the_closed_form_of_a_quadratic(
     monkeypatch: pytest.MonkeyPatch, rise: str, epsilon: float, allowed: float
 ) -> None:
@@ -66,6 +68,15 @@ def test_the_sd_is_the_closed_form_of_a_quadratic(
     assert job.facts["sd"] == sd and not job.warnings
     assert 0.95 * allowed < job.facts["tuning_rise"] <= allowed
     assert job.facts["tuning_loss"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("rise", "sd"), [("change", math.sqrt(2 * 0.05 / 0.4)), ("relative", 1.0)])
+def test_a_loss_that_falls_is_allowed_unless_its_change_is_judged(
+    monkeypatch: pytest.MonkeyPatch, rise: str, sd: float
+) -> None:
+    unit, job = quadratic(monkeypatch, curvature=-0.4, floor=0.5), Job()
+    found = Isotropic.make({"rise": rise, "epsilon": 0.1, "width": 0.005}).widest(job, unit)  # type: ignore[arg-type]
+    assert found == pytest.approx(sd, rel=0.02)
 
 
 def test_all_values_are_judged_by_the_same_normals(monkeypatch: pytest.MonkeyPatch) -> None:

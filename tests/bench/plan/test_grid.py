@@ -605,6 +605,18 @@ def test_the_blob_grid_has_the_published_settings() -> None:
         assert (fit.model.lora.r, fit.model.lora.alpha, fit.model.lora.dropout) == (8, 16.0, 0.0)
 
 
+def test_the_tfb_grid_has_the_published_settings() -> None:
+    runs = [run for run in read_grid(GRIDS / "tfb.toml").runs() if run.variant == "published"]
+    assert {run.fit.model.id for run in runs} == {"meta-llama/Llama-3.1-8B"}
+    for run in runs:
+        if run.method.startswith("tfb"):
+            names = ("rise", "judged", "epsilon", "smallest", "largest", "search_draws")
+            assert [run.fit.options[name] for name in names] == ["change", "mixture", 0.003, 0.001, 0.015, 10]
+            assert (run.options["predictive"], run.options["draws"]) == ("flipout", 10)
+        if run.fit.root.method == "blob":
+            assert [run.fit.root.options[name] for name in ("kl_lr", "prior_sd")] == [0.0075, 0.15]
+
+
 def test_the_paper_grid_is_table_1(paper: Grid) -> None:
     assert paper.protocol == "paper"
     assert set(paper.tasks) == {"wg_s", "arc_c", "arc_e", "wg_m", "obqa", "boolq"}
