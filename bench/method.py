@@ -25,7 +25,9 @@ __all__ = [
     "FitJob",
     "Method",
     "PredictJob",
+    "derive_methods",
     "get_method",
+    "is_method",
     "log_softmax",
     "method_names",
     "register_method",
@@ -215,6 +217,19 @@ def _identity(cls: type[Method]) -> tuple[object, ...]:
     return cls.version, cls.base, cls.own_fit(), readers
 
 
+def derive_methods(suffix: str) -> Callable[[Callable[[type[Method]], type[Method]]], Any]:
+    """Decorator of a function that makes a method of a method: ``<name><suffix>`` is what it makes of ``name``.
+
+    It works for every registered method, those of plug-ins too. ``bench list methods`` does not list what is made.
+    """
+
+    def register(make: Callable[[type[Method]], type[Method]]) -> Callable[[type[Method]], type[Method]]:
+        METHODS.derive(suffix, make)
+        return make
+
+    return register
+
+
 def get_method(name: str) -> type[Method]:
     """The method class of that name.
 
@@ -223,25 +238,28 @@ def get_method(name: str) -> type[Method]:
         BrokenPlugin: its bases do not exist, or go in a circle.
     """
     found = METHODS.get(name)
-    chain, cls = [name], found
-    while cls.base is not None:
-        if cls.base in chain:
-            circle = " -> ".join([*chain, cls.base])
-            raise BrokenPlugin(f"The bases of method '{name}' go in a circle: {circle}. Correct one `base`.")
-        try:
-            cls = METHODS.get(cls.base)
-        except LookupError as error:
-            raise BrokenPlugin(f"{cls.__module__}.{cls.__qualname__}.base: {error}") from error
-        chain.append(cls.name)
-    if found.settings_of is not None:
-        where = f"{found.__module__}.{found.__qualname__}.settings_of"
-        try:
-            source = METHODS.get(found.settings_of)
-        except LookupError as error:
-            raise BrokenPlugin(f"{where}: {error}") from error
-        if source.settings_of is not None:
-            raise BrokenPlugin(f"{where}: '{source.name}' takes over settings itself; name '{source.settings_of}'.")
+    for reference in ("base", "settings_of"):
+        chain, cls = [name], found
+        while (named := getattr(cls, reference)) is not None:
+            if named in chain:
+                circle = " -> ".join([*chain, named])
+                raise BrokenPlugin(
+                    f"The {_PLURAL[reference]} of method '{name}' go in a circle: {circle}. Correct one `{reference}`."
+                )
+            try:
+                cls = METHODS.get(named)
+            except LookupError as error:
+                raise BrokenPlugin(f"{cls.__module__}.{cls.__qualname__}.{reference}: {error}") from error
+            chain.append(cls.name)
     return found
+
+
+_PLURAL = {"base": "bases", "settings_of": "settings"}
+
+
+def is_method(name: str) -> bool:
+    """Whether :func:`get_method` knows the name."""
+    return name in METHODS
 
 
 def method_names() -> list[str]:

@@ -95,13 +95,9 @@ class Posterior:
         """Write the tensors and the kind to a safetensors file."""
         from safetensors.torch import save_file
 
-        tensors = {
-            # by value: which of them share memory is not part of a posterior, and safetensors refuses it
-            f"{field.name}/{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
-            for name, tensor in getattr(self, field.name).items()
-        }
-        save_file(tensors, file, metadata={"kind": self.kind})
+        # by value: which of them share memory is not part of a posterior, and safetensors refuses it
+        copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in pack(self).items()}
+        save_file(copies, file, metadata={"kind": self.kind})
 
 
 def load_posterior(file: Path) -> Posterior:
@@ -120,6 +116,17 @@ def load_posterior(file: Path) -> Posterior:
         raise ValueError(f"{file} is damaged ({error}): delete its folder and run the grid again.") from error
     if kind not in _kinds:
         raise ValueError(f"{file} holds a posterior of kind '{kind}': load the plug-in that defines it (--plugin).")
+    return unpack(kind, tensors)
+
+
+def pack(posterior: Posterior) -> dict[str, Tensor]:
+    """All tensors of a posterior by ``field/name``."""
+    fields = dataclasses.fields(posterior)  # type: ignore[arg-type]
+    return {f"{field.name}/{name}": t for field in fields for name, t in getattr(posterior, field.name).items()}
+
+
+def unpack(kind: str, tensors: Params) -> Posterior:
+    """The posterior of a kind from what :func:`pack` made of it."""
     cls = _kinds[kind]
     fields: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name, tensor in tensors.items():

@@ -53,7 +53,20 @@ class Registry(Generic[T]):
         self.kind, self.package = kind, package
         self._validate, self._reserved = validate, frozenset(_RESERVED.union(reserved))
         self._classes: dict[str, type[T]] = {}
+        self._makers: dict[str, Callable[[type[T]], type[T]]] = {}
+        self._made: dict[str, tuple[type[T], type[T]]] = {}  # derived name -> (the class it is made of, what is made)
         self._loaded = False
+
+    def __contains__(self, name: str) -> bool:
+        self._load()
+        return name in self._classes or self._derived(name) is not None
+
+    def derive(self, suffix: str, make: Callable[[type[T]], type[T]]) -> None:
+        """Let ``<name><suffix>`` name what ``make`` makes of the class called ``name``, for each that is registered.
+
+        Such classes are made when they are asked for; :meth:`names` does not list them.
+        """
+        self._makers[suffix] = make
 
     def add(self, cls: type[T], replaces: Callable[[type[T], type[T]], bool] | None = None) -> None:
         """Make a class known under its ``name``; defining it again, as in a notebook, replaces it.
@@ -92,14 +105,27 @@ class Registry(Generic[T]):
             LookupError: there is none; the message names the near misses.
         """
         self._load()
-        if name not in self._classes:
+        found = self._classes.get(name) or self._derived(name)
+        if found is None:
             raise LookupError(f"There is no {self.kind} '{name}'.{near_miss(name, self._classes)}")
-        return self._classes[name]
+        return found
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """The names of all that are registered, sorted."""
         self._load()
         return sorted(self._classes)
+
+    def _derived(self, name: str) -> type[T] | None:
+        for suffix, make in self._makers.items():
+            inner = self._classes.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
+            if inner is None:
+                continue
+            if name not in self._made or self._made[name][0] is not inner:
+                made = make(inner)
+                self._validate(made, _called(made))
+                self._made[name] = inner, made
+            return self._made[name][1]
+        return None
 
     def _load(self) -> None:
         if self._loaded:

@@ -13,7 +13,7 @@ from bench.data.file_task import load_extension, named_task
 from bench.data.protocol import splits_for
 from bench.data.splits import DataSource
 from bench.errors import near_miss, shown
-from bench.method import get_method, method_names
+from bench.method import get_method, is_method, method_names
 from bench.plan.base_model import choose_model, overridden
 from bench.plan.grid_file import GridTable, TuneTable, VariantTable, read_grid_file
 from bench.plan.runs import Planner, check_label, check_seed, families
@@ -323,7 +323,7 @@ def check_lists(
         LookupError, ValueError: a name is misspelt, or a value does not fit or is listed twice.
     """
     for method, lists in table.items():
-        if method not in method_names():
+        if not is_method(method):
             raise LookupError(f"{where} names '{method}', which is not a method.{near_miss(method, method_names())}")
         if method not in methods:
             raise LookupError(f"{where} names '{method}', which the grid does not have.{near_miss(method, methods)}")

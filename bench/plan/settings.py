@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from bench.errors import near_miss, shown
-from bench.method import Method, get_method, method_names
+from bench.method import Method, get_method, is_method, method_names
 from bench.specs import LoraSpec, TrainSpec, cast, hints
 from bench.specs.toml import parse_toml
 from bench.task import task_names
@@ -44,15 +44,14 @@ class Settings:
 
     def __init__(self, *layers: Layer) -> None:
         self._layers = layers
-        methods = set(method_names()) if layers else set[str]()
         for layer in layers:
-            _check_names(layer, methods)
+            _check_names(layer)
         self.lora = LoraSpec(**_typed(LoraSpec, (layer.get("lora", {}) for layer in layers), "lora."))
         tasks = {task for layer in layers for task in layer.get("per_task", {})}
         self._train = {task: self._train_spec(task) for task in ("", *tasks)}
         self._methods: dict[tuple[str, str], Method] = {}
         for layer in layers:
-            for name in layer.keys() & methods:
+            for name in filter(is_method, layer):
                 for task in ("", *layer[name].get("per_task", {})):
                     self.method(name, task)
 
@@ -67,17 +66,16 @@ class Settings:
     def method(self, name: str, task: str) -> Method:
         """The method with its hyperparameters for a task."""
         if (name, task) not in self._methods:
-            cls = get_method(name)
-            values = self._values(name, task)
-            if cls.settings_of:
-                shared = self._values(cls.settings_of, task)
-                values = {option: shared[option] for option in shared.keys() & cls.hyperparameters().keys()} | values
-            self._methods[name, task] = cls.make(values)
+            self._methods[name, task] = get_method(name).make(self._values(name, task))
         return self._methods[name, task]
 
     def _values(self, name: str, task: str) -> dict[str, Any]:
-        """What the layers set of a method, for a task."""
+        """What the layers set of a method for a task, over what they set of the one whose settings it takes over."""
+        cls = get_method(name)
         values: dict[str, Any] = {}
+        if cls.settings_of:
+            shared = self._values(cls.settings_of, task)
+            values = {option: shared[option] for option in shared.keys() & cls.hyperparameters().keys()}
         for layer in self._layers:
             plain = dict(layer.get(name, {}))
             special = plain.pop("per_task", {}).get(task, {})
@@ -105,7 +103,7 @@ def _typed(cls: type, tables: Iterable[Layer], prefix: str) -> dict[str, Any]:
     return found
 
 
-def _check_names(layer: Layer, methods: Collection[str]) -> None:
+def _check_names(layer: Layer) -> None:
     """Refuse what is not a setting, or not a table where one belongs."""
     train = hints(TrainSpec)
     for name, value in layer.items():
@@ -116,11 +114,11 @@ def _check_names(layer: Layer, methods: Collection[str]) -> None:
         elif name == "per_task":
             for task, inner in _tasks(value, "per_task"):
                 _check_fields(inner, TrainSpec, f"per_task.{task}")
-        elif name in methods:
+        elif is_method(name):
             for task, inner in _tasks(table_of(value, name).get("per_task", {}), f"{name}.per_task"):
                 table_of(inner, f"{name}.per_task.{task}")
         else:
-            known = [*train, "lora", "per_task", *methods]
+            known = [*train, "lora", "per_task", *method_names()]
             raise LookupError(f"There is no setting '{name}'.{near_miss(name, known)}")
 
 
@@ -188,7 +186,7 @@ def check_used(layer: Layer, methods: Collection[str], tasks: Collection[str], o
         LookupError: such a setting, by name.
     """
     for name, value in layer.items():
-        if name in method_names() and name not in methods:
+        if is_method(name) and name not in methods:
             raise LookupError(
                 f"{option} {name}: neither '{name}' nor a method that starts from it is planned, so nothing would "
                 f"read it.{near_miss(name, methods)}"

@@ -302,14 +302,14 @@ def test_a_base_that_does_not_exist_names_the_method_and_the_near_miss() -> None
     ("named", "said"),
     [
         ("adamv", "There is no method 'adamv'. Did you mean 'adamw'?"),
-        ("adam_moments", "'adam_moments' takes over settings itself; name 'adamw'."),
+        ("probe", "settings of method 'probe' go in a circle: probe -> probe. Correct one `settings_of`."),
         (3, "set `settings_of` to the name of a method, or None; it is 3."),
     ],
 )
 def test_settings_come_from_a_method_that_has_its_own(named: Any, said: str) -> None:
     cls = method_class("probe")
     cls.settings_of = named
-    with pytest.raises(BrokenPlugin, match=rf"Probe.*{re.escape(said)}"):
+    with pytest.raises(BrokenPlugin, match=re.escape(said)):
         register_method(cls)
         get_method("probe")
 
