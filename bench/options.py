@@ -31,7 +31,7 @@ Reader = Literal["fit", "predict"]
 
 @dataclasses.dataclass(frozen=True)
 class Marker:
-    """What :class:`Fit` and :class:`Predict` have in common.
+    """Common base of :class:`Fit` and :class:`Predict`.
 
     Attributes:
         doc: its meaning, unit and source.
@@ -91,7 +91,7 @@ class Hyperparameter:
 
     @property
     def doc(self) -> str:
-        """What it means."""
+        """The description shown to users."""
         return self.marker.doc
 
     def in_spec(self, value: Option) -> bool:

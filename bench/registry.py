@@ -180,7 +180,7 @@ def _import(module: str, called: str) -> types.ModuleType:
 
 
 def _place(error: BaseException) -> str:
-    """Where the plug-in's own code raised it, if it got that far."""
+    """The line of the plug-in's own code that raised the error, if one did."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     last = frames[-1] if frames else None
     return f", {Path(last.filename).name} line {last.lineno}" if last and last.filename != __file__ else ""

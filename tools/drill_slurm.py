@@ -39,7 +39,7 @@ warn_seconds = 15
 
 
 def bench(folder: Path, cluster: Cluster | None, *arguments: str) -> str:
-    """What a command of the suite prints; it must succeed."""
+    """The output of a command of the suite, which must succeed."""
     environment = {**(cluster.environment if cluster else os.environ), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "bench", *arguments], cwd=folder, env=environment, capture_output=True, text=True
@@ -83,7 +83,7 @@ def report(folder: Path) -> bool:
 
 
 def checkpoints(folder: Path) -> int:
-    """How many families have begun to train."""
+    """The number of families that have begun to train."""
     return len(list((folder / "runs/work").glob("*/checkpoint.safetensors")))
 
 

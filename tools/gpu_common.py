@@ -1,4 +1,4 @@
-"""What the parts of tools/gpu.py share: the device and its clock, jobs over random prompts."""
+"""Common code of the parts of tools/gpu.py: the device and its clock, jobs over random prompts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LENGTHS = Path(__file__).parent / "arc_e_lengths.json"
 
 @dataclasses.dataclass(eq=False)
 class Bench:
-    """What every part needs."""
+    """Shared by all parts."""
 
     device: torch.device
     tiny: bool

@@ -88,7 +88,7 @@ def alike_held(found: Sequence[Training], groups: Sequence[Group], baseline: str
 
 
 def _held_text(found: Sequence[Training]) -> str:
-    """What mid-run evaluation was on: for all tasks at once where they are alike."""
+    """The data of mid-run evaluation, once for all tasks if they agree."""
     tasks = {training.task: bool(training.fit.holdout) for training in found}
     words = {True: "held-out training data", False: "validation data"}
     if len(set(tasks.values())) == 1:

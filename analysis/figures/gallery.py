@@ -63,7 +63,7 @@ def _begin(kinds: Mapping[str, Draw], study: Study, out: Path) -> None:
     """Make a worker ready: it keeps what it draws from, and ends when its parent does, however that ends."""
     global _given
     _given = kinds, study, out
-    gc.freeze()  # what the parent made stays shared with it: the collector need not look at it
+    gc.freeze()  # the parent's objects stay shared: the collector must not touch them
     parent = os.getppid()
     watched = multiprocessing.parent_process()
 

@@ -1,4 +1,4 @@
-"""What a step of each training costs, relative to the baseline's: bars over tasks, a marker for every task."""
+"""Cost of a training step, relative to the baseline's: bars over tasks, a marker for every task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures share: panels by task, the look of every method, lines, bars and captions. One file per kind."""
+"""Common parts of the figures: panels by task, the look of every method, lines, bars and captions. A file per kind."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ SETTINGS: Any = {
     "lines.linewidth": 1.2,
     "lines.markersize": 3.5,
     "figure.constrained_layout.h_pad": 0.05,
-    "pdf.fonttype": 42,  # what publishers ask for
+    "pdf.fonttype": 42,  # TrueType, as publishers require
     "text.parse_math": False,  # a name may hold a dollar sign
 }
 

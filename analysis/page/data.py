@@ -1,4 +1,4 @@
-"""What the page's script shows, as plain JSON data: numbers as the text that is shown."""
+"""The data of the page's script as plain JSON; numbers are already formatted text."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _cell(group: Group, name: str) -> dict[str, Any]:
     spread = "" if summary.sem is None else f" ± {metric.show(summary.sem)}"
     return {
         "value": summary.mean,
-        "shown": round(summary.mean * metric.scale, 9),  # what the plots use
+        "shown": round(summary.mean * metric.scale, 9),  # used by the plots
         "text": metric.show(summary.mean),
         "spread": spread,
         "csv": number(summary.mean),

@@ -1,4 +1,4 @@
-"""What tables and figures need of a ``facts.json``, in few bytes: thousands of records are held in memory.
+"""The part of ``facts.json`` that tables and figures need, compact enough to hold thousands in memory.
 
 :mod:`bench.store.facts` declares and checks all facts before they come here. One that older records lack is None.
 """
@@ -33,7 +33,7 @@ class Provenance:
 
     @property
     def machine(self) -> str:
-        """What a wall-clock figure depends on: the device and, where it is a CPU, the number of threads."""
+        """The machine class that wall-clock figures depend on: the device, and on a CPU the number of threads."""
         if self.device_type != "cpu":
             return self.device
         return f"{self.device} ({self.threads} thread{'s' if self.threads != 1 else ''})"
@@ -41,7 +41,7 @@ class Provenance:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FitSummary:
-    """What one fit took. Seconds of wall-clock time, memory in MiB; a pass is one example passed forward once."""
+    """Cost of one fit. Seconds of wall-clock time, memory in MiB; a pass is one example passed forward once."""
 
     steps: int
     train_seconds: float
@@ -60,7 +60,7 @@ class FitSummary:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What one evaluation took, and on how much it was scored."""
+    """Cost of one evaluation, and the number of examples it scored."""
 
     fit_key: str
     fit: FitSummary

@@ -16,7 +16,7 @@ from bench.store.records import DamagedRecord, read_facts
 
 TRACE = "/trace"  # ends the names of complaints about traces
 TRACED = ("step", "seconds")  # every row of a trace has them
-MEASURED = (*TRACED, "accuracy", "nll")  # what figures read of a row
+MEASURED = (*TRACED, "accuracy", "nll")  # columns that figures read
 
 
 def chain(spec: FitSpec) -> list[FitSpec]:

@@ -20,7 +20,7 @@ from bench.specs import RunSpec
 
 
 class Section(NamedTuple):
-    """What may stand in one table: one protocol, one base model, one variant of the settings."""
+    """The scope of one table: one protocol, one base model, one variant of the settings."""
 
     protocol: str
     model: str
@@ -163,7 +163,7 @@ def _reference(records: Sequence[Evaluation]) -> bool:
 
 
 def _data(group: Group) -> dict[str, str]:
-    """What tells groups on unlike rows apart, as a setting."""
+    """The setting that distinguishes groups on different rows."""
     return {"data": "+".join(word[:8] for word in group.data)} if group.data else {}
 
 

@@ -1,4 +1,4 @@
-"""Where a row's numbers come from: code, versions, machine and date of its runs and of all fits behind them; flags."""
+"""The origin of a row's numbers: code, versions, machine and date of its runs and of all fits behind them; flags."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = {
     "fit-missing": "a fit behind it is not in the store, so its flags speak of its evaluation only",
     "unchecked": "a record lacks the fingerprint of its rows, so it is not known whether others read the same",
 }
-"""What may be wrong with a row, in the order in which flags are listed."""
+"""Possible flaws of a row, in the order in which flags are listed."""
 
 DISQUALIFYING = ("dirty", "partial", "mixed-data", "mixed-commits", "mixed-devices", "cue-lost")
 """Flags that keep a row out of bold and out of the ranks; the others are marks only."""

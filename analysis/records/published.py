@@ -26,7 +26,7 @@ TITLES = {
     "swag": "SWAG",
     "ivon_mean": "IVON (mean)",
     "ivon": "IVON",
-}  # what the paper calls its rows, for records that do not say
+}  # the paper's names for its rows, for records without titles
 
 
 class Published(NamedTuple):
@@ -39,7 +39,7 @@ class Published(NamedTuple):
 
 @functools.cache
 def published() -> Mapping[tuple[str, str, str], Published]:
-    """(metric, method, task or ``average``) to figure, in the order of the paper; a blank is no entry."""
+    """(metric, method, task or ``average``) to figure, in the order of the paper; blank cells are left out."""
     found = {}
     for row in _rows():
         if row["mean"]:

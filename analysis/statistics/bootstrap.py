@@ -47,7 +47,7 @@ class Scored(NamedTuple):
 
 
 class Scorable(NamedTuple):
-    """What metrics are computed from: (N, C) log-probabilities of the mixture over draws, and (N,) labels."""
+    """The input of metrics: (N, C) log-probabilities of the mixture over draws, and (N,) labels."""
 
     log_probs: Array
     labels: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What a method costs: seconds, forward passes and memory, and each relative to the baseline.
+"""Cost of a method: seconds, forward passes and memory, and each relative to the baseline.
 
 The cost of a posterior includes that of every fit it was made from (the base of a Laplace approximation, the members
 of an ensemble): seconds and passes add up, memory is the largest peak. Mid-run evaluation is not counted. A pass is one
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def machines(self) -> tuple[str, ...]:
-        """Where they were measured."""
+        """The machines they were measured on."""
         return self.group.origin.machines
 
 

@@ -58,7 +58,7 @@ DETECTION = tuple(
     for name, title in _TITLES.items()
     for metric in (Metric(f"auroc_{name}", f"AUROC, {title}", 1), Metric(f"fpr95_{name}", f"FPR95, {title}", -1))
 )
-"""How each of the detections is shown."""
+"""The display format of each detection score."""
 
 
 def familiarity(given: Predictions) -> dict[str, Array]:
@@ -78,7 +78,7 @@ def detection(inside: Array, outside: Array) -> tuple[float, float]:
 
 
 def pair(record: Evaluation) -> str:
-    """What a run out of distribution shares with its twin: all but the data it is scored on."""
+    """The part of a spec that an out-of-distribution run shares with its twin: all but the scored data."""
     spec = record.spec
     same = dataclasses.replace(spec, data=spec.fit.data, split="")
     return canonical([key(spec.fit), same])

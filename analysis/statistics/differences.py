@@ -28,7 +28,7 @@ class Difference:
 
     @property
     def covers(self) -> str:
-        """What interval and p are over; the choice of a single seed has no spread."""
+        """The source of variation behind interval and p; a single seed has no spread over seeds."""
         return "seeds and examples" if self.estimate.seeds > 1 else "examples only"
 
     @property

@@ -1,4 +1,4 @@
-"""What the statistics need of a run's predictions, computed in the one moment in which they are in memory."""
+"""Statistics of a run's predictions, computed once while they are in memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Measurements(dict[str, Measured]):
     """The measured runs by key."""
 
     def visitor(self, records: Sequence[Evaluation]) -> _Visitor:
-        """What measures each of ``records`` as it is read."""
+        """A function that measures each of ``records`` as it is read."""
         results = [record for record in records if record.spec.purpose == "result"]
         away = {pair(record) for record in results if record.spec.data.task != record.spec.fit.data.task}
         paired = {record.key for record in results if pair(record) in away} if away else set()

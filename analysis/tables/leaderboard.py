@@ -44,7 +44,7 @@ def write_leaderboard(runs: Path, out: Path) -> int:
 
 
 def check_leaderboard(runs: Path, file: Path) -> list[str]:
-    """Where a leaderboard file is not what the records give: its first differing lines; nothing when it is current.
+    """Differences between a leaderboard file and the records: the first lines that differ; empty if it is current.
 
     Raises:
         ValueError: there is no result.

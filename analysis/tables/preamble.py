@@ -1,4 +1,4 @@
-"""What must be known before a table is read: how many seeds and examples, which split, which machine, which flaws."""
+"""Context printed above tables: number of seeds and examples, split, machine and flaws."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _beside(section: Section, block: Block, groups: Sequence[Group]) -> Iterator
 
 
 def deviations(section: Section, groups: Sequence[Group]) -> list[str]:
-    """How the runs of a section differ from the paper's protocol, a sentence each."""
+    """Differences between the runs of a section and the paper's protocol, a sentence each."""
     wanted = tomllib.loads((files("bench.grids") / "paper.toml").read_text())
     seen: dict[tuple[str, str, str], list[str]] = {}
     for group in groups:

@@ -51,7 +51,7 @@ class Block:
     baseline: str | None  # the row to which changes are taken
 
     def best(self, row: str, column: str) -> bool:
-        """Whether a cell shows the best mean of its column; never where there is no choice or no known direction."""
+        """Whether a cell shows the best mean of its column; False without a choice or a known direction."""
         cell = self.cells.get((row, column))
         return cell is not None and cell.ranked and self._best.get(column) == self.metric.show(cell.mean)
 

@@ -1,4 +1,4 @@
-"""What a table of the report is: a heading, a text, what it computes, and how that is shown."""
+"""A table of the report: a heading, a text, a computation, and how its result is shown."""
 
 from __future__ import annotations
 

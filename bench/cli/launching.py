@@ -53,7 +53,7 @@ def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True, track: Se
 
 
 def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
-    """How workers compute.
+    """The execution settings of workers.
 
     Raises:
         FileNotFoundError: the data folder does not exist.

@@ -34,7 +34,7 @@ WEEK = 7 * 86400.0
 
 @dataclasses.dataclass(frozen=True)
 class SpecOptions:
-    """What the command line says about runs besides the grid file."""
+    """Command-line options that change runs, in addition to the grid file."""
 
     assignments: Annotated[
         list[str],
@@ -114,7 +114,7 @@ class SpecOptions:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
-    """What computes."""
+    """The device and its workers."""
 
     device: Annotated[
         str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MACHINE)
@@ -133,7 +133,7 @@ class DeviceOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionOptions(DeviceOptions):
-    """How this machine computes; no result depends on any of it."""
+    """Execution settings of this machine; no result depends on them."""
 
     graphs: Annotated[
         bool,
@@ -168,7 +168,7 @@ class ExecutionOptions(DeviceOptions):
 
 @dataclasses.dataclass(frozen=True)
 class LaunchOptions:
-    """Where families are computed, and how often."""
+    """The launcher, and how often a family is tried."""
 
     launcher: Annotated[str, typer.Option(metavar="NAME", help="local, slurm or print.", rich_help_panel=_LAUNCH)] = (
         "local"

@@ -42,7 +42,7 @@ def plan(
 
 
 def _probed(grid: Grid, need: Need, device: DeviceOptions) -> Costs | None:
-    """What a probe measures here; None, and a warning, where the base cannot be loaded here."""
+    """Measurements of a probe on this machine; None, with a warning, if the base cannot be loaded."""
     from bench.errors import ModelNotUsable
     from bench.run.execution import Execution
     from bench.run.probe import check_here, probe

@@ -1,4 +1,4 @@
-"""What reaches the terminal: text that any terminal can show, and nothing that one would obey."""
+"""Output to the terminal: text that any terminal can show, with control sequences escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def say(text: object) -> None:
 
 
 def complain(text: object) -> None:
-    """Print a sentence to standard error, after the name of the program; a closed standard error is no fault."""
+    """Print a sentence to standard error, after the name of the program; a closed standard error is not an error."""
     with contextlib.suppress(OSError, ValueError):
         print(f"bench: {printable(str(text))}", file=sys.stderr, flush=True)
 

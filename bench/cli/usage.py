@@ -8,7 +8,7 @@ from bench.errors import near_miss
 
 
 def sentence(error: Any) -> str:
-    """What is wrong with a command line, in one sentence: culprit, then fix."""
+    """The fault in a command line, in one sentence: culprit, then fix."""
     context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
     if context is None:
         return " ".join(str(error.format_message()).split())

@@ -71,11 +71,11 @@ class Encoded:
 
     @property
     def facts(self) -> dict[str, int]:
-        """What truncation cost, for the record."""
+        """The effect of truncation, for the record."""
         return {"truncated": self.truncated, "cue_lost": self.cue_lost}
 
     def loss_of_text(self, use: str, max_length: int) -> str:
-        """What truncation cost as a sentence for the user, or "" if it cost nothing; ``use``: training, scored, ..."""
+        """A sentence on the effect of truncation, or "" if it cost nothing; ``use``: training, scored, ..."""
         if not self.truncated:
             return ""
         lost = "their end" if not self.cue_lost else f"their end, {self.cue_lost} of them the cue for the answer"

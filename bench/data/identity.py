@@ -1,4 +1,4 @@
-"""What data a spec names, and whether the rows at hand are those: compared at every reading, never assumed."""
+"""The identity of data: rows are compared with those that the spec names each time they are read."""
 
 from __future__ import annotations
 

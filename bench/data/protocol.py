@@ -20,7 +20,7 @@ CLEAN_SHARE = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """What a protocol makes of a task: the reported split, the split for tuning ("" if none), the share set aside."""
+    """A task's splits under a protocol: the reported one, the one for tuning ("" if none), the share set aside."""
 
     reported: str
     tuning: str

@@ -22,7 +22,7 @@ RawRow = Mapping[str, Any]
 
 
 class Origin(StrEnum):
-    """Where rows come from, which decides what vouches for them."""
+    """The origin of rows, which decides how their identity is verified."""
 
     HUB = "hub"  # a pinned commit
     MIRROR = "local mirror"

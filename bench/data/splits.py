@@ -21,7 +21,7 @@ CACHED_SPLITS = 64  # kept in memory, of all tasks
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """Where rows come from: the hub, or a local mirror of its layout; and whether a partial split is accepted."""
+    """The source of rows: the hub, or a local mirror of its layout; and whether a partial split is accepted."""
 
     data_dir: Path | None = None
     allow_partial: bool = False
@@ -141,14 +141,14 @@ def _check_rows(task: Task, split: str, content: Content) -> Split:
 
 
 def _checked(example: Any, name: str, answers: int) -> Example:
-    """What a task made of a row, under its id, if it is an example: text, a label that counts, exact probabilities."""
+    """The example that a task made of a row, under its id, checked: text, a label that counts, exact probabilities."""
     if not isinstance(example, Example):
         raise MalformedRow(f"the task made a {type(example).__name__} of it: it should be an Example or None")
     prompt = as_text(example.prompt, "prompt")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
-        raise MalformedRow(f"the prompt is no Unicode text ({error.reason})") from error
+        raise MalformedRow(f"the prompt is not valid Unicode ({error.reason})") from error
     try:
         label = operator.index(example.label)  # bool and numpy's whole numbers too
     except TypeError:

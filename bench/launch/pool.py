@@ -30,7 +30,7 @@ from bench.specs import Family, FitSpec, RunSpec, build, to_json
 from bench.store.store import Store
 
 POLL_SECONDS = 0.5  # between two looks at whether this process was asked to stop
-LOG, PROGRESS, END = "log", "progress", "end"  # what a worker sends
+LOG, PROGRESS, END = "log", "progress", "end"  # messages from a worker
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class _Channel:
             return None
 
     def reason(self) -> str:
-        """Why to stop; "" if there is no reason."""
+        """The reason to stop; "" if there is none."""
         return self._stop() or ("its parent has ended" if self.gone else "")
 
 

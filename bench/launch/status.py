@@ -20,7 +20,7 @@ from bench.store.store import Store
 
 @dataclasses.dataclass(frozen=True)
 class FamilyStatus:
-    """Where a family is. ``runs`` maps each evaluation's key to its state; times are in seconds, None if not known."""
+    """The state of a family. ``runs`` maps each evaluation's key to its state; times in seconds, None if unknown."""
 
     family: Family
     state: State
@@ -38,7 +38,7 @@ class FamilyStatus:
 
     @property
     def at(self) -> str:
-        """Where it is, in words."""
+        """The state in words."""
         counts = f" {self.step}/{self.steps}" if self.steps else f" {self.step} examples" if self.step else ""
         parts = [
             f"on {self.node}" if self.node else "",
@@ -119,7 +119,7 @@ def last_error(files: list[Path]) -> str:
 
 
 def count_states(states: Iterable[State]) -> dict[str, int]:
-    """How many are in each state; states without any are left out."""
+    """Counts per state; empty states are left out."""
     found = collections.Counter(states)
     return {state: found[state] for state in State if state in found}
 
@@ -141,7 +141,7 @@ def grid_status(grid: Any, store: Store) -> tuple[dict[str, Any], list[str], boo
         queue = {}
         notes.append(f"{silent} What waits there is shown as missing.")
     rows = family_states(grid.families(), store, queue)
-    for state in State:  # what needs attention comes last, next to the counts
+    for state in State:  # states that need attention come last, next to the counts
         group = [row for row in rows if row.state == state]
         if group:
             lines.append(f"{state}: {len(group)} of {len(rows)} families")

@@ -22,7 +22,7 @@ MAGNITUDE = "lora_magnitude_vector"  # in the names of DoRA's magnitudes, which 
 
 
 class Adapter(NamedTuple):
-    """Where an adapter matrix lives: the linear map whose weight it is, and the layer of the base that it adapts.
+    """The place of an adapter matrix: the linear map whose weight it is, and the layer of the base that it adapts.
 
     ``first``: the map reads the layer's input (A does; B reads the output of A). ``at_end``: the layer is the answer
     head, of which only the output at the last position is ever used.
@@ -36,7 +36,7 @@ class Adapter(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What ``lora.targets`` means in one base.
+    """The linear layers of one base that ``lora.targets`` selects.
 
     Attributes:
         layers: full names of the adapted linear layers, in the model's order.

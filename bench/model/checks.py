@@ -22,7 +22,7 @@ PROBE = Example(
     0,
 )
 PROBE_LENGTH = 128  # tokens at most
-TIMES_ROUNDING = 4.0  # what padding may change, as a multiple of what rounding does (good: below 1.3, bad: above 7)
+TIMES_ROUNDING = 4.0  # largest effect of padding, in multiples of rounding's (good models: below 1.3, bad: above 7)
 FLOOR = 1e-5  # of the spread of the logits: below it nothing is called a change
 NOISE = {"float32": 2.0**-23, "bfloat16": 2.0**-8, "float16": 2.0**-11}  # of a number, about what rounding changes
 NOISES = 3  # draws of rounding noise

@@ -19,7 +19,7 @@ from bench.specs import ModelSpec
 
 
 def base_place(spec: ModelSpec, path: Path | None) -> Path | str:
-    """Where the base is loaded from: a folder, or a name on the hub. ``path``: the folder of a local model.
+    """The source of the base: a folder, or a name on the hub. ``path``: the folder of a local model.
 
     Raises:
         ValueError: the base is a local folder, and ``path`` is None.

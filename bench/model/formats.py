@@ -21,7 +21,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What transformers is given.
+    """Arguments for transformers' ``from_pretrained``.
 
     Attributes:
         name: what messages call the base: its path, or its name on the hub.
@@ -56,7 +56,7 @@ class Format(Protocol):
         """
 
     def opened(self, path: Path) -> contextlib.AbstractContextManager[Source]:
-        """What transformers is given, valid inside the context."""
+        """The arguments for transformers, valid inside the context."""
 
 
 class Folder:
@@ -135,7 +135,7 @@ def format_of(path: Path) -> Format:
     """The format of a local base.
 
     Raises:
-        ModelNotUsable: there is no such folder or file, or it is of no known format.
+        ModelNotUsable: the folder or file does not exist, or its format is unknown.
     """
     for known in FORMATS:
         if known.accepts(path):

@@ -1,4 +1,4 @@
-"""What a method may leave behind in a model: recorded before its code runs, and undone after it.
+"""Model state that a method may change: recorded before its code runs, restored afterwards.
 
 One loaded base serves all fits of a process, so a row must not depend on what the method of an earlier one did to it.
 """
@@ -94,7 +94,7 @@ class _Hooks:
 
 
 def _mark(weight: Any) -> Mark:
-    """What tells a weight from a changed one: its memory, dtype and shape, and a sum over the bits of a sample."""
+    """A cheap signature of a weight: its memory, dtype and shape, and a sum over the bits of a sample."""
     flat = weight.detach().reshape(-1)
     every = max(1, flat.numel() // SAMPLE)
     sample = flat[::every].contiguous().cpu()

@@ -1,4 +1,4 @@
-"""What a model spec names: a hub commit, or the hash of local files, verified when the files are read."""
+"""The identity of a model: a hub commit, or the hash of local files, verified when the files are read."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _files(path: Path, prompt: str) -> dict[str, Path]:
 
 
 def _stats(files: dict[str, Path]) -> Stats:
-    """What changes when files are touched; the time of change of an inode cannot be set."""
+    """A stamp that changes when files are touched; unlike mtime, the ctime of an inode cannot be set."""
     found = [file.stat() for file in files.values()]
     return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
 

@@ -1,4 +1,4 @@
-"""What can be said of a base without its weights: whether its configuration, tokenizer and layer names fit."""
+"""Checks on a base that need no weights: configuration, tokenizer and layer names."""
 
 from __future__ import annotations
 

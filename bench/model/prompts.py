@@ -8,7 +8,7 @@ from typing import Any
 from bench.errors import ModelNotUsable, one_line
 
 PLAIN, CHAT = "plain", "chat"
-CUE = "Answer:"  # what an answer follows in a plain prompt
+CUE = "Answer:"  # the cue before the answer in a plain prompt
 
 
 def rendered(tokenizer: Any, prompts: Sequence[str], form: str, model: str) -> list[str]:

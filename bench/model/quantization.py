@@ -23,7 +23,7 @@ def _unchanged(model: nn.Module, device: torch.device, dtype: torch.dtype) -> No
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """How the base's linear layers are quantised while transformers loads them.
+    """A quantisation of the base's linear layers, applied while transformers loads them.
 
     Attributes:
         config: dtype -> the ``quantization_config`` of ``from_pretrained``, or None for weights as they are.

@@ -1,4 +1,4 @@
-"""What libraries report while a model is loaded, and what its files ask for and do not get, as sentences.
+"""Messages of the libraries while a model is loaded, and requests of its files that are not met, as sentences.
 
 Nothing that is silenced goes unread: a remark is refused, shown with the results, or written to the log.
 """

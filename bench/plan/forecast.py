@@ -24,7 +24,7 @@ START_SECONDS = 6.0  # of a worker: imports and loading a small base
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """What is to be computed, and what the store holds already.
+    """The work that is left, and the results that the store holds already.
 
     Attributes:
         families: all families of the grid; ``open_families`` are not complete.

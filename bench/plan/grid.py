@@ -65,7 +65,7 @@ class Grid:
 
     @functools.cached_property
     def planner(self) -> Planner:
-        """What plans the grid's runs."""
+        """The planner of the grid's runs."""
         return Planner(self.model, self.source, self.protocol)
 
     @functools.cached_property

@@ -101,7 +101,7 @@ class Planner:
             train=train,
             seed=seed,
         )
-        # what a method that tunes has for it: the split that the protocol leaves for that, else a part of train
+        # tuning data: the split that the protocol leaves for it, else a part of train
         tuning = 0.0 if splits.tuning in task.rows else CLEAN_SHARE
         fit = _fit_spec(method, blank, settings, scored=tune_share, tuning=tuning)
         asked: Method | None = method
@@ -198,7 +198,7 @@ def _fit_spec(method: Method, blank: FitSpec, settings: Settings, *, scored: flo
 
 
 def _checked_bases(found: Any, base: FitSpec, where: str) -> tuple[FitSpec, ...]:
-    """What a method's ``bases`` returned, if it is a few fits that have seen no more than ``base``."""
+    """The result of a method's ``bases``, checked: a few fits that have seen no more than ``base``."""
     if not isinstance(found, tuple | list) or not found or not all(isinstance(fit, FitSpec) for fit in found):
         raise BrokenPlugin(f"{where} returned {shown(found)}: return a tuple of one or more FitSpecs.")
     if len(found) > MOST_BASES:
@@ -212,7 +212,7 @@ def _checked_bases(found: Any, base: FitSpec, where: str) -> tuple[FitSpec, ...]
 
 @contextlib.contextmanager
 def _plugin(method: Method, hook: str) -> Iterator[None]:
-    """What a hook of a method raises, other than a sentence of its own, becomes one that names the hook."""
+    """Turn an unexpected exception in a method's hook into a sentence that names the hook."""
     try:
         yield
     except (ValueError, BrokenPlugin):
@@ -265,7 +265,7 @@ def fits_of(runs: Iterable[RunSpec]) -> dict[str, FitSpec]:
 
 
 def count_fits(runs: Sequence[RunSpec]) -> dict[str, int]:
-    """How many distinct fits of each method a list of runs needs."""
+    """The number of distinct fits per method that a list of runs needs."""
     counts: dict[str, int] = {}
     for fit in fits_of(runs).values():
         counts[fit.method] = counts.get(fit.method, 0) + 1

@@ -58,7 +58,7 @@ class Tuning:
         return families(run for run in runs if store is None or not diverged(run, store))
 
     def summary(self) -> str:
-        """How many candidates each method has."""
+        """The number of candidates per method."""
         counts: dict[str, int] = {}
         for candidate in self.candidates:
             counts[candidate.method] = counts.get(candidate.method, 0) + 1

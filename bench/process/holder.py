@@ -23,7 +23,7 @@ LARGEST_PID = 2**22  # Linux
 MENTIONED = 200  # of so many evaluations a claim still fits its page
 _BLANK = {"label": "a family", "host": "", "node": "", "job": "", "token": "", "machine": "", "restart": 0,
           "process": [0, ""], "runs": [], "seconds": SECONDS}  # fmt: skip
-_NUMBERS = ("step", "steps", "fraction", "left", "restart")  # what `bench status` computes with
+_NUMBERS = ("step", "steps", "fraction", "left", "restart")  # numbers that `bench status` computes with
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ OURS = {"bench", "methods", "tasks", *sys.stdlib_module_names}
 
 
 def identity(classes: Iterable[type]) -> dict[str, str]:
-    """What numbers depend on besides the spec, by name: hashes of the suite's code and of plug-ins, versions.
+    """Everything that numbers depend on besides the spec, by name: hashes of the suite's code and plug-ins, versions.
 
     ``classes`` are the method, those it starts from, and the task.
     """
@@ -52,7 +52,7 @@ def _plugin(name: str) -> Plugin:
     module = __import__(name, fromlist=["_"])
     try:
         file = Path(inspect.getfile(module)).resolve()
-    except TypeError:  # a notebook's __main__: there is no file
+    except TypeError:  # a notebook's __main__ has no file
         return Plugin(module=name, sha256=None)
     stated = getattr(module, "__version__", None)
     commit, dirty = repository_state(file.parent, file.name, (file.name,))

@@ -1,4 +1,4 @@
-"""What computing needs besides the spec: store, data, model, device, and where to report."""
+"""The context of a computation: store, data, model, device and reporter."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Context:
         return load(Attempt, self.attempt())
 
     def provenance(self, spec: FitSpec | RunSpec) -> Provenance:
-        """Where the numbers of a spec come from: this process, with the plug-ins that take part."""
+        """Provenance of a spec's numbers: this process, with the plug-ins that take part."""
         found: Provenance = load(Provenance, provenance(self.device, self.source))
         return dataclasses.replace(found, plugins=codebase.plugins(classes_of(spec)))
 

@@ -25,7 +25,7 @@ from bench.train.seeding import seed_global
 
 
 def read(context: Context, run: RunSpec) -> Encoded | None:
-    """What a run scores, tokenised, if its fit is missing: no training is worth a prompt that does not fit.
+    """The tokenised examples that a run scores, if its fit is missing, so that bad prompts are found before training.
 
     Raises:
         Exception: the examples, or the model, cannot be used for this run.

@@ -1,4 +1,4 @@
-"""How to compute, as opposed to what: the settings that no key holds. Plain values, for a process or a file."""
+"""Execution settings: how to compute, which no key depends on. Plain values that pickle and serialise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATHS, LISTS = ("data_dir", "model_path"), ("plugins", "track")  # fields that J
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """What a worker needs to know besides the store and its families.
+    """The settings of a worker, other than the store and its families.
 
     Attributes:
         source: where rows come from.

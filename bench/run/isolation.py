@@ -1,4 +1,4 @@
-"""What a method's code may change in the process, restored after each fit and prediction.
+"""Process state that a method's code may change, restored after each fit and prediction.
 
 One process computes many families, and a row must not depend on its neighbours. The model's own state is checked by the
 model (:mod:`bench.model`).

@@ -71,7 +71,7 @@ class RunCost:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What was measured: by kind of fit and of evaluation; seconds to tokenise an example, to publish a
+    """Measurements: by kind of fit and of evaluation; seconds to tokenise an example, to publish a
     result, and to pass an example forward; peak memory of a process, or of the GPU."""
 
     fits: Mapping[str, FitCost]

@@ -1,4 +1,4 @@
-"""Where a number came from: code, versions, machine, memory. Kept with each result and out of every key."""
+"""Provenance of a number: code, versions, machine, memory. Stored with each result and part of no key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGES = (
     "safetensors",
     "laplace-torch",
 )
-CODE = ("bench", "methods", "tasks", ":(exclude)bench/grids")  # what a result depends on; of a grid, its spec does
+CODE = ("bench", "methods", "tasks", ":(exclude)bench/grids")  # code that results depend on; grids enter through specs
 ROOT = Path(__file__).resolve().parents[2]
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def provenance(device: torch.device, source: DataSource) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls the GPU or the processor."""
+    """The vendor's name of the GPU or processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
 
@@ -72,7 +72,7 @@ def code_state() -> tuple[str | None, bool | None]:
     return repository_state(ROOT, "bench/run/provenance.py", CODE)
 
 
-_known: dict[tuple[Path, str], tuple[str | None, bool | None]] = {}  # what git said, by where it was asked
+_known: dict[tuple[Path, str], tuple[str | None, bool | None]] = {}  # answers of git, by folder
 
 
 def repository_state(folder: Path, own: str, code: Sequence[str]) -> tuple[str | None, bool | None]:
@@ -97,12 +97,12 @@ def _complain(folder: Path) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says in a folder; None if it refuses. It is asked again if it was killed or could not be started."""
+    """The output of git in a folder; None if git refuses. A git that was killed or did not start is asked again."""
     command = ["git", *arguments]
     for pause in (0.1, 1.0, 0.0):
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=60)
-        except FileNotFoundError:  # there is no git
+        except FileNotFoundError:  # git is not installed
             return None
         except (OSError, subprocess.SubprocessError):
             done = None

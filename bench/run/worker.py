@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Outcome(enum.StrEnum):
-    """How a family ended.
+    """The outcome of a family.
 
     HELD: another process is at work on it. STOPPED: this one was asked to stop. BLOCKED: the store takes nothing more,
     so no other family can be computed either.

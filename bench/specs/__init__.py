@@ -1,4 +1,4 @@
-"""What a run is: specs, their keys and random streams. Standard library only, so that ``analysis`` needs no torch."""
+"""The specs of runs, their keys and random streams. Standard library only, so that ``analysis`` needs no torch."""
 
 from bench.specs.casting import UnknownField, build, cast, hints
 from bench.specs.family import Family

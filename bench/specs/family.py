@@ -22,6 +22,6 @@ class Family:
 
     @property
     def label(self) -> str:
-        """What to call it on the screen."""
+        """The name shown on the screen."""
         variant = self.runs[0].variant
         return " ".join(filter(None, [self.root.method, self.root.data.task, f"seed {self.root.seed}", variant]))

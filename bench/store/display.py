@@ -1,4 +1,4 @@
-"""What a report of a store shows first, as the grid asked for that wrote there last. No result depends on it."""
+"""The variant that a report shows first, set by the latest grid that wrote to the store. No result depends on it."""
 
 from __future__ import annotations
 

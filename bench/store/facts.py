@@ -204,7 +204,7 @@ class RunFacts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sealed:
-    """What the store adds to facts: the SHA-256 of each other file of the result, and of the facts themselves."""
+    """Digests that the store adds to facts: SHA-256 of each other file of the result, and of the facts themselves."""
 
     files: Mapping[Line, Sha256]
     digest: Sha256

@@ -61,7 +61,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Merged:
-    """What a merge did, or would do: results and the places they go to, and how many were there already."""
+    """The outcome of a merge, done or planned: results with their destinations, and how many existed already."""
 
     copied: tuple[tuple[Result, Path], ...]
     known: int

@@ -62,7 +62,7 @@ class Store:
     # --- results ------------------------------------------------------------------------------------------------------
 
     def folder(self, spec: FitSpec | RunSpec) -> Path:
-        """Where the result of a spec is, or will be."""
+        """The folder of a spec's result, whether or not it exists yet."""
         return self.root / ("fits" if isinstance(spec, FitSpec) else "evals") / key(spec)
 
     def has(self, spec: FitSpec | RunSpec) -> bool:

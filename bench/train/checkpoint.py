@@ -111,7 +111,7 @@ class TrainState:
 
 @dataclasses.dataclass
 class Checkpointing:
-    """Where a training keeps its checkpoint, how often it is written, and when the training is asked to stop.
+    """The checkpoint of one training: its folder, how often it is written, and the request to stop.
 
     Attributes:
         every_seconds: least time between two checkpoints.

@@ -24,7 +24,7 @@ from bench.model.adapters import Adapter
 
 
 class Adapted(Protocol):
-    """What curvature needs of a model: :class:`bench.model.choice_model.ChoiceModel` has it."""
+    """The part of a model that curvature needs: :class:`bench.model.choice_model.ChoiceModel` has it."""
 
     @property
     def adapters(self) -> dict[str, Adapter]:

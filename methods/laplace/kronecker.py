@@ -82,7 +82,7 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Rows:
-    """What one batch adds to the factors."""
+    """The contribution of one batch to the factors."""
 
     def __init__(self, tape: Tape, convention: str, tokens: int, examples: int) -> None:
         reduce = convention == "reduce"

@@ -35,7 +35,7 @@ JITTER = 1e-6  # added to the variance of each logit (PROTOCOL 5)
 
 @dataclass(frozen=True, kw_only=True)
 class Laplace(Method):
-    """What both have in common: the data pass, the evidence, and the predictive."""
+    """Common base of both: the data pass, the evidence, and the predictive."""
 
     base = "adamw"
     reads_maps = True

@@ -104,12 +104,12 @@ class NoteWorld:
 
 @dataclass(frozen=True)
 class NoteTask:
-    """What a task asks about a note. `topics[c]` are the topics of answer c, in label order."""
+    """The question that a task asks about a note. `topics[c]` are the topics of answer c, in label order."""
 
     name: str
     form: str  # a key of FORMS
     question: str
-    options: tuple[str, ...]  # what the prompt offers; empty for True or False
+    options: tuple[str, ...]  # options in the prompt; empty for True or False
     topics: tuple[tuple[int, ...], ...]
 
     def prompt(self, words: Sequence[str]) -> str:

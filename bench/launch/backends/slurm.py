@@ -139,7 +139,7 @@ def lacking() -> str:
 
 
 def queue(store: Store) -> dict[str, Queued]:
-    """Every family of this store that SLURM knows as waiting or running, by key. Nothing where there is no SLURM.
+    """Every family of this store that SLURM knows as waiting or running, by key. Empty without SLURM.
 
     Raises:
         Silent: SLURM does not answer.
@@ -246,7 +246,7 @@ def _job_number(said: str) -> str:
 
 
 def _array_size() -> int:
-    """How many tasks one array may have: the largest index is MaxArraySize - 1."""
+    """The largest number of tasks in one array: indices end at MaxArraySize - 1."""
     found = re.search(r"^\W*MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config"), re.MULTILINE)
     if found is None:
         raise ValueError("`scontrol show config` names no MaxArraySize: is this a SLURM cluster?")
@@ -254,7 +254,7 @@ def _array_size() -> int:
 
 
 def _run(*command: str) -> str:
-    """What a command of SLURM prints.
+    """The output of a SLURM command.
 
     Raises:
         FileNotFoundError: SLURM is not installed here.
