@@ -79,7 +79,7 @@ class Pool:
 
     def _start(self, device: str | None) -> None:
         """Start a worker and hand it a family."""
-        context = multiprocessing.get_context("spawn")
+        context = _forked_after_imports() if device is None else multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_worker, args=(self._order.store, self._order.execution, theirs), daemon=True)
         with _visible(device), _deaf_to_interrupts():
@@ -160,6 +160,16 @@ class Pool:
             for process in self._processes.values():
                 process.kill()
             raise
+
+
+def _forked_after_imports() -> Any:
+    """Workers forked from a server that has imported torch and transformers once for all of them.
+
+    Only where no GPU is visible: a process that is forked after its parent has begun to use CUDA cannot use it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.run.runner", "bench.model.libraries"])
+    return context
 
 
 @contextlib.contextmanager
