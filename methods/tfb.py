@@ -66,6 +66,7 @@ class TfbMap(Tfb):
     name = "tfb_map"
     title = "TFB (MAP)"
     base = "map"
+    settings_of = "tfb"
 
 
 @register_method
@@ -76,6 +77,7 @@ class TfbSwa(Tfb):
     name = "tfb_swa"
     title = "TFB (SWA)"
     base = "swa"
+    settings_of = "tfb"
 
 
 @register_method
@@ -86,6 +88,7 @@ class TfbIvon(Tfb):
     name = "tfb_ivon"
     title = "TFB (IVON mean)"
     base = "ivon_mean"
+    settings_of = "tfb"
 
 
 @register_method
@@ -96,6 +99,7 @@ class TfbBlob(Tfb):
     name = "tfb_blob"
     title = "TFB (BLoB mean)"
     base = "blob_mean"
+    settings_of = "tfb"
 
 
 def in_range_of_b(params: Params) -> DiagGaussian:
