@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.data.batches import Batch
-from bench.method import FitJob, Method, PredictJob, log_softmax, register_method
+from bench.method import FitJob, PredictJob, register_method
 from bench.options import Fit, Predict
 from bench.posterior import DiagGaussian, Posterior
 from bench.specs import TrainSpec
@@ -28,13 +27,13 @@ from bench.task import Task
 from methods.diagonal import Diagonal
 from methods.laplace.curvature import jacobians
 from methods.laplace.kronecker import KroneckerGaussian
+from methods.laplace.link import Linked
 
 MISSED = 0.5  # nats of evidence below its maximum that are worth a warning
-JITTER = 1e-6  # added to the variance of each logit (PROTOCOL 5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Laplace(Method):
+class Laplace(Linked):
     """Common base of both: the data pass, the evidence, and the predictive."""
 
     base = "adamw"
@@ -49,17 +48,10 @@ class Laplace(Method):
     predictive: Annotated[Literal["linearised", "sampled"], Predict("Gaussian logits, or draws of the adapters")] = (
         "linearised"
     )
-    link: Annotated[
-        Literal["draws", "probit"], Predict("linearised: softmax averaged over logit draws, or probit approximation")
-    ] = "draws"
-    link_draws: Annotated[
-        int, Predict("logit draws, the same standard normals for every example", ge=1, le=10_000_000)
-    ] = 2000
     draws: Annotated[
         int, Predict("sampled: draws of the adapters whose probabilities are averaged", ge=1, le=100_000)
     ] = 10
     tau: Annotated[float, Predict("scale of the covariance: 0 is the mean, 1 the posterior", ge=0, le=1e4)] = 1.0
-    jacobian_batch: Annotated[int, Predict("linearised: examples per forward and backward pass", ge=1)] = 8
 
     def check(self, task: Task, train: TrainSpec) -> None:
         if importlib.util.find_spec("laplace") is None:
@@ -96,29 +88,15 @@ class Laplace(Method):
             draws = job.posterior.draws(self.draws, job.generator, self.tau)
             return torch.stack([job.log_probs(params) for params in draws])
         model, posterior = job.model, job.posterior.to(job.model.device)
-        answers = len(job.answers)
-        noise = torch.randn(self.link_draws, answers, dtype=torch.float64, generator=job.generator).to(model.device)
         names = posterior.uncertain
 
-        def gaussian(batch: Batch) -> Tensor:
-            parts = []
-            for piece in batch.split(math.ceil(len(batch) / self.jacobian_batch)):
-                found, logits = jacobians(model, piece, names)
-                with torch.no_grad():
-                    parts.append(self._average(logits.double(), self.tau * posterior.covariance(found), noise))
-            return torch.cat(parts)
+        def moments(batch: Batch) -> tuple[Tensor, Tensor]:
+            found, logits = jacobians(model, batch, names)
+            with torch.no_grad():
+                return logits, self.tau * posterior.covariance(found)
 
         with model.assign(job.posterior.mean):
-            return job.over_batches(gaussian).unsqueeze(0)
-
-    def _average(self, logits: Tensor, covariance: Tensor, noise: Tensor) -> Tensor:
-        """(B, C) log-probabilities of the softmax averaged over N(logits, covariance + jitter)."""
-        if self.link == "probit":
-            return log_softmax(logits / (1 + math.pi / 8 * covariance.diagonal(dim1=1, dim2=2)).sqrt())
-        jitter = JITTER * torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
-        root = torch.linalg.cholesky(covariance + jitter)
-        drawn = logits + torch.einsum("kd,bcd->kbc", noise, root)
-        return log_softmax(drawn.log_softmax(-1).logsumexp(0))
+            return self.linked(job, moments)
 
 
 @register_method
