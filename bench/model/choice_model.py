@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,21 @@ class _Passed:
     """A count that a guard does not turn back."""
 
     count: int = 0
+
+
+class LastLayer(NamedTuple):
+    """The answer head at the last position of B prompts.
+
+    Attributes:
+        features: (B, d), what the head reads.
+        logits: (B, C), of the answers.
+        slopes: (B, C, C), the derivative of logit c in the head's output e: the identity, unless the model scales or
+            caps its logits.
+    """
+
+    features: Tensor
+    logits: Tensor
+    slopes: Tensor
 
 
 class ChoiceModel:
@@ -126,13 +142,38 @@ class ChoiceModel:
         ``params`` stand in for the adapters of the same names, as in :meth:`logits`.
         """
         found: list[Tensor] = []
-        hook = self._base.get_output_embeddings().register_forward_pre_hook(lambda _, args: found.append(args[0]))
+        hook = self.head.register_forward_pre_hook(lambda _, args: found.append(args[0]))
         try:
             self.logits(batch, params)
         finally:
             hook.remove()
         last = found[-1][:, -1]
         return last.to(torch.promote_types(last.dtype, torch.float32))
+
+    @property
+    def head(self) -> nn.Module:
+        """The answer head: the C rows of the output layer, in PEFT's layer where ``lora.targets`` has ``head``."""
+        module: nn.Module = self._base.get_output_embeddings()
+        return module
+
+    def last_layer(self, batch: Batch) -> LastLayer:
+        """What the answer head reads, and how the logits depend on what it gives; no graph of the base is kept."""
+        kept: list[tuple[Tensor, Tensor]] = []
+
+        def cut(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            kept.append((args[0], output.detach().requires_grad_()))
+            return kept[-1][1]
+
+        hook = self.head.register_forward_hook(cut)
+        try:
+            with torch.enable_grad():
+                logits = self.logits(batch, {name: value.detach() for name, value in self.params.items()})
+        finally:
+            hook.remove()
+        features, outputs = kept[-1]
+        slopes = [torch.autograd.grad(one.sum(), outputs, retain_graph=True)[0][:, -1] for one in logits.unbind(1)]
+        wide = torch.promote_types(features.dtype, torch.float32)
+        return LastLayer(features[:, -1].detach().to(wide), logits.detach(), torch.stack(slopes, 1).to(wide))
 
     def _set_answers(self, ids: tuple[int, ...]) -> None:
         """Put the answer rows of the output layer in its place, so no (B, T, vocabulary) logits are ever made."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ JITTER = 1e-6  # added to the variance of each logit (PROTOCOL 5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linked(Method):
+class GaussianLogits(Method):
     """The options of a method whose logits are Gaussian for each example."""
 
     link: Annotated[
@@ -27,21 +27,23 @@ class Linked(Method):
     link_draws: Annotated[
         int, Predict("logit draws, the same standard normals for every example", ge=1, le=10_000_000)
     ] = 2000
-    jacobian_batch: Annotated[int, Predict("linearised: examples per forward and backward pass", ge=1)] = 8
 
     def linked(self, job: PredictJob, moments: Callable[[Batch], tuple[Tensor, Tensor]]) -> Tensor:
         """(1, N, C) log-probabilities of the softmax averaged over Gaussian logits.
 
-        ``moments`` gives the mean (B, C) and covariance (B, C, C) of the logits of at most ``jacobian_batch`` examples.
+        ``moments`` gives the mean (B, C) and covariance (B, C, C) of the logits of each of :meth:`pieces`.
         """
         noise = torch.randn(self.link_draws, len(job.answers), dtype=torch.float64, generator=job.generator)
         noise = noise.to(job.model.device)
 
         def over_pieces(batch: Batch) -> Tensor:
-            pieces = batch.split(math.ceil(len(batch) / self.jacobian_batch))
-            return torch.cat([self._average(*moments(piece), noise) for piece in pieces])
+            return torch.cat([self._average(*moments(piece), noise) for piece in self.pieces(batch)])
 
         return job.over_batches(over_pieces).unsqueeze(0)
+
+    def pieces(self, batch: Batch) -> Iterable[Batch]:
+        """The parts of a batch whose moments are computed at once: all of it."""
+        return [batch]
 
     @torch.no_grad()
     def _average(self, mean: Tensor, covariance: Tensor, noise: Tensor) -> Tensor:
@@ -53,3 +55,13 @@ class Linked(Method):
         root = torch.linalg.cholesky(covariance + jitter)
         drawn = logits + torch.einsum("kd,bcd->kbc", noise, root)
         return log_softmax(drawn.log_softmax(-1).logsumexp(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linked(GaussianLogits):
+    """The same with Jacobians, which take a backward pass per answer and memory per example."""
+
+    jacobian_batch: Annotated[int, Predict("linearised: examples per forward and backward pass", ge=1)] = 8
+
+    def pieces(self, batch: Batch) -> Iterable[Batch]:
+        return batch.split(math.ceil(len(batch) / self.jacobian_batch))
