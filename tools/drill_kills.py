@@ -1,6 +1,6 @@
 """Kill a grid at random moments, restart it, and compare its results with those of one undisturbed run.
 
-    python tools/drill_kills.py [--kills 10] [--seed 0] [--reference RUNS] [--grid GRID.toml]
+    python tools/drill_kills.py [--kills 10] [--seed 0] [--reference RUNS] [--grid GRID.toml] [--seconds S]
 
 Each kill is one of: SIGKILL of the parent and its workers, SIGKILL of the parent alone, Ctrl-C (SIGINT to the process
 group, as a terminal sends it). Counted are files that differ, false failures (records under failures/, of which the
@@ -93,6 +93,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--grid", type=Path, default=ROOT / "bench/grids/demo.toml")
     parser.add_argument("--reference", type=Path, help="a store in which the grid is complete already")
+    parser.add_argument("--seconds", type=float, help="mean time between kills; by default they span the grid")
     options = parser.parse_args()
     moments = random.Random(options.seed)
     counts: collections.Counter[str] = collections.Counter()
@@ -112,7 +113,7 @@ def main() -> int:
                 assert process.wait() == 0, "the last run failed"
                 counts["processes left"] += len(left(process.pid))
                 break
-            wait = whole / options.kills * moments.uniform(0.3, 1.5)
+            wait = (options.seconds or 0.9 * whole / options.kills) * moments.uniform(1 / 3, 5 / 3)
             try:
                 process.wait(timeout=wait)
                 print(f"the grid was complete after {kills} kills: nothing left to kill")

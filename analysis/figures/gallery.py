@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from analysis.figures.panels import Draw
-from analysis.figures.style import save
+from analysis.figures.style import preload, save
 from analysis.records.groups import Section
 from analysis.statistics.study import Study
 
@@ -41,6 +41,7 @@ def draw_all(kinds: Mapping[str, Draw], study: Study, out: Path) -> list[Kind]:
     jobs = [(heading, section) for heading in kinds for section in study.sections]
     if not jobs:
         return []
+    preload()
     count = min(len(jobs), os.cpu_count() or 1, MOST_PROCESSES)
     with ProcessPoolExecutor(count, initializer=_begin, initargs=(kinds, study, out)) as pool:
         parts = list(pool.map(_draw, *zip(*jobs, strict=True)))
@@ -64,6 +65,7 @@ def _begin(kinds: Mapping[str, Draw], study: Study, out: Path) -> None:
     global _given
     _given = kinds, study, out
     gc.freeze()  # the parent's objects stay shared: the collector must not touch them
+    gc.disable()  # it runs once after each job
     parent = os.getppid()
     watched = multiprocessing.parent_process()
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from analysis.figures.panels import Drawn, looks, seeds_text
 from analysis.figures.style import GREY, PAGE, blank_figure, entitle, styled, wrapped
@@ -14,7 +19,13 @@ from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
 from bench.metrics import BINS, METRICS
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 ACROSS = 5  # panels side by side
+HIGH = 1.02  # confidence and accuracy at the far edges of a panel
+TICKS = (0.0, 0.5, 1.0)
+MARK = 0.03  # length of a tick mark, as a part of the panel
 
 
 def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
@@ -30,34 +41,112 @@ def bins_of(study: Study, group: Group) -> Reliability:
     return pooled([study.measured[record.key].bins for record in group.records])
 
 
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """The place of a panel on the page, in inches from its lower left corner.
+
+    ``low`` is the confidence at the left edge; the right edge, and the accuracy at the top, are ``HIGH``.
+    """
+
+    left: float
+    bottom: float
+    width: float
+    height: float
+    low: float
+
+    @property
+    def ticks(self) -> list[float]:
+        """The ticks on its horizontal axis."""
+        return [tick for tick in TICKS if tick >= self.low]
+
+    def at(self, confidence: ArrayLike, accuracy: ArrayLike) -> NDArray[np.float64]:
+        """(n, 2): where points lie on the page."""
+        across = (np.asarray(confidence) - self.low) / (HIGH - self.low)
+        return np.stack([self.left + self.width * across, self.bottom + self.height * np.asarray(accuracy) / HIGH], -1)
+
+
+def _panels(size: tuple[float, float], shape: tuple[int, int], top: float, above: float, low: float) -> list[Panel]:
+    """The places of (down, across) panels on a page, row by row.
+
+    ``top`` and ``above`` are the inches over the first row and between two.
+    """
+    (width, height), (down, across) = size, shape
+    left, right, bottom, beside = 0.5, 0.12, 0.5, 0.2
+    wide = (width - left - right - beside * (across - 1)) / across
+    high = (height - top - bottom - above * (down - 1)) / down
+    return [
+        Panel(left + column * (wide + beside), height - top - high - row * (high + above), wide, high, low)
+        for row in range(down)
+        for column in range(across)
+    ]
+
+
+def _draw_bins(canvas: Axes, panels: Sequence[Panel], found: Sequence[Reliability]) -> None:
+    """The bars, diagonals and frames of all panels."""
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    grid, frames, diagonals, bars = [], [], [], []
+    for panel, bins in zip(panels, found, strict=False):
+        low, ticks = panel.low, panel.ticks
+        grid += [panel.at([tick, tick], [0, HIGH]) for tick in ticks]
+        grid += [panel.at([low, HIGH], [tick, tick]) for tick in TICKS[1:]]
+        frames += [panel.at([low, low, HIGH], [HIGH, 0, 0])]
+        frames += [panel.at([tick, tick], [0, -MARK]) for tick in ticks]
+        frames += [panel.at([low, low - MARK * (HIGH - low)], [tick, tick]) for tick in TICKS]
+        diagonals += [panel.at([max(low, 0), 1], [max(low, 0), 1])]
+        for number, share in enumerate(bins.counts / bins.counts.sum()):
+            edges = [number / BINS, number / BINS, (number + 1) / BINS, (number + 1) / BINS]
+            bars += [panel.at(edges, [0, share, share, 0])] if share else []
+    for lines in (
+        LineCollection(grid, colors="#DDDDDD", linewidths=0.5, zorder=0),
+        PolyCollection(bars, facecolors="#CCCCCC", edgecolors="none", zorder=1),
+        LineCollection(diagonals, colors=GREY, linewidths=0.8, linestyles="--", zorder=2),
+        LineCollection(frames, colors="black", linewidths=0.8, zorder=2),
+    ):
+        canvas.add_collection(lines, autolim=False)
+
+
+def _label_ticks(canvas: Axes, panel: Panel, below: bool, beside: bool) -> None:
+    """The numbers at the tick marks of a panel, under it and to its left."""
+    for tick, (x, y) in zip(panel.ticks, panel.at(panel.ticks, [-MARK] * len(panel.ticks)), strict=True):
+        if below:
+            canvas.text(x, y - 0.04, f"{tick:.1f}", fontsize=7, ha="center", va="top")
+    for tick, (x, y) in zip(TICKS, panel.at([panel.low] * len(TICKS), TICKS), strict=True):
+        if beside:
+            canvas.text(x - 0.09, y, f"{tick:.1f}", fontsize=7, ha="right", va="center")
+
+
 def _figure(study: Study, section: Section, task: str, groups: Sequence[Group]) -> Drawn:
+    """All panels are drawn on one canvas: as axes of their own they would take three times as long."""
     style, by_name = looks(study), {group.name: group for group in groups}
     found = [(by_name[name], bins_of(study, by_name[name])) for name in row_names(groups, study.baseline)]
     title = f"{section.title}, {task}"
     down = -(-len(found) // ACROSS)
     across = -(-len(found) // down)  # as even as it gets
-    lowest = min(int((bins.counts > 0).argmax()) for _, bins in found) / BINS
+    low = min(int((bins.counts > 0).argmax()) for _, bins in found) / BINS - 0.02
     ece = METRICS["ece"]
+    texts = []
+    for group, bins in found:
+        shown = ece.show(summarize(group.values(ece.name)).mean) if group.having(ece.name) else "-"
+        texts.append(f"{wrapped(group.title, 20)}\nECE {shown}, n {bins.counts.sum()}")
     with styled():
         figure = blank_figure(PAGE * max(across, 2) / ACROSS, 1.5 * down + 0.45)
-        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(found) :]:
-            axes.remove()
-        for axes, (group, bins) in zip(grid.flat, found, strict=False):
-            look = style.get(group.name, {"color": GREY, "marker": "o"})
-            edges = [number / BINS for number in range(BINS + 1)]
-            axes.stairs(bins.counts / bins.counts.sum(), edges, fill=True, color="#CCCCCC", zorder=1)
-            axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--", zorder=2)
-            some = bins.counts > 0
-            axes.plot(bins.confidence[some], bins.accuracy[some], zorder=3, **look)
-            shown = ece.show(summarize(group.values(ece.name)).mean) if group.having(ece.name) else "-"
-            axes.set_title(f"{wrapped(group.title, 20)}\nECE {shown}, n {bins.counts.sum()}", fontsize=7)
-        for axes in grid.flat[len(found) - across : len(found)]:  # the lowest of each column
-            axes.tick_params(labelbottom=True)
-        grid[0, 0].set_xlim(lowest - 0.02, 1.02)
-        grid[0, 0].set_ylim(0, 1.02)
-        grid[0, 0].set_yticks([0, 0.5, 1])
+        figure.set_layout_engine("none")
+        width, height = figure.get_size_inches()
+        canvas = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), xticks=[], yticks=[])
+        canvas.set_axis_off()
         entitle(figure, title)
+        over = 0.12 * (1 + max(text.count("\n") for text in texts))  # a panel's title
+        heading = 0.02 * height + 0.14 * (1 + figure.get_suptitle().count("\n"))
+        panels = _panels((width, height), (down, across), heading + over + 0.14, over + 0.22, low)
+        _draw_bins(canvas, panels, [bins for _, bins in found])
+        for number, (panel, text, (group, bins)) in enumerate(zip(panels, texts, found, strict=False)):
+            some = bins.counts > 0
+            points = panel.at(bins.confidence[some], bins.accuracy[some])
+            canvas.plot(*points.T, zorder=3, **style.get(group.name, {"color": GREY, "marker": "o"}))
+            middle, top = panel.left + panel.width / 2, panel.bottom + panel.height
+            canvas.text(middle, top + 0.07, text, fontsize=7, ha="center", va="bottom")
+            _label_ticks(canvas, panel, below=number + across >= len(found), beside=number % across == 0)
         figure.supxlabel("confidence", fontsize=8)
         figure.supylabel("accuracy", fontsize=8)
     caption = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import contextlib
+import importlib
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,18 @@ def styled() -> Iterator[None]:
 
     with matplotlib.rc_context(SETTINGS):
         yield
+
+
+def preload() -> None:
+    """Import what drawing and saving need: processes that are forked afterwards share its memory."""
+    for module in (
+        "fontTools.subset",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.backends.backend_pdf",
+        "matplotlib.collections",
+        "PIL.Image",
+    ):
+        importlib.import_module(module)
 
 
 def colour(number: int) -> str:
