@@ -30,6 +30,7 @@ SETTINGS = {
     "ivon": {"lr": 0.3, "draws": 2},
     "mc_dropout": {"masks": 2},
     "blob": {"lr": 3e-3, "draws": 2},
+    "scalabl": {"lr": 3e-3, "draws": 2},
     # a narrow range: draws follow the singular vectors of B, which differ between bases after so few steps
     "tfb": {"draws": 2, "search_draws": 1, "largest": 1e-3},
     "ensemble": {"members": 2},

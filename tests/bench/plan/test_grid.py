@@ -617,6 +617,19 @@ def test_the_tfb_grid_has_the_published_settings() -> None:
             assert [run.fit.root.options[name] for name in ("kl_lr", "prior_sd")] == [0.0075, 0.15]
 
 
+def test_the_scalabl_grid_has_the_published_settings() -> None:
+    runs = [run for run in read_grid(GRIDS / "scalabl.toml").runs() if run.method == "scalabl"]
+    assert {(run.variant, run.fit.options["kl"], run.options["predictive"]) for run in runs} == {
+        ("published", "as_published", "draws"), ("reverse", "reverse", "draws"), ("elbo", "reverse", "draws"),
+        ("linearised", "reverse", "linearised"),
+    }  # fmt: skip
+    for run in runs:
+        names = ("lr", "kl_lr", "prior_sd", "sd0", "gamma", "warmup", "eps")
+        assert [run.fit.options[name] for name in names] == [1e-4, 0.2, 1.0, 0.05, 8.0, 0.06, 1e-6]
+        assert run.fit.model.lora.targets == ("q_proj", "v_proj", "head") and run.fit.model.lora.dropout == 0
+    assert len({key(run.fit) for run in runs if run.data.task == "wg_s" and run.fit.seed == 0}) == 3
+
+
 def test_the_paper_grid_is_table_1(paper: Grid) -> None:
     assert paper.protocol == "paper"
     assert set(paper.tasks) == {"wg_s", "arc_c", "arc_e", "wg_m", "obqa", "boolq"}
