@@ -9,7 +9,8 @@ its terms per example. Scores, tables, differences, ranks and figures all read t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ Labels = NDArray[np.integer]
 Terms = Callable[[Floats, Labels], NDArray[np.float64]]
 
 BINS = 10  # PROTOCOL section 3
+AGREE = 1e-9  # a stored metric and the recomputed one, relative and absolute
+ROUNDING = 1e-12  # of a probability: far above what float64 sums lose, far below any difference that counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Metric:
         scale: factor between the stored value (fractions, nats) and the displayed one.
         digits: displayed decimals.
         terms: (N, C) log-probabilities and (N,) labels to (N,) terms, whose mean is the metric; or to (N, B) terms, of
-            which the metric is ``sum_b |mean_n terms_nb|``. None where a metric is not of that form.
+            which the metric is ``sum_b |mean_n terms_nb|``. Every metric of ``METRICS`` has them; a metric of another
+            form goes to ``analysis/statistics/quality.py``.
+        jumps: whether rounding can move a term by 1: at a tie of two answers, or at the edge of a bin.
     """
 
     name: str
@@ -41,6 +46,7 @@ class Metric:
     scale: float = 1.0
     digits: int = 3
     terms: Terms | None = None
+    jumps: bool = False
 
     def __call__(self, log_probs: Floats, labels: Labels) -> float:
         """The metric of (N, C) log-probabilities against (N,) labels."""
@@ -112,8 +118,8 @@ def _gap_by_bin(log_probs: Floats, labels: Labels, bins: int = BINS) -> NDArray[
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "Accuracy (%)", 1, 100, 1, _right),
-        Metric("ece", "ECE × 100", -1, 100, 1, _gap_by_bin),
+        Metric("accuracy", "Accuracy (%)", 1, 100, 1, _right, jumps=True),
+        Metric("ece", "ECE × 100", -1, 100, 1, _gap_by_bin, jumps=True),
         Metric("nll", "NLL (nats)", -1, terms=_surprise),
         Metric("brier", "Brier", -1, terms=_squared_error),
     )
@@ -156,3 +162,26 @@ def score(log_probs: Floats, labels: Labels, truth: Floats | None = None) -> dic
     if truth is not None:
         found[EXCESS_NLL.name] = found["nll"] - nll(truth, labels)
     return found
+
+
+def contradicted(stated: Mapping[str, float], found: Mapping[str, float], mixed: Floats) -> str:
+    """The first of the ``stated`` metrics that is not the one ``found`` in predictions, as a phrase; "" if all are.
+
+    ``mixed`` holds the (N, C) log-probabilities that ``found`` was computed from. Sums differ in the last digit between
+    machines and versions of numpy, and with them the answer at a tie: each undecided example may move a metric that
+    ``jumps`` by 2 / N. Metrics that ``found`` lacks are left alone.
+    """
+    for name in sorted(set(stated) & set(found)):
+        metric = METRICS.get(name)
+        slack = 2 * _undecided(mixed) / len(mixed) if metric is not None and metric.jumps else 0.0
+        if not math.isclose(stated[name], found[name], rel_tol=AGREE, abs_tol=AGREE + slack):
+            return f"facts.json says {name} is {stated[name]:.9g}, its predictions give {found[name]:.9g}"
+    return ""
+
+
+def _undecided(mixed: Floats) -> int:
+    """The number of examples that rounding could give another answer, or another bin of confidence."""
+    ordered = np.sort(_probs(mixed), axis=1)
+    edges = ordered[:, -1] * BINS
+    tied = ordered[:, -1] - ordered[:, -2] < ROUNDING
+    return int((tied | (np.abs(edges - np.round(edges)) < ROUNDING * BINS)).sum())

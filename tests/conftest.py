@@ -29,14 +29,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     import torch
 
+    from bench.errors import BrokenPlugin
     from bench.registry import load_plugin
 
     torch.set_num_threads(1)
     with contextlib.suppress(ValueError):  # not in the main thread
         # a run started in the background inherits an ignored SIGINT, and so would every command that a test starts
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for plugin in (*PLUGINS, *config.getoption("--bench-plugin")):
+    for plugin in PLUGINS:
         load_plugin(plugin)
+    for plugin in config.getoption("--bench-plugin"):
+        try:
+            load_plugin(plugin)
+        except (LookupError, BrokenPlugin) as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.records.facts import PREDICTIONS, Malformed, RunSummary
-from bench.metrics import mixture, score
+from bench.metrics import contradicted, mixture, score
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of one prediction, which float32 keeps to 1e-6
-AGREE = 1e-9  # metrics in the facts and recomputed ones, relative and absolute
 
 
 class Predictions(NamedTuple):
@@ -53,7 +51,7 @@ def read_predictions(folder: Path, facts: RunSummary) -> Predictions:
         draws, labels, truth = arrays["log_probs"], arrays["labels"], arrays.get("truth")
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed(f"it is not a file of predictions ({type(error).__name__}: {error})") from error
-    probs = _drawn(draws, facts)
+    _check_draws(draws, facts)
     count, answers = draws.shape[1:]
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise Malformed(f"labels are {labels.dtype} {labels.shape}: they should be {count} integers")
@@ -62,12 +60,8 @@ def read_predictions(folder: Path, facts: RunSummary) -> Predictions:
     if ids is None or len(ids) != count:
         raise Malformed(f"ids are not {count} names")
     if truth is not None:
-        _distributions("truth", truth, (count, answers))
-    with np.errstate(divide="ignore"):
-        mixed = np.log(probs.mean(axis=0))
-    if not np.isfinite(mixed).all():
-        mixed = mixture(draws)  # slower, and right where a probability is too small for a float64
-    return Predictions(mixed, labels.astype(np.int64), ids, draws, truth)
+        _check_distributions("truth", truth, (count, answers))
+    return Predictions(mixture(draws), labels.astype(np.int64), ids, draws, truth)
 
 
 @functools.lru_cache(maxsize=256)  # the runs of a task have the same, as one text
@@ -76,26 +70,22 @@ def _ids(text: str) -> tuple[str, ...] | None:
     return tuple(ids) if isinstance(ids, list) and all(isinstance(name, str) for name in ids) else None
 
 
-def _drawn(draws: NDArray[np.floating], facts: RunSummary) -> NDArray[np.float64]:
-    """The checked probabilities of the draws."""
+def _check_draws(draws: NDArray[np.floating], facts: RunSummary) -> None:
     expected = (facts.draws, facts.scored)
     if draws.ndim != 3 or 0 in draws.shape or draws.shape[:2] != expected:
         raise Malformed(
             f"log_probs have shape {draws.shape}: facts.json says {facts.draws} draws of {facts.scored} examples"
         )
-    return _distributions("log_probs", draws, draws.shape)
+    _check_distributions("log_probs", draws, draws.shape)
 
 
-def _distributions(name: str, log_probs: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """The probabilities of log-probabilities that sum to one."""
+def _check_distributions(name: str, log_probs: NDArray[np.floating], shape: tuple[int, ...]) -> None:
     if log_probs.dtype.kind != "f" or log_probs.shape != shape:
         raise Malformed(f"{name} is {log_probs.dtype} {log_probs.shape}: it should be floating-point numbers {shape}")
     with np.errstate(over="ignore", invalid="ignore"):
-        probs: NDArray[np.float64] = np.exp(log_probs, dtype=np.float64)
-        sums = probs.sum(axis=-1)
+        sums = np.exp(log_probs, dtype=np.float64).sum(axis=-1)
     if not bool((np.abs(sums - 1) <= SUM_TOLERANCE).all()):
         raise Malformed(f"{name} has rows that are not log-probabilities: they should sum to one")
-    return probs
 
 
 def recomputed(given: Predictions) -> dict[str, float]:
@@ -110,9 +100,8 @@ def check_metrics(stated: Mapping[str, float], given: Predictions) -> dict[str, 
         Malformed: a stated metric is not that of the predictions.
     """
     found = recomputed(given)
-    for name, value in stated.items():
-        if name in found and not math.isclose(value, found[name], rel_tol=AGREE, abs_tol=AGREE):
-            raise Malformed(f"facts.json says {name} is {value:.9g}, its predictions give {found[name]:.9g}")
-        if name == "excess_nll" and name not in found:
-            raise Malformed("facts.json has excess_nll, its predictions lack the truth")
+    if why := contradicted(stated, found, given.log_probs):
+        raise Malformed(why)
+    if "excess_nll" in stated and "excess_nll" not in found:
+        raise Malformed("facts.json has excess_nll, its predictions lack the truth")
     return {**found, **stated}

@@ -59,7 +59,9 @@ class SpecOptions:
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|DIR", help="Base model: embedded (default), hub name or folder.", rich_help_panel=_SPEC
+            metavar="NAME|PATH",
+            help="Base model: embedded (default), hub name, folder or .gguf file.",
+            rich_help_panel=_SPEC,
         ),
     ] = None
     revision: Annotated[
@@ -143,7 +145,7 @@ class ExecutionOptions(DeviceOptions):
         list[str],
         typer.Option(
             metavar="NAME",
-            help="Follow trainings with a tracker: csv, tensorboard or module:Class.",
+            help="Follow new trainings with a tracker: csv, tensorboard or module:Class.",
             show_default=False,
             rich_help_panel=_MACHINE,
         ),
@@ -170,9 +172,9 @@ class ExecutionOptions(DeviceOptions):
 class LaunchOptions:
     """The launcher, and how often a family is tried."""
 
-    launcher: Annotated[str, typer.Option(metavar="NAME", help="local, slurm or print.", rich_help_panel=_LAUNCH)] = (
-        "local"
-    )
+    launcher: Annotated[
+        str, typer.Option(metavar="NAME", help="local, slurm, print, or one you added.", rich_help_panel=_LAUNCH)
+    ] = "local"
     launcher_assignments: Annotated[
         list[str],
         typer.Option(

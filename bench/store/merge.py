@@ -17,7 +17,6 @@ result appears in one step, fits before evaluations.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,16 +159,12 @@ def verify(folder: Path, kind: str) -> Result:
 
 def _check_metrics(folder: Path, claimed: Mapping[str, float]) -> None:
     """Recompute the metrics in the facts from the predictions. Those that this version does not know are left alone."""
-    from bench.metrics import mixture, nll, score
+    from bench.metrics import contradicted, mixture, score
 
     arrays = read_predictions(folder / PREDICTIONS)
-    found = score(arrays["log_probs"], arrays["labels"])
-    if "truth" in arrays:
-        given = nll(mixture(arrays["log_probs"]), arrays["labels"])
-        found["excess_nll"] = given - nll(arrays["truth"], arrays["labels"])
-    for name in sorted(set(claimed) & set(found)):
-        if not math.isclose(claimed[name], found[name], rel_tol=1e-9, abs_tol=1e-9):
-            raise _damaged(folder, f"facts.json says {name} is {claimed[name]}, its predictions give {found[name]}")
+    found = score(arrays["log_probs"], arrays["labels"], arrays.get("truth"))
+    if why := contradicted(claimed, found, mixture(arrays["log_probs"])):
+        raise _damaged(folder, why)
 
 
 def _rows(spec: FitSpec | RunSpec, facts: Mapping[str, object]) -> Iterator[tuple[tuple[str, int, str, str], str]]:

@@ -34,6 +34,16 @@ class Stateful(Protocol):
         """Restore what :meth:`state_dict` returned."""
 
 
+def check_state(state: Mapping[str, object]) -> None:
+    """Refuse what no checkpoint could hold, before the first step rather than at the first checkpoint."""
+    for name, value in state.items():
+        if not all(callable(getattr(value, hook, None)) for hook in ("state_dict", "load_state_dict")):
+            raise TypeError(
+                f"job.train was given state {name!r}, a {type(value).__name__}: use an object with state_dict() and "
+                "load_state_dict(state), such as bench.train.checkpoint.Snapshots."
+            )
+
+
 class Snapshots:
     """A list of adapter values collected during training; checkpointed with it."""
 

@@ -24,7 +24,7 @@ from bench.process.progress import Progress
 from bench.process.stop import Stopped
 from bench.specs import FitSpec, digest, key, seed_for
 from bench.task import get_task
-from bench.train.checkpoint import Checkpointing, Stateful, TrainState
+from bench.train.checkpoint import Checkpointing, Stateful, TrainState, check_state
 from bench.train.clock import Clock
 from bench.train.diagnosis import blame_base
 from bench.train.graphs import CudaRecorder, GraphedLoss
@@ -132,13 +132,15 @@ class FitJob:
             perturb: a context around each forward and backward pass (a posterior draw, for IVON).
             draws: passes per step, each in its own ``perturb``; their gradients are averaged.
             after_step: called with the number of steps done; collect samples here, into something in ``state``.
-            state: what must survive a kill besides the optimizer and its parameters.
+            state: what must survive a kill besides the optimizer and its parameters: name -> an object with
+                ``state_dict()`` and ``load_state_dict(state)``, such as :class:`bench.train.checkpoint.Snapshots`.
             mean: the adapters that mid-run evaluation uses; default: the model's own.
             posterior: what mid-run evaluation predicts with instead, by the method's own ``predict``. S draws cost S
                 passes over the watched examples.
             diagnose: numbers to put into the trace next to the loss.
 
         Raises:
+            TypeError: an entry of ``state`` cannot be stored.
             FloatingPointError: the loss became NaN or infinite.
             ModelNotUsable: it is so because the base's own logits are.
             Stopped: it was asked to stop, and left a checkpoint.
@@ -146,6 +148,7 @@ class FitJob:
         if self.trained:
             raise RuntimeError("job.train() was called twice in one fit: one training has one checkpoint.")
         self.trained = True
+        check_state(state or {})
         settings = self.spec.train
         self.forwards = settings.steps * settings.batch_size * draws
         rates = Rates(optimizer.param_groups, schedule)

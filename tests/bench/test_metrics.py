@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.metrics import METRICS, accuracy, brier, ece, mixture, nll, score
+from bench.metrics import METRICS, accuracy, brier, contradicted, ece, mixture, nll, score
 
 
 def logs(*rows: list[float]) -> Any:
@@ -214,3 +214,22 @@ def test_the_order_of_examples_does_not_matter() -> None:
 
 def test_scores_are_plain_floats() -> None:
     assert {type(value) for value in score(PREDICTED[None], LABELS).values()} == {float}
+
+
+def test_rounding_at_ties_and_bin_edges_contradicts_nothing_and_a_changed_digit_does() -> None:
+    """Two right ways to average draws differ in the last digit, and with it in the answer at a tie."""
+    generator = np.random.default_rng(3)
+    draws = np.log(generator.dirichlet(np.ones(3), size=(4, 50)))
+    draws[1::2, :20] = draws[::2, :20][:, :, [1, 0, 2]]  # two answers tie in the mixture
+    labels = generator.integers(0, 3, 50)
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        with np.errstate(divide="ignore"):
+            other = np.log(np.exp(draws[order]).mean(axis=0))
+        found = {name: metric(other, labels) for name, metric in METRICS.items()}
+        assert contradicted(found, score(draws, labels), mixture(draws)) == ""
+    stated = score(draws[:, 20:], labels[20:])
+    assert contradicted({**stated, "unknown": 1.0}, stated, mixture(draws[:, 20:])) == ""
+    for name, value in stated.items():
+        said = contradicted({name: value + 1e-3}, stated, mixture(draws[:, 20:]))
+        assert said.startswith(f"facts.json says {name} is")
+    assert contradicted({"nll": found["nll"] + 1e-3}, score(draws, labels), mixture(draws)) != "", "ties move no mean"

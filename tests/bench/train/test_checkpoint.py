@@ -20,7 +20,7 @@ from bench.process.stop import Stopped
 from bench.run.runner import Runner
 from bench.specs import key
 from bench.store.store import Store
-from bench.train.checkpoint import Checkpointing, Snapshots
+from bench.train.checkpoint import Checkpointing, Snapshots, check_state
 from bench.train.tree import load_tree, save_tree
 
 NADAM = functools.partial(torch.optim.NAdam, lr=0.1)
@@ -191,3 +191,9 @@ def test_a_damaged_checkpoint_of_a_family_costs_its_work_and_nothing_else(
     assert result_bytes(store, run) == result_bytes(whole, run)
     assert [attempt["from_step"] for attempt in store.fit_facts(run.fit)["attempts"]] == [0, 0]
     assert key(run.fit) == store.folder(run.fit).name
+
+
+def test_state_that_no_checkpoint_can_hold_is_refused_before_the_first_step() -> None:
+    check_state({"kept": Snapshots()})
+    with pytest.raises(TypeError, match=r"^job.train was given state 'average', a dict: use an object with state_dict"):
+        check_state({"kept": Snapshots(), "average": {"a": torch.zeros(2)}})
