@@ -1,5 +1,5 @@
 """Posteriors over the answer head alone: one pass, no Jacobians of the base."""
 
-from methods.last_layer import llla
+from methods.last_layer import llla, vbll
 
-__all__ = ["llla"]
+__all__ = ["llla", "vbll"]
