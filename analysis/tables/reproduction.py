@@ -1,4 +1,4 @@
-"""``bench compare published``: a run compared with the paper's Table 1, and how its protocol differs from the paper's.
+"""``bench compare published``: a run compared with a paper's table, and how its protocol differs from the paper's.
 
     z = (ours - published) / sqrt(sem_ours^2 + sem_published^2)
 
@@ -6,7 +6,7 @@
 Where both are zero, a figure is within if it rounds to the published one. Where one is missing (a single seed, an
 illegible figure, an average) there is a difference but no z and no verdict.
 
-Deviations are read from the records, against ``bench/grids/paper.toml``: the numbers that the paper or its code states.
+Deviations are read from the records, against the grid of the paper: the numbers that the paper or its code states.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from analysis.records.groups import Group, Runs, Section
 from analysis.records.labels import show
 from analysis.records.load import load
-from analysis.records.published import AVERAGE, METRICS, Published, digits, methods, published, tasks
+from analysis.records.published import AVERAGE, METRICS, TABLE1, TABLES, Published, digits, methods, published, tasks
 from analysis.statistics.metric import metric_of
 from analysis.tables.markdown import GAP, Markup, bold, escape, heading, table
 from analysis.tables.results import Block, Cell, average, blocks
@@ -70,31 +70,31 @@ class Comparison:
         return "within" if abs(self.z) <= BAND else "outside"
 
 
-def comparisons(runs: Runs) -> list[Comparison]:
-    """Every published figure compared with ours: a comparison per section, metric, method, task and average."""
+def comparisons(runs: Runs, name: str = TABLE1) -> list[Comparison]:
+    """Every figure of a published table compared with ours: one per section, metric, method, task and average."""
     found = []
     for section in runs.sections:
-        groups = [group for group in runs.of(section) if group.spec.method in methods()]
-        here = [c for block in blocks(groups) for c in _beside(section, block, groups)]
+        groups = [group for group in runs.of(section) if group.spec.method in methods(name)]
+        here = [c for block in blocks(groups) for c in _beside(section, block, groups, name)]
         found += here if any(c.ours is not None for c in here) else []
     return found
 
 
-def _beside(section: Section, block: Block, groups: Sequence[Group]) -> Iterator[Comparison]:
+def _beside(section: Section, block: Block, groups: Sequence[Group], name: str) -> Iterator[Comparison]:
     """The comparisons of one metric; none if the paper does not have it."""
     metric = block.metric.name
     for row, method in {group.name: group.spec.method for group in groups}.items():
-        ours = {column: block.cells.get((row, column)) for column in tasks()}
+        ours = {column: block.cells.get((row, column)) for column in tasks(name)}
         ours[AVERAGE] = average(list(ours.values()))
         for column, cell in ours.items():
-            theirs = published().get((metric, method, column))
+            theirs = published(name).get((metric, method, column))
             if metric in METRICS.values() and (cell is not None or theirs is not None):
                 yield Comparison(section, metric, row, column, cell, theirs)
 
 
-def deviations(section: Section, groups: Sequence[Group]) -> list[str]:
+def deviations(section: Section, groups: Sequence[Group], name: str = TABLE1) -> list[str]:
     """Differences between the runs of a section and the paper's protocol, a sentence each."""
-    wanted = tomllib.loads((files("bench.grids") / "paper.toml").read_text())
+    wanted = tomllib.loads((files("bench.grids") / TABLES[name].grid).read_text())
     seen: dict[tuple[str, str, str], list[str]] = {}
     for group in groups:
         for what, paper, here in _differing(group, wanted):
@@ -109,10 +109,10 @@ def deviations(section: Section, groups: Sequence[Group]) -> list[str]:
             flagged.setdefault(flag, []).append(f"{group.name} on {group.task}")
     found += [f"flag {flag}: {', '.join(where)}." for flag, where in flagged.items()]
     for kind, names, there in (
-        ("methods", methods(), {group.spec.method for group in groups}),
-        ("tasks", tasks(), {group.task for group in groups}),
+        ("methods", methods(name), {group.spec.method for group in groups}),
+        ("tasks", tasks(name), {group.task for group in groups}),
     ):
-        missing = [name for name in names if name not in there]
+        missing = [one for one in names if one not in there]
         found += [f"{kind} of the paper that were not run: {', '.join(missing)}."] if missing else []
     return found
 
@@ -154,8 +154,10 @@ def _show(value: Any) -> str:
     return show(value) or "none"
 
 
-def compare_published(runs: Path, out: Path | None = None) -> tuple[str, list[Path]]:
+def compare_published(runs: Path, out: Path | None = None, name: str = TABLE1) -> tuple[str, list[Path]]:
     """The report as Markdown, and the files written into ``out``: ``published.md`` and ``published.csv``.
+
+    ``name``: the table to compare with, of ``analysis.records.published.TABLES``.
 
     Raises:
         ValueError: there is no result under ``runs``, none of a method and task of the paper, or ``out`` is no folder.
@@ -163,29 +165,29 @@ def compare_published(runs: Path, out: Path | None = None) -> tuple[str, list[Pa
     if out is not None:
         check_folder(out)
     loaded = load(runs, purposes=("result",))
-    found = comparisons(loaded)
+    found, source = comparisons(loaded, name), TABLES[name]
     if not found:
         raise ValueError(
-            f"{runs} holds no result of a method and task of the paper: methods {', '.join(methods())}; "
-            f"tasks {', '.join(tasks())}."
+            f"{runs} holds no result of a method and task of the paper: methods {', '.join(methods(name))}; "
+            f"tasks {', '.join(tasks(name))}."
         )
     parts = [
-        "# Beside the published Table 1\n",
+        f"# Beside {source.title}\n",
         "Ours less the published figure [z with both standard errors]: **outside** where |z| > 1.96, else within. "
-        "Three seeds make this a rough band, no test. Published figures are those of Cong et al. 2024 (arXiv "
-        "2411.04421); `-` is a run that is missing or a figure that is illegible in our copy.\n",
+        f"Three seeds make this a rough band, no test. {source.about}\n",
     ]
     for section in dict.fromkeys(c.section for c in found):
         here = [c for c in found if c.section == section]
-        groups = [g for g in loaded.of(section) if g.spec.method in methods() and g.task in tasks()]
+        groups = [g for g in loaded.of(section) if g.spec.method in methods(name) and g.task in tasks(name)]
         judged = [c for c in here if c.verdict]
         within = sum(c.verdict == "within" for c in judged)
         parts += [
             heading(2, section.title),
             f"{within} of {len(judged)} figures are within.\n",
             "### Deviations from the paper's protocol\n",
-            "".join(f"- {escape(line)}\n" for line in deviations(section, groups)) or "None that the records show.\n",
-            *(_markdown(metric, [c for c in here if c.metric == metric]) for metric in METRICS.values()),
+            "".join(f"- {escape(line)}\n" for line in deviations(section, groups, name))
+            or "None that the records show.\n",
+            *(_markdown(metric, [c for c in here if c.metric == metric], name) for metric in METRICS.values()),
         ]
     text = "\n".join(part for part in parts if part)
     if out is None:
@@ -194,21 +196,22 @@ def compare_published(runs: Path, out: Path | None = None) -> tuple[str, list[Pa
     return text, [write_text(out / "published.md", text), write_text(out / "published.csv", csv)]
 
 
-def _markdown(name: str, here: Sequence[Comparison]) -> str:
+def _markdown(metric: str, here: Sequence[Comparison], name: str) -> str:
     if not here:
         return ""
     cells = {(c.row, c.task): c for c in here}
-    columns = [*tasks(), AVERAGE]
+    columns = [*tasks(name), AVERAGE]
     lines = [
-        [row, *(_text(cells.get((row, column))) for column in columns)] for row in dict.fromkeys(c.row for c in here)
+        [row, *(_text(cells.get((row, column)), name) for column in columns)]
+        for row in dict.fromkeys(c.row for c in here)
     ]
-    return f"{bold(metric_of(name).heading)}\n\n{table(['method', *columns], lines)}"
+    return f"{bold(metric_of(metric).heading)}\n\n{table(['method', *columns], lines)}"
 
 
-def _text(found: Comparison | None) -> str:
+def _text(found: Comparison | None, name: str) -> str:
     if found is None or found.ours is None or found.theirs is None:
         return GAP
-    metric = dataclasses.replace(metric_of(found.metric), digits=digits(found.metric))
+    metric = dataclasses.replace(metric_of(found.metric), digits=digits(found.metric, name))
     text = f"{metric.show(found.ours.mean)} vs {metric.show(found.theirs.mean)}"
     if found.z is not None:
         text += f" [{found.z:+.1f}]"

@@ -71,8 +71,11 @@ def leaderboard(
 @command(RESULTS)
 def compare(
     reference: Annotated[
-        Literal["published"], typer.Argument(metavar="published", help="Table 1 of the paper.", show_default=False)
+        Literal["published"], typer.Argument(metavar="published", help="A paper's table.", show_default=False)
     ],
+    table: Annotated[
+        Literal["table1", "polar"], typer.Option(help="table1: Cong et al. 2024. polar: averages for Llama-3.1-8B.")
+    ] = "table1",
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write published.md and published.csv here.")
     ] = None,
@@ -84,7 +87,7 @@ def compare(
     if out is not None:
         check_output_folder(out, "--out")
 
-    text, written = compare_published(runs, out)
+    text, written = compare_published(runs, out, table)
     say(text)
     for file in written:
         say(f"wrote {file}")

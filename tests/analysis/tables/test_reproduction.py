@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from analysis.records.load import load
-from analysis.records.published import AVERAGE, FILE, METRICS, digits, methods, published, tasks
+from analysis.records.published import AVERAGE, FILE, METRICS, TABLES, digits, methods, published, tasks
 from analysis.tables.latex import latex
 from analysis.tables.reproduction import comparisons, deviations
 from analysis.tables.results import Cell, average, markdown
@@ -146,3 +146,26 @@ def test_ood_runs_are_not_compared(store):
 def test_the_shipped_figures_are_package_data():
     assert FILE.is_file()
     assert set(tasks()) == {"wg_s", "arc_c", "arc_e", "wg_m", "obqa", "boolq"}
+
+
+def test_every_table_is_data_with_a_grid_of_its_settings_and_a_place_on_the_command_line(repository):
+    offered = (repository / "bench" / "cli" / "results.py").read_text()
+    for name, source in TABLES.items():
+        assert f'"{name}"' in offered and (repository / "bench" / "grids" / source.grid).is_file()
+        assert published(name) and methods(name) and tasks(name)
+
+
+def test_a_table_of_averages_shows_differences_without_a_verdict(store, tmp_path, capsys):
+    for task in tasks("polar"):
+        for method, accuracy in (("adamw", 0.8), ("blob", 0.8142)):
+            store.add(store.spec(method, task, 1, protocol="paper"), {"accuracy": accuracy, "nll": 0.9})
+    found = {(c.metric, c.row, c.task): c for c in comparisons(load(store.root), "polar")}
+    one = found["accuracy", "blob", AVERAGE]
+    assert one.difference == pytest.approx(0.8142 - 0.7942) and (one.z, one.verdict) == (None, "")
+    assert found["nll", "adamw", AVERAGE].difference == pytest.approx(0.9 - 1.75)
+    assert found["accuracy", "blob", "wg_s"].theirs is None
+    command = ["compare", "published", "--table", "polar", "--runs", str(store.root), "--out", str(tmp_path)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "Beside published averages for Llama-3.1-8B" in said and "Partial:" in said
+    assert "81.42 vs 79.42" in said and "meta-llama/Llama-3.1-8B in the paper" in said
