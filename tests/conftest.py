@@ -15,7 +15,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
-PLUGINS = ("softened", "bayes_by_backprop", "sgld", "early_stopping", "colours")  # tests/plugins: one of each kind
+PLUGINS = (
+    "softened",
+    "bayes_by_backprop",
+    "sgld",
+    "early_stopping",
+    "colours",
+    "few_notes",
+)  # tests/plugins: one of each kind
 
 sys.path[:0] = [str(TESTS), str(TESTS / "plugins")]
 

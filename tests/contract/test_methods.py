@@ -27,7 +27,7 @@ from bench.store.store import Store
 from bench.task import get_task
 
 METHODS = method_names()
-TASK = "notes_four"
+TASK = "few_four"
 
 
 def few(name: str) -> RunSpec:
@@ -78,7 +78,7 @@ def test_predictions_are_distributions(name: str, stored: dict[str, tuple[Store,
     store, run = stored[name]
     found = store.predictions(run)
     draws, count, choices = found["log_probs"].shape
-    assert draws >= 1 and count == len(found["labels"]) == 256 and choices == 4
+    assert draws >= 1 and count == len(found["labels"]) == get_task(TASK).rows["validation"] and choices == 4
     np.testing.assert_allclose(np.exp(found["log_probs"].astype(np.float64)).sum(-1), 1.0, atol=1e-5)
 
 
@@ -224,7 +224,7 @@ def test_the_record_is_complete(name: str, stored: dict[str, tuple[Store, RunSpe
     record = store.record(run)
     assert record.spec == run and record.facts["status"] == "done"
     assert set(record.metrics) == {"accuracy", "ece", "nll", "brier", "excess_nll"}
-    assert record.facts["examples"]["scored"] == 256
+    assert record.facts["examples"]["scored"] == get_task(TASK).rows["validation"]
     for part in ("train", "posterior"):
         assert record.facts["fit"]["seconds"][part] >= 0
     json.dumps(record.facts, allow_nan=False)

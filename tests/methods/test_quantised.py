@@ -49,7 +49,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[tuple[
         model, _ = choose_model({"quantization": kind})
         for name in METHODS:
             runs[name, kind] = plan_run(
-                name, "notes_two", 1, settings=SETTINGS, model=model, source=DataSource(), batch_size=128
+                name, "few_two", 1, settings=SETTINGS, model=model, source=DataSource(), batch_size=128
             )
     runner = Runner(store=store)
     for family in families(runs.values()):

@@ -180,7 +180,7 @@ def made(monkeypatch: pytest.MonkeyPatch, reading: None) -> Any:
         (lambda row: Example("p", "1"), "label '1' is not a whole number"),
         (lambda row: Example(None, 0), "field 'prompt' is None: it should be text"),
         (lambda row: Example(" ", 0), "field 'prompt' is empty"),
-        (lambda row: Example("\ud800", 0), "the prompt is no Unicode text"),
+        (lambda row: Example("\ud800", 0), "the prompt is not valid Unicode"),
         (lambda row: ("p", 0), "the task made a tuple of it"),
         (lambda row: Example("p", 0, truth=(0.5, 0.5)), "is not a probability above 0 for each of the 5"),
         (lambda row: Example("p", 0, truth=(0.3,) * 5), "is not a probability above 0 for each of the 5"),
