@@ -101,3 +101,25 @@ def test_a_fit_that_fails_leaves_nothing_behind_either(
         runner.run(broken)
     runner.run(fine)
     assert result_bytes(Store(tmp_path), plan("adamw")) == alone
+
+
+HOOKING = {
+    "blob": {"draws": 2, "predictive": "flipout"},
+    "tfb": {"draws": 2, "predictive": "flipout", "search_draws": 1},
+    "scalabl": {"predictive": "linearised"},
+}
+
+
+@pytest.mark.parametrize("name", HOOKING)
+def test_a_method_that_hooks_the_adapters_maps_leaves_nothing_behind(
+    name: str, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    runner = Runner(store=Store(tmp_path))
+    hooks: list[int] = []
+    for run in (plan(name, **{name: HOOKING[name]}), plan("adamw")):
+        (family,) = families([run])
+        runner.run(family)
+        assert runner._model is not None
+        hooks.append(sum(len(a.linear._forward_hooks) for a in runner._model[1].adapters.values()))
+    assert hooks == [0, 0]
+    assert result_bytes(Store(tmp_path), plan("adamw")) == alone
