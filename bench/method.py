@@ -52,6 +52,8 @@ class Method:
         reads_maps: whether it hooks or differentiates the adapters' linear maps (``model.adapters``); the runner then
             checks before the training that each runs once per forward pass with one row per token.
         tunes: whether its own fit reads ``job.tuning``, examples that its base has not seen and that are not reported.
+        reads_adapter: whether its own fit reads an adapter of the user's (``--adapter``, then ``job.read_adapter``).
+            Such a method is not listed, since it cannot run on its own.
 
     Hyperparameters are annotated fields: see :mod:`bench.options`.
     """
@@ -64,6 +66,7 @@ class Method:
     uses_model: ClassVar[bool] = True
     reads_maps: ClassVar[bool] = False
     tunes: ClassVar[bool] = False
+    reads_adapter: ClassVar[bool] = False
 
     def check(self, task: Task, train: TrainSpec) -> None:
         """Raise ValueError with a sentence if this method cannot do this task in this training. Before any work."""
@@ -195,7 +198,7 @@ def register_method(cls: M) -> M:
     Raises:
         BrokenPlugin: the class breaks the interface, or its name is malformed or taken.
     """
-    METHODS.add(cls)
+    METHODS.add(cls, listed=not getattr(cls, "reads_adapter", False))
     return cls
 
 
@@ -217,13 +220,17 @@ def _identity(cls: type[Method]) -> tuple[object, ...]:
     return cls.version, cls.base, cls.own_fit(), readers
 
 
-def derive_methods(suffix: str) -> Callable[[Callable[[type[Method]], type[Method]]], Any]:
+Make = Callable[[type[Method]], type[Method] | None]
+
+
+def derive_methods(suffix: str) -> Callable[[Make], Make]:
     """Decorator of a function that makes a method of a method: ``<name><suffix>`` is what it makes of ``name``.
 
-    It works for every registered method, those of plug-ins too. ``bench list methods`` does not list what is made.
+    It works for every registered method, those of plug-ins too, for which the function does not return None.
+    ``bench list methods`` does not list what is made.
     """
 
-    def register(make: Callable[[type[Method]], type[Method]]) -> Callable[[type[Method]], type[Method]]:
+    def register(make: Make) -> Make:
         METHODS.derive(suffix, make)
         return make
 
@@ -280,7 +287,7 @@ def _validate(cls: type[Method], where: str) -> None:
             raise BrokenPlugin(
                 f"{where}: set `{reference}` to the name of a method, or None; it is {getattr(cls, reference)!r}."
             )
-    for flag in ("uses_model", "reads_maps", "tunes"):
+    for flag in ("uses_model", "reads_maps", "tunes", "reads_adapter"):
         if not isinstance(getattr(cls, flag), bool):
             raise BrokenPlugin(f"{where}: set `{flag}` to True or False; it is {getattr(cls, flag)!r}.")
 

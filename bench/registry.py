@@ -53,7 +53,8 @@ class Registry(Generic[T]):
         self.kind, self.package = kind, package
         self._validate, self._reserved = validate, frozenset(_RESERVED.union(reserved))
         self._classes: dict[str, type[T]] = {}
-        self._makers: dict[str, Callable[[type[T]], type[T]]] = {}
+        self._unlisted: set[str] = set()
+        self._makers: dict[str, Callable[[type[T]], type[T] | None]] = {}
         self._made: dict[str, tuple[type[T], type[T]]] = {}  # derived name -> (the class it is made of, what is made)
         self._loaded = False
 
@@ -61,17 +62,21 @@ class Registry(Generic[T]):
         self._load()
         return name in self._classes or self._derived(name) is not None
 
-    def derive(self, suffix: str, make: Callable[[type[T]], type[T]]) -> None:
+    def derive(self, suffix: str, make: Callable[[type[T]], type[T] | None]) -> None:
         """Let ``<name><suffix>`` name what ``make`` makes of the class called ``name``, for each that is registered.
 
-        Such classes are made when they are asked for; :meth:`names` does not list them.
+        Such classes are made when they are asked for; :meth:`names` does not list them. Where ``make`` returns None
+        there is no such class.
         """
         self._makers[suffix] = make
 
-    def add(self, cls: type[T], replaces: Callable[[type[T], type[T]], bool] | None = None) -> None:
+    def add(
+        self, cls: type[T], replaces: Callable[[type[T], type[T]], bool] | None = None, listed: bool = True
+    ) -> None:
         """Make a class known under its ``name``; defining it again, as in a notebook, replaces it.
 
         Args:
+            listed: whether :meth:`names` lists it.
             replaces: whether the class, the first argument, may replace another of that name; by default none may.
 
         Raises:
@@ -97,6 +102,7 @@ class Registry(Generic[T]):
         if before is not None and clash:
             logger.warning("The %s '%s' is that of %s here, and not %s.", self.kind, name, where, _called(before))
         self._classes[name] = cls
+        (self._unlisted.discard if listed else self._unlisted.add)(name)
 
     def get(self, name: str) -> type[T]:
         """The class of that name.
@@ -111,9 +117,9 @@ class Registry(Generic[T]):
         return found
 
     def names(self) -> list[str]:
-        """The names of all that are registered, sorted."""
+        """The names of all that are registered and listed, sorted."""
         self._load()
-        return sorted(self._classes)
+        return sorted(self._classes.keys() - self._unlisted)
 
     def _derived(self, name: str) -> type[T] | None:
         for suffix, make in self._makers.items():
@@ -122,6 +128,8 @@ class Registry(Generic[T]):
                 continue
             if name not in self._made or self._made[name][0] is not inner:
                 made = make(inner)
+                if made is None:
+                    continue
                 self._validate(made, _called(made))
                 self._made[name] = inner, made
             return self._made[name][1]

@@ -3,6 +3,7 @@
 from methods import (
     adam_posterior,
     adamw,
+    adapter,
     bayes_optimal,
     blob,
     ensemble,
@@ -22,6 +23,7 @@ from methods import (
 __all__ = [
     "adam_posterior",
     "adamw",
+    "adapter",
     "bayes_optimal",
     "blob",
     "ensemble",

@@ -66,6 +66,7 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
     return Execution(
         source=grid.source,
         model_path=grid.model_path,
+        adapter_path=grid.adapter_path,
         device=execution.device,
         threads=execution.threads,
         eval_every=grid.eval_every,

@@ -90,6 +90,14 @@ class SpecOptions:
             rich_help_panel=_SPEC,
         ),
     ] = None
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|NAME",
+            help="A LoRA adapter that PEFT saved, for the methods adapter and NAME_adapter; its base is the default.",
+            rich_help_panel=_SPEC,
+        ),
+    ] = None
     data_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Read the datasets from this local mirror of the hub.", rich_help_panel=_SPEC),
@@ -110,6 +118,7 @@ class SpecOptions:
             "quantization": self.quantization,
             "dtype": self.dtype,
             "prompt": self.prompt,
+            "adapter": self.adapter,
         }
         return {name: value for name, value in given.items() if value is not None}
 

@@ -54,6 +54,7 @@ def _probed(grid: Grid, need: Need, device: DeviceOptions) -> Costs | None:
     execution = Execution(
         source=grid.source,
         model_path=grid.model_path,
+        adapter_path=grid.adapter_path,
         device=device.device,
         threads=device.threads,
         plugins=grid.plugins,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import json
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -122,6 +123,14 @@ def add_lora(base: nn.Module, lora: LoraSpec, layers: Sequence[str]) -> None:
         layer: Any = module
         for dora in getattr(layer, MAGNITUDE, {}).values():
             dora.weight.data = _row_norms(layer.get_base_layer(), dora.fan_in_fan_out)
+
+
+def peft_defaults() -> dict[str, Any]:
+    """The fields of PEFT's ``adapter_config.json`` at their defaults."""
+    from peft import LoraConfig
+
+    plain: dict[str, Any] = json.loads(json.dumps(LoraConfig().to_dict(), default=list))
+    return plain
 
 
 def _row_norms(layer: Any, transposed: bool) -> Tensor:

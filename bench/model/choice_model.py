@@ -131,6 +131,10 @@ class ChoiceModel:
                 nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
             self._adapters.renew(name, fresh.to(self.device))
 
+    def rows_of_answers(self, whole: Tensor) -> Tensor:
+        """(C, ...): the rows of the answers of (V, ...), one row per token of the vocabulary."""
+        return whole[list(self._answer_ids)] if len(whole) > max(self._answer_ids) else whole
+
     def guard(self) -> Guard:
         """The state of the model now; ``guard.restore()`` undoes what a method leaves behind in it."""
         state: list[object] = [self._adapters, self.tokenizer, self._base.config]

@@ -89,7 +89,7 @@ def opened(spec: ModelSpec, path: Path | None, verify: bool = True) -> Iterator[
     if place is None:
         if spec.id.startswith(LOCAL):
             raise ModelNotUsable(f"{spec.id} names files, and no path to them was given: pass --model PATH.")
-        offline = {} if _online() else {"local_files_only": True}
+        offline = {} if online() else {"local_files_only": True}
         yield Source(spec.id, spec.id, {"revision": spec.revision, **offline})
         return
     expected = spec.revision if spec.id == "embedded" else spec.id.removeprefix(LOCAL)
@@ -120,12 +120,12 @@ def _hub_commit(name: str, revision: str) -> str:
 
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
-    online = _online()
+    answers = online()
     try:
-        file = hf_hub_download(name, "config.json", revision=revision, local_files_only=not online)
+        file = hf_hub_download(name, "config.json", revision=revision, local_files_only=not answers)
         return Path(file).parent.name
     except Exception as error:  # the hub client raises many kinds; all of them mean the same to the user
-        where = "on the hub or in the local cache" if online else "in the local cache, and the hub cannot be reached"
+        where = "on the hub or in the local cache" if answers else "in the local cache, and the hub cannot be reached"
         raise ModelNotUsable(
             f"Model '{name}' at revision '{revision}' was not found {where} "
             f"({type(error).__name__}). Check the name, log in if the model is gated, fetch it first with "
@@ -133,7 +133,7 @@ def _hub_commit(name: str, revision: str) -> str:
         ) from error
 
 
-def _online() -> bool:
+def online() -> bool:
     """Whether the hub answers: one request, where its own client would try for half a minute."""
     from huggingface_hub import constants, get_session
 

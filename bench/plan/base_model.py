@@ -32,7 +32,7 @@ def choose_model(table: Layer, beside: Path | None = None) -> tuple[ModelSpec, P
             f"The model {path or asked.id} has no revisions, so '{asked.revision}' (--revision, or revision in "
             "[model]) pins nothing: remove it, or name a model on the hub."
         )
-    chosen = asked.model_dump(exclude={"revision"})
+    chosen = asked.model_dump(exclude={"revision", "adapter"})
     spec = ModelSpec(**chosen, revision=asked.revision or "")
     return resolve_model(spec, path), path
 

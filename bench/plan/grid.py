@@ -14,8 +14,10 @@ from bench.data.protocol import splits_for
 from bench.data.splits import DataSource
 from bench.errors import near_miss, shown
 from bench.method import get_method, is_method, method_names
+from bench.model.own_adapter import check_fits
 from bench.plan.base_model import choose_model, overridden
 from bench.plan.grid_file import GridTable, TuneTable, VariantTable, read_grid_file
+from bench.plan.own_adapter import check_form, choose_adapter, settings_over
 from bench.plan.runs import Planner, check_label, check_seed, families
 from bench.plan.settings import Layer, Settings, check_used, merge
 from bench.specs import Family, ModelSpec, RunSpec
@@ -55,6 +57,7 @@ class Grid:
     source: DataSource = dataclasses.field(default_factory=DataSource)
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
     model_path: Path | None = None
+    adapter_path: Path | None = None
     settings: Settings = dataclasses.field(default_factory=Settings)
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=lambda: {"": Variant()})
     evals: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -158,9 +161,12 @@ def single(
     (task, *others), extensions = _tasks((task, *eval_tasks))
     get_method(method)
     splits_for(protocol, get_task(task))
-    settings = Settings(overrides or {})
+    adapter, table = choose_adapter(model or {}, _needing([method]))
+    settings = settings_over(adapter, overrides or {})
     check_used(overrides or {}, with_bases([method]), [task])
-    spec, path = choose_model(model or {})
+    spec, path = choose_model(table)
+    if adapter is not None:
+        check_fits(adapter, spec, path)
     return Grid(
         name="run",
         methods=(method,),
@@ -172,6 +178,7 @@ def single(
         source=source or DataSource(),
         model=spec,
         model_path=path,
+        adapter_path=adapter.path if adapter else None,
         settings=settings,
         variants={variant: Variant()},
         evals={task: _others(task, tuple(dict.fromkeys(others)), "--eval-task")},
@@ -216,11 +223,15 @@ def read_grid(
         splits_for(table.protocol, get_task(task))
     for seed in (*table.seeds, *(table.tune.seeds or ())):
         check_seed(seed)
-    settings = Settings(merge(table.set, overrides or {}))
+    asked = overridden(table.model.model_dump(exclude_unset=True), model or {})
+    adapter, asked = choose_adapter(asked, _needing(table.methods), file.parent)
+    settings = settings_over(adapter, merge(table.set, overrides or {}))
     check_used(overrides or {}, with_bases(table.methods), tasks)
     check_lists(table.sweep, "sweep", table.methods, reader="predict")
     check_lists(table.tune.lists, "tune", with_bases(table.methods))
-    spec, path = choose_model(overridden(table.model.model_dump(exclude_unset=True), model or {}), file.parent)
+    spec, path = choose_model(asked, file.parent)
+    if adapter is not None:
+        check_fits(adapter, spec, path)
     folder = data_dir or (file.parent / expanded(table.data_dir) if table.data_dir is not None else None)
     grid = Grid(
         name=file.stem,
@@ -233,6 +244,7 @@ def read_grid(
         source=DataSource(folder, allow_partial or table.allow_partial_data),
         model=spec,
         model_path=path,
+        adapter_path=adapter.path if adapter else None,
         settings=settings,
         variants=_variants(table, file) if with_variants and table.variants else {"": Variant()},
         evals=evals,
@@ -241,8 +253,14 @@ def read_grid(
         launchers=launcher_tables,
         trackers=_trackers((*table.tracking.trackers, *trackers)),
     )
-    _ = grid.variant_settings  # its checks
+    for varied in grid.variant_settings.values():  # its checks
+        check_form(adapter, varied)
     return grid
+
+
+def _needing(methods: Iterable[str]) -> list[str]:
+    """The methods that start from an adapter of the user's."""
+    return [name for name in methods if any(get_method(inner).reads_adapter for inner in with_bases([name]))]
 
 
 def _trackers(names: Iterable[str]) -> tuple[str, ...]:

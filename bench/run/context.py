@@ -15,6 +15,8 @@ import torch
 from bench.data.splits import DataSource
 from bench.method import Method, get_method
 from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.own_adapter import adapter_values, no_adapter
+from bench.posterior import Params
 from bench.process.holder import SECONDS, Worker
 from bench.run import codebase
 from bench.run.examples import Data
@@ -38,6 +40,7 @@ class Context:
         store: where results go.
         source: where rows come from.
         model_path: folder of a local model, or None.
+        adapter_path: folder of the user's adapter, or None.
         device: where to compute.
         eval_every: steps between mid-run evaluations (0: none). It changes nothing but the trace.
         graphs: train with CUDA graphs (bench.train.graphs). Same results up to rounding.
@@ -51,6 +54,7 @@ class Context:
     store: Store
     source: DataSource = dataclasses.field(default_factory=DataSource)
     model_path: Path | None = None
+    adapter_path: Path | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     eval_every: int = 0
     graphs: bool = False
@@ -85,6 +89,11 @@ class Context:
             return model
 
         return functools.lru_cache(maxsize=1)(make)
+
+    def read_adapter(self, model: Callable[[], ChoiceModel]) -> Callable[[str], Params]:
+        """A reader of the user's adapter for a prepared model."""
+        path = self.adapter_path
+        return no_adapter if path is None else lambda content: adapter_values(path, content, model())
 
     def forwards(self, model: ModelSpec) -> int:
         """Examples that the model has passed forward so far; 0 while it is not loaded."""

@@ -10,7 +10,7 @@ from typing import Any
 from bench.data.splits import DataSource
 from bench.process.holder import SECONDS
 
-PATHS, LISTS = ("data_dir", "model_path"), ("plugins", "track")  # fields that JSON has otherwise
+PATHS, LISTS = ("data_dir", "model_path", "adapter_path"), ("plugins", "track")  # fields that JSON has otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Execution:
     Attributes:
         source: where rows come from.
         model_path: folder of a local model, or None.
+        adapter_path: folder of the user's adapter, or None.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads of each process; sums are taken in another order with another number.
         eval_every: steps between mid-run evaluations; 0 for none.
@@ -32,6 +33,7 @@ class Execution:
 
     source: DataSource = dataclasses.field(default_factory=DataSource)
     model_path: Path | None = None
+    adapter_path: Path | None = None
     device: str = "auto"
     threads: int = 1
     eval_every: int = 0

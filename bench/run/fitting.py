@@ -86,6 +86,7 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
         encode=encode(lambda: examples),
         encode_tuning=encode(lambda: context.data.tuning(spec, protocol)) if method.tunes else None,
         starts=starts,
+        read_adapter=context.read_adapter(model),
         checkpointing=Checkpointing(
             context.store.work(spec) / "checkpoint.safetensors",
             context.checkpoint_seconds,

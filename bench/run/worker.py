@@ -72,6 +72,7 @@ def make_runner(
         store=store,
         source=execution.source,
         model_path=execution.model_path,
+        adapter_path=execution.adapter_path,
         device=torch.device(device),
         eval_every=execution.eval_every,
         graphs=execution.graphs,

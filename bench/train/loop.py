@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bench.data.batches import Batch, Encoded
 from bench.model.choice_model import ChoiceModel
+from bench.model.own_adapter import no_adapter
 from bench.posterior import Params, Point, Posterior
 from bench.process.progress import Progress
 from bench.process.stop import Stopped
@@ -44,6 +45,8 @@ class FitJob:
         model: the language model with the task's answers and fresh adapters (B = 0).
         data: the N training examples, tokenised.
         starts: the posteriors of ``spec.bases``, in order.
+        read_adapter: the values of the user's adapter (``--adapter``), given the hash of its content; for a method that
+            ``reads_adapter``.
         generator: CPU generator, seeded for every step: draw a method's noise from it.
         tuning: examples that neither this fit's base has seen nor the protocol reports; for a method that ``tunes``.
         step: optimizer steps done, while :meth:`train` runs.
@@ -65,6 +68,7 @@ class FitJob:
     checkpointing: Checkpointing
     encode_tuning: Callable[[], Encoded] | None = None
     starts: tuple[Posterior, ...] = ()
+    read_adapter: Callable[[str], Params] = no_adapter
     progress: Progress = dataclasses.field(default_factory=Progress)
     score: Callable[[Posterior], Mapping[str, float]] | None = None
     eval_every: int = 0

@@ -1,0 +1,69 @@
+"""The adapter of the user's that a grid or a run starts from, and the settings that it brings along."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import shown
+from bench.model.own_adapter import OwnAdapter, find_adapter, named_base, read_adapter
+from bench.plan.grid_file import read_model_table
+from bench.plan.settings import Layer, Settings
+
+FORM = ("r", "alpha", "targets", "variant")  # of LoRA: what an adapter's function depends on
+
+
+def choose_adapter(table: Layer, needing: Sequence[str], beside: Path | None = None) -> tuple[OwnAdapter | None, Layer]:
+    """(the adapter that a ``[model]`` table names, or None; the table, with that adapter's base where it names none).
+
+    Args:
+        needing: the planned methods that start from an adapter.
+        beside: the folder of the grid file.
+
+    Raises:
+        ModelNotUsable: the adapter cannot be used.
+        ValueError: a method needs an adapter and none is named, or the reverse.
+    """
+    name = read_model_table(table).adapter
+    if name is None and needing:
+        raise ValueError(
+            f"'{needing[0]}' starts from an adapter of yours: name its folder with --adapter, or as `adapter` in "
+            "[model]."
+        )
+    if name is None:
+        return None, table
+    if not needing:
+        raise ValueError(
+            f"The adapter {name} is named, and no method starts from it: ask for adapter, temperature_adapter, "
+            "tfb_adapter, la_kfac_adapter or another NAME_adapter."
+        )
+    adapter = read_adapter(find_adapter(name, beside))
+    return adapter, table if "id" in table else {**table, **named_base(adapter)}
+
+
+def settings_over(adapter: OwnAdapter | None, settings: Layer) -> Settings:
+    """``settings`` over those that the adapter has: the form of LoRA, and its content.
+
+    Raises:
+        ValueError: they want another form.
+    """
+    if adapter is None:
+        return Settings(settings)
+    form = {field.name: getattr(adapter.lora, field.name) for field in dataclasses.fields(adapter.lora)}
+    found = Settings({"lora": form, "adapter": {"content": adapter.content}}, settings)
+    check_form(adapter, found)
+    return found
+
+
+def check_form(adapter: OwnAdapter | None, settings: Settings) -> None:
+    """Refuse settings of LoRA other than the adapter's, but for the dropout, which its function does not depend on."""
+    if adapter is None:
+        return
+    for name in FORM:
+        wanted, has = getattr(settings.lora, name), getattr(adapter.lora, name)
+        if wanted != has:
+            raise ValueError(
+                f"lora.{name} is {shown(wanted)}, and the adapter has {shown(has)}: leave lora.{name} out, as it is "
+                "read from the adapter."
+            )
