@@ -95,6 +95,9 @@ def main() -> int:
     parser.add_argument("--reference", type=Path, help="a store in which the grid is complete already")
     parser.add_argument("--seconds", type=float, help="mean time between kills; by default they span the grid")
     options = parser.parse_args()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a drill in the background would hand on that it is ignored
     moments = random.Random(options.seed)
     counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as scratch:

@@ -13,7 +13,7 @@ from bench.cli import demo, deploy, family, grid, listing, planning, results, ru
 from bench.cli.app import app
 from bench.cli.terminal import any_encoding, complain, discard, show
 from bench.cli.usage import sentence
-from bench.errors import BrokenPlugin
+from bench.errors import BrokenPlugin, one_line
 from bench.process.console import shown
 from bench.process.stop import Stopped
 
@@ -73,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TyperException as error:
         complain(sentence(error))
         return 2
+    except typer.Abort as error:  # typer's, for an EOFError
+        if shared.get("debug"):
+            raise
+        complain(f"ended early ({one_line(error.__cause__ or error)}).")
+        return 1
     except USER_ERRORS as error:
         if shared.get("debug"):
             raise

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -191,7 +192,12 @@ def _visible(device: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started inside never hear Ctrl-C, from their first instruction on: their parent does, and asks them."""
+    """Processes started inside never hear Ctrl-C, from their first instruction on: their parent does, and asks them.
+
+    That holds for the server that workers are forked from, too. The resource tracker is started before: its start
+    lifts the block.
+    """
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

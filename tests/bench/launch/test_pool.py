@@ -71,6 +71,24 @@ def test_ctrl_c_leaves_checkpoints_and_no_failure(tmp_path: Path) -> None:
     until(lambda: session(process) == [], 10)
 
 
+def deaf(pid: int) -> bool:
+    """Whether a process blocks or ignores SIGINT."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigBlk", "SigIgn"))]
+    return any(mask >> (signal.SIGINT - 1) & 1 for mask in masks)
+
+
+def test_ctrl_c_while_the_workers_start_is_heard_by_their_parent_only(tmp_path: Path) -> None:
+    process = start(tmp_path, "--workers", "2", *LONG)
+    until(lambda: len(session(process)) >= 3)  # the resource tracker, and the server that workers are forked from
+    until(lambda: all(deaf(pid) for pid in session(process) if pid != process.pid), 5)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and "The same command continues from here" in said, said
+    assert "Traceback" not in said and list(tmp_path.glob("runs/failures/*")) == []
+    until(lambda: session(process) == [], 10)
+
+
 def test_a_terminal_that_is_closed_is_a_request_to_stop(tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     process = start(tmp_path, *LONG, seeds="1", stdout=theirs, stderr=theirs)
