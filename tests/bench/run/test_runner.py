@@ -19,6 +19,8 @@ from bench.method import get_method
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.plan.runs import count_fits, families, missing
 from bench.posterior import DiagGaussian
+from bench.process.progress import Progress
+from bench.process.stop import Stopped
 from bench.run.provenance import PeakMemory
 from bench.run.runner import Runner
 from bench.run.worker import Outcome, record_failure, work
@@ -278,3 +280,38 @@ def test_what_follows_the_training_is_the_posteriors_time(tmp_path: Path, monkey
     monkeypatch.setattr(get_method("adamw"), "fit", slow)
     seconds = compute(plan("adamw"), tmp_path / "slow").fit_facts(plan("adamw").fit)["seconds"]
     assert seconds["posterior"] >= 0.4
+
+
+def _stop_after(steps: int) -> tuple[Progress, Callable[[], str]]:
+    """A progress that watches the steps, and the reason to stop once there were enough."""
+    reason = []
+
+    class Watching(Progress):
+        def step(self, done: int) -> None:
+            if done >= steps:
+                reason.append("test")
+
+    return Watching(), lambda: "".join(reason)
+
+
+def test_damaged_attempts_cost_neither_the_training_nor_the_sound_ones(tmp_path: Path) -> None:
+    run = plan("adamw")
+    undisturbed = result_bytes(compute(run, tmp_path / "whole"), run)
+    store, (one,) = Store(tmp_path / "runs"), families([run])
+    progress, stop = _stop_after(STEPS // 2)
+    with pytest.raises(Stopped):
+        quiet(store.root, stop=stop).run(one, progress)
+    (sound,) = store.work(run.fit).glob("attempt-*.json")
+    text, first = sound.read_text(), "attempt-0-{}.json"
+    place = {name: store.work(run.fit) / first.format(name) for name in ("nan", "odd", "cut", "deep", "folder", "link")}
+    place["nan"].write_text(text.replace('"from_step": 0', '"from_step": NaN'))
+    place["odd"].write_text('{"from_step": "x", "node": []}')
+    place["cut"].write_text(text[:20])
+    place["deep"].write_text("[" * 100_000)
+    place["folder"].mkdir()
+    place["link"].symlink_to(tmp_path / "nowhere")
+    quiet(store.root).run(one)
+    assert result_bytes(store, run) == undisturbed
+    attempts = store.fit_facts(run.fit)["attempts"]
+    assert [attempt["from_step"] for attempt in attempts] == [0, STEPS // 2]
+    assert not store.work(run.fit).exists() and not store.failure_files()

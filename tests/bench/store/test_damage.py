@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -178,3 +179,43 @@ def test_cancel_asks_the_jobs_of_other_schedulers_and_leaves_slurms(
     about.write_text(json.dumps({**json.loads(about.read_text()), "launcher": "slurm"}))
     assert "No family of g is queued or running" in cancelled(f"{about.parent.name}/7/0")
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("number", "why"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "it is read-only")])
+def test_a_store_that_takes_nothing_more_stops_the_grid_and_counts_as_no_failure(
+    number: int, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "g.toml").write_text('methods = ["zero_shot"]\ntasks = ["notes_two"]\nseeds = [1, 2, 3]\n')
+
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.store.files.settle", refuse)
+        said = bench("grid", "g.toml", "--runs", "runs", cwd=tmp_path, check=1).stderr
+    assert f"bench: zero_shot notes_two seed 1: nothing can be written: {why}\n" in said
+    assert "bench: 2 families were not started, because nothing more can be written.\n" in said
+    assert said.count("FAILED") == 1 and "seed 2" not in said
+    store = Store(tmp_path / "runs")
+    assert not store.failure_files() and not store.evaluations()
+    assert bench("grid", "g.toml", "--runs", "runs", cwd=tmp_path).stdout == ""  # made room, nothing to retry by hand
+    assert len(store.evaluations()) == 3
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_any_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "g.toml").write_text('methods = ["adamw"]\ntasks = ["notes_two"]\nseeds = [1, 2]\n')
+    (tmp_path / "runs").mkdir()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    for command in (("grid", "g.toml"), ("run", "--method", "adamw", "--task", "notes_two", "--seed", "1")):
+        said = bench(*command, "--runs", "runs", cwd=tmp_path, check=2).stderr
+        assert said == (
+            "bench: --runs runs: nothing can be written to runs (Read-only file system). Make room, or choose another "
+            "place.\n"
+        )
+    assert list((tmp_path / "runs").iterdir()) == []
