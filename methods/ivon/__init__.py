@@ -1,5 +1,5 @@
 """IVON: the optimizer, its diagnostics, and the methods that use them."""
 
-from methods.ivon.ivon import Ivon, IvonMean
+from methods.ivon.ivon import Ivon, Ivon2, IvonMean
 
-__all__ = ["Ivon", "IvonMean"]
+__all__ = ["Ivon", "Ivon2", "IvonMean"]

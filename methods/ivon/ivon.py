@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from bench.method import FitJob, PredictJob, register_method
 from bench.options import Fit
 from bench.posterior import DiagGaussian, Params, Posterior
 from methods.diagonal import DiagonalDraws, Pruned
+from methods.ivon.adaptive import AdaptivePrior
 from methods.ivon.diagnostics import diagnostics, warnings
 from methods.ivon.optimizer import IVON as Optimizer
 from methods.ivon.state import HYPER, check_hyper
@@ -37,25 +39,51 @@ class Ivon(DiagonalDraws):
     rescale_lr: Annotated[bool, Fit("multiply lr by h0 + weight_decay")] = False
     train_draws: Annotated[int, Fit("posterior draws per training step", ge=1, le=1000)] = 1
 
+    gamma: Annotated[
+        float,
+        Fit("effective sample size over the root of the number of examples; 0 takes ess", ge=0, le=1e12, since="0.2"),
+    ] = 0.0
+    prior: Annotated[
+        Literal["fixed", "adaptive"], Fit("weight_decay for all, or a precision per matrix that follows q", since="0.2")
+    ] = "fixed"
+    smallest_prior_sd: Annotated[
+        float, Fit("adaptive: least standard deviation of a matrix's prior", gt=0, le=1e6, since="0.2")
+    ] = 0.01
+
     def __post_init__(self) -> None:
         check_hyper({name: getattr(self, name) for name in HYPER})
 
     def fit(self, job: FitJob) -> Posterior:
+        adaptive = self.prior == "adaptive"
+        matrices = list(job.model.params.values())
         optimizer = Optimizer(
-            list(job.model.params.values()),
+            [{"params": [matrix]} for matrix in matrices] if adaptive else matrices,
             lr=self.lr,
-            ess=self.ess,
+            ess=self.gamma * math.sqrt(len(job.data)) if self.gamma else self.ess,
             h0=self.h0,
             beta1=self.beta1,
             beta2=self.beta2,
             weight_decay=self.weight_decay,
             clip_radius=self.clip_radius,
             rescale_lr=self.rescale_lr,
+            shrink_mean=not adaptive,
             generator=job.generator,
         )
-        job.train(optimizer, perturb=optimizer.sampled, draws=self.train_draws, diagnose=lambda: diagnostics(optimizer))
+        follow = AdaptivePrior(optimizer, self.smallest_prior_sd) if adaptive else None
+        if follow is not None:
+            follow.update()
+        job.train(
+            optimizer,
+            perturb=optimizer.sampled,
+            draws=self.train_draws,
+            after_step=None if follow is None else lambda done: follow.update(),
+            diagnose=lambda: diagnostics(optimizer),
+        )
         job.facts.update(diagnostics(optimizer))
         job.warnings.extend(warnings(optimizer))
+        if follow is not None:
+            sds = follow.sds()
+            job.facts.update(ess=optimizer.param_groups[0]["ess"], min_prior_sd=min(sds), max_prior_sd=max(sds))
         variance = dict(zip(job.model.params, optimizer.posterior_variance(), strict=True))
         return DiagGaussian(job.model.snapshot(), variance)
 
@@ -71,3 +99,21 @@ class IvonMean(Pruned):
 
     def draw(self, job: PredictJob) -> Iterable[Params]:
         return [self.narrowed(job.posterior).mean]
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class Ivon2(Ivon):
+    """IVON with lambda = gamma sqrt(N) and a prior precision per matrix that follows the posterior.
+
+    Cong et al. 2025, arXiv 2506.14280 (methods/ivon/adaptive.py); gamma = 5000 is theirs.
+    """
+
+    name = "ivon2"
+    title = "IVON-2"
+
+    gamma: Annotated[float, Fit("effective sample size over sqrt(N), N examples; 0 takes ess", ge=0, le=1e12)] = 5000.0
+    prior: Annotated[
+        Literal["fixed", "adaptive"], Fit("weight_decay for all, or a precision per matrix that follows q")
+    ] = "adaptive"
+    smallest_prior_sd: Annotated[float, Fit("least standard deviation of a matrix's prior", gt=0, le=1e6)] = 0.01

@@ -59,6 +59,7 @@ class IVON(torch.optim.Optimizer):
             moves by more than lr * xi in a step. inf: no clipping.
         rescale_lr: multiply lr by (h0 + delta), which makes lr comparable with SGD's. The LoRA paper's runs
             do not.
+        shrink_mean: whether delta also pulls the mean to 0, as a prior that is centred there does.
         generator: source of the noise. None: the default generator of each bucket's device. A generator on
             another device than the parameters' draws there and the noise is moved, so a CPU generator gives
             the same draws on any device. Its state is the caller's to save with a checkpoint: state_dict()
@@ -99,6 +100,7 @@ class IVON(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         clip_radius: float = math.inf,
         rescale_lr: bool = False,
+        shrink_mean: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         if generator is not None and not isinstance(generator, torch.Generator):
@@ -116,6 +118,7 @@ class IVON(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "clip_radius": clip_radius,
             "rescale_lr": rescale_lr,
+            "shrink_mean": shrink_mean,
         }
         super().__init__(params, defaults)
 
@@ -348,7 +351,7 @@ class IVON(torch.optim.Optimizer):
 
         momentum.lerp_(grad, 1 - group["beta1"])
         update = torch.div(momentum, 1 - group["beta1"] ** int(bucket.step), out=grad)
-        if delta:
+        if delta and group.get("shrink_mean", True):
             update.add_(bucket.means(), alpha=delta)
         update.div_(curvature)
         if radius < math.inf:
