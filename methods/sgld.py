@@ -114,8 +114,8 @@ class Sampler(Method):
         count = len(self.sample_steps(train.steps))
         if count < 2:
             raise ValueError(
-                f"{self.name} collects {count} sample{'' if count == 1 else 's'} in {train.steps} steps, and a posterior "
-                f"needs 2: raise steps, or lower {self.name}.burn_in."
+                f"{self.name} collects {count} sample{'' if count == 1 else 's'} in {train.steps} steps, and a "
+                f"posterior needs 2: raise steps, or lower {self.name}.burn_in."
             )
 
     def schedule(self, progress: float) -> float:
@@ -145,15 +145,14 @@ class Sampler(Method):
             if done in due:
                 samples.add(job.model.params)
 
-        job.train(
-            self.optimizer(job), schedule=self.schedule, after_step=after_step, state={"samples": samples}
-        )
+        job.train(self.optimizer(job), schedule=self.schedule, after_step=after_step, state={"samples": samples})
         found = Members.of(samples.values)
         spread = torch.cat([stack.var(0, correction=0).flatten() for stack in found.values.values()])
         job.facts.update(samples=len(found), temperature=self.temperature, mean_sd=float(spread.mean().sqrt()))
         if self.temperature != 1:
             job.warnings.append(
-                f"The samples are of the posterior to the power 1/{self.temperature:g}: {self.name}.temperature is not 1."
+                f"The samples are of the posterior to the power 1/{self.temperature:g}: {self.name}.temperature is not "
+                "1."
                 if self.temperature
                 else f"{self.name}.temperature is 0: the samples are iterates of gradient descent."
             )

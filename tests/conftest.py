@@ -18,7 +18,6 @@ REPOSITORY = TESTS.parent
 PLUGINS = (
     "softened",
     "bayes_by_backprop",
-    "sgld",
     "early_stopping",
     "colours",
     "few_notes",

@@ -163,7 +163,7 @@ GRIDS = {
     "eval_every = true\n" + GRID: "eval_every",
     "data_dir = 3\n" + GRID: "data_dir",
     'data_dir = "nowhere"\n' + GRID: "nowhere",
-    'plugins = "sgld"\n' + GRID: "plugins",
+    'plugins = "softened"\n' + GRID: "plugins",
     "set = 3\n" + GRID.replace("[set]\nsteps = 2\n", ""): "set is 3",
     GRID + "stepz = 3\n": "Did you mean 'steps'",
     GRID + "[model]\nid = 3\n": "id",
