@@ -177,6 +177,11 @@ def get_task(name: str) -> Task:
     return TASKS.get(name)()
 
 
+def is_task(name: str) -> bool:
+    """Whether :func:`get_task` knows the name."""
+    return name in TASKS
+
+
 def task_names() -> list[str]:
     """All registered task names, sorted."""
     return TASKS.names()

@@ -79,20 +79,20 @@ def predict(
         raise ValueError(f"--batch-size {batch_size}: use 1 to 4096.")
     if out is not None:
         check_output_file(out, "--out")
+    from bench.api import load_posterior
+    from bench.api import predict as answer
     from bench.run.execution import Execution
-    from bench.run.predict import predict as answer
     from bench.run.predict import read_questions
-    from bench.run.stored import open_result
     from bench.run.worker import make_runner
     from bench.store.store import Store
     from bench.task import get_task
 
-    how = Execution(device=device.device, threads=device.threads, plugins=tuple(plugins))
-    place = make_runner(Store(runs), how).device
-    result = open_result(runs, key)
+    make_runner(Store(runs), Execution(device=device.device, threads=device.threads, plugins=tuple(plugins)))
+    fitted = load_posterior(runs, key, model=model, device=device.device)
+    result = fitted.result
     scored = result.run.data if result.run is not None else result.fit.data
     questions = read_questions(file, get_task(scored.task))
-    found = answer(result, questions, device=place, path=model, batch_size=batch_size)
+    found = answer(fitted, questions, batch_size=batch_size)
     lines = [json.dumps({"id": q.id, **row}) for q, row in zip(questions, found.rows(), strict=True)]
     if out is None:
         say("\n".join(lines))

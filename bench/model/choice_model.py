@@ -24,8 +24,7 @@ from bench.model.adapters import (
     linear_layers,
 )
 from bench.model.answers import answer_rows, answer_tokens, closing_tokens
-from bench.model.base import explained, load_base
-from bench.model.formats import Source
+from bench.model.base import Base, explained, load_base
 from bench.model.guard import Guard
 from bench.model.identity import opened
 from bench.model.prompts import PLAIN, rendered
@@ -69,10 +68,10 @@ class ChoiceModel:
         warnings: sentences about the model that whoever reads its numbers must know.
     """
 
-    def __init__(self, spec: ModelSpec, source: Source, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, base: Base, device: torch.device) -> None:
         self.spec = spec
         self.device = device
-        self._loaded = base = load_base(spec, source, device)
+        self._loaded = base
         self.name, self.tokenizer = base.name, base.tokenizer
         self._base = self._module = model = base.model
         self._closing = closing_tokens(self.tokenizer)
@@ -302,9 +301,18 @@ def load_model(spec: ModelSpec, path: Path | None, device: torch.device) -> Choi
         ModelNotUsable: it cannot be loaded, would answer wrongly, or is not what ``spec`` names; with the fix.
     """
     with opened(spec, path) as source:
-        try:
-            return ChoiceModel(spec, source, device)
-        except ModelNotUsable:
-            raise
-        except ValueError as error:  # a probe that the model cannot read
-            raise ModelNotUsable(str(error)) from error
+        return adapted(spec, load_base(spec, source, device), device)
+
+
+def adapted(spec: ModelSpec, base: Base, device: torch.device) -> ChoiceModel:
+    """The base, which is on ``device``, with fresh adapters.
+
+    Raises:
+        ModelNotUsable: it would answer wrongly.
+    """
+    try:
+        return ChoiceModel(spec, base, device)
+    except ModelNotUsable:
+        raise
+    except ValueError as error:  # a probe that the model cannot read
+        raise ModelNotUsable(str(error)) from error

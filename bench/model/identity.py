@@ -17,6 +17,7 @@ from bench.specs import ModelSpec
 
 DTYPES = ("float32", "bfloat16", "float16")
 LOCAL = "local:"
+MEMORY = "memory:"
 SECONDS = 5.0  # waited for the hub to answer at all
 
 Stats = tuple[tuple[int, ...], ...]
@@ -87,6 +88,8 @@ def opened(spec: ModelSpec, path: Path | None, verify: bool = True) -> Iterator[
     """
     place = EMBEDDED if spec.id == "embedded" else path
     if place is None:
+        if spec.id.startswith(MEMORY):
+            raise ModelNotUsable(f"{spec.id} is a model that was given in memory: give it again, as `model`.")
         if spec.id.startswith(LOCAL):
             raise ModelNotUsable(f"{spec.id} names files, and no path to them was given: pass --model PATH.")
         offline = {} if online() else {"local_files_only": True}

@@ -89,26 +89,10 @@ class Planner:
                 f"What was trained on '{task.name}' answers {', '.join(task.answers)} and cannot be evaluated on "
                 f"'{scored.name}', whose answers are {', '.join(scored.answers)}."
             )
-        train = settings.train(task_name)
         method = settings.method(method_name, task_name)
-        blank = FitSpec(
-            method="",
-            version=0,
-            options={},
-            data=self.data(task_name),
-            holdout=tune_share or splits.holdout,
-            model=dataclasses.replace(self.model, lora=settings.lora),
-            train=train,
-            seed=seed,
-        )
         # tuning data: the split that the protocol leaves for it, else a part of train
         tuning = 0.0 if splits.tuning in task.rows else CLEAN_SHARE
-        fit = _fit_spec(method, blank, settings, scored=tune_share, tuning=tuning)
-        asked: Method | None = method
-        while asked is not None:
-            with _plugin(asked, "check"):
-                asked.check(task, train)
-            asked = settings.method(asked.base, task_name) if asked.base else None
+        fit = self.fit(method_name, task_name, seed, settings, splits.holdout, tuning, tune_share)
         return RunSpec(
             fit=fit,
             method=method.name,
@@ -121,6 +105,46 @@ class Planner:
             variant=variant,
             purpose=purpose,
         )
+
+    def fit(
+        self,
+        method_name: str,
+        task_name: str,
+        seed: int,
+        settings: Settings,
+        holdout: float = 0.0,
+        tuning: float = CLEAN_SHARE,
+        tune_share: float = 0.0,
+    ) -> FitSpec:
+        """The spec of the fit that a method predicts with.
+
+        Args:
+            holdout: share of the training split that is set aside.
+            tuning: share that a method which tunes sets aside for it.
+            tune_share: share that is scored by ``bench tune``.
+
+        Raises:
+            LookupError, ValueError: something is misspelt or does not fit, in a sentence.
+        """
+        task, train = self.task(task_name), settings.train(task_name)
+        blank = FitSpec(
+            method="",
+            version=0,
+            options={},
+            data=self.data(task_name),
+            holdout=tune_share or holdout,
+            model=dataclasses.replace(self.model, lora=settings.lora),
+            train=train,
+            seed=seed,
+        )
+        method = settings.method(method_name, task_name)
+        fit = _fit_spec(method, blank, settings, scored=tune_share, tuning=tuning)
+        asked: Method | None = method
+        while asked is not None:
+            with _plugin(asked, "check"):
+                asked.check(task, train)
+            asked = settings.method(asked.base, task_name) if asked.base else None
+        return fit
 
 
 def plan_run(

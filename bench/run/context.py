@@ -90,6 +90,10 @@ class Context:
 
         return functools.lru_cache(maxsize=1)(make)
 
+    def use(self, spec: ModelSpec, model: ChoiceModel) -> None:
+        """Compute on a model that is loaded already, as ``spec`` says."""
+        self._model = spec, model
+
     def read_adapter(self, model: Callable[[], ChoiceModel]) -> Callable[[str], Params]:
         """A reader of the user's adapter for a prepared model."""
         path = self.adapter_path

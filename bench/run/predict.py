@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ import torch
 from bench.data.formats import parse_file
 from bench.method import PredictJob
 from bench.metrics import mixture
-from bench.model.choice_model import load_model
+from bench.model.choice_model import ChoiceModel
 from bench.run.stored import Result
-from bench.specs import seed_for
 from bench.task import Example, MalformedRow, Row, Task, get_task
 from bench.train.seeding import seed_global
 
@@ -82,8 +81,7 @@ def predict(
     result: Result,
     examples: Sequence[Example],
     *,
-    device: torch.device,
-    path: Path | None = None,
+    load: Callable[[], ChoiceModel],
     batch_size: int = 32,
 ) -> Prediction:
     """Answer questions as the stored evaluation would: same method, options and draws.
@@ -91,20 +89,11 @@ def predict(
     Args:
         result: an evaluation, or a fit, whose own method then predicts.
         examples: the questions; labels are not read.
-        device: where to compute.
-        path: the folder of a local base.
+        load: the base with the fit's adapters, made ready for the task's answers.
         batch_size: questions per forward pass.
     """
     fit, method = result.fit, result.method
     task = get_task(result.run.data.task if result.run is not None else fit.data.task)
-
-    def load() -> Any:
-        if not loaded:
-            loaded.append(load_model(fit.model, path, device))
-            loaded[0].prepare(task.answers, seed_for(fit, "init"))
-        return loaded[0]
-
-    loaded: list[Any] = []
     job = PredictJob(
         posterior=result.posterior,
         examples=tuple(examples),
@@ -116,6 +105,6 @@ def predict(
     )
     if method.uses_model:
         job.make_ready()
-    seed_global(result.noise_seed, device)
+    seed_global(result.noise_seed, job.model.device if method.uses_model else torch.device("cpu"))
     log_probs = method.predict(job).double().numpy()
     return Prediction(task.answers, np.exp(mixture(log_probs)), log_probs)

@@ -18,6 +18,8 @@ from bench.store.files import NoRoom, no_room
 from bench.store.store import Store
 
 if TYPE_CHECKING:
+    import torch
+
     from bench.run.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -56,24 +58,15 @@ def make_runner(
     torch.set_num_threads(execution.threads)
     # cuDNN's attention has NaN gradients where padding masks a whole row (seen in bfloat16 with torch 2.11 on an H100)
     torch.backends.cuda.enable_cudnn_sdp(False)
-    device = execution.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device != "cpu":
-        number, count = int(device.partition(":")[2] or 0), torch.cuda.device_count()
-        if number >= count:
-            raise ValueError(
-                f"--device {device}: torch sees {count} GPU(s) here. Choose cpu or auto, or a lower number, or check "
-                "the driver and that torch was built for CUDA."
-            )
-    if execution.graphs and torch.device(device).type != "cuda":
+    device = choose_device(execution.device)
+    if execution.graphs and device.type != "cuda":
         raise ValueError(f"--graphs records CUDA graphs, and the device is {device}: leave it out.")
     return Runner(
         store=store,
         source=execution.source,
         model_path=execution.model_path,
         adapter_path=execution.adapter_path,
-        device=torch.device(device),
+        device=device,
         eval_every=execution.eval_every,
         graphs=execution.graphs,
         track=execution.track,
@@ -82,6 +75,26 @@ def make_runner(
         stop=stop,
         worker=worker or Worker(),
     )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ValueError: this machine has no such GPU.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name != "cpu":
+        number, count = int(name.partition(":")[2] or 0), torch.cuda.device_count()
+        if number >= count:
+            raise ValueError(
+                f"--device {name}: torch sees {count} GPU(s) here. Choose cpu or auto, or a lower number, or check "
+                "the driver and that torch was built for CUDA."
+            )
+    return torch.device(name)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,139 @@
+"""The Python API: a fit on a model in memory, predictions, metrics, and the stored posterior again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import bench, compute, plan
+from tiny import FAMILIES, LLAMA, build, byte_level, save
+
+from bench.api import Fitted, evaluate, fit, load_posterior, open_model, predict
+from bench.data.splits import DataSource, load_split
+from bench.errors import ModelNotUsable
+from bench.metrics import mixture
+from bench.specs import LoraSpec, key
+from bench.store.store import Store
+from bench.task import get_task, task_names
+
+ANSWERS = ("A", "B")
+PAIRS = [(f"Which is it, number {n}? Choices: A. odd B. even Answer:", ANSWERS[n % 2]) for n in range(12)]
+SETTINGS = {"steps": 3, "ivon": {"draws": 2}, "tfb": {"draws": 2, "search_draws": 1}}
+
+
+def module() -> torch.nn.Module:
+    return build("llama", LLAMA)
+
+
+def fitted(method: str, folder: Path, seed: int = 0) -> Fitted:
+    return fit(
+        method, module(), PAIRS, answers=ANSWERS, tokenizer=byte_level(), settings=SETTINGS, seed=seed, runs=folder
+    )
+
+
+@pytest.mark.parametrize("method", ["adamw", "ivon", "temperature", "zero_shot"])
+def test_a_fit_in_memory_predicts_and_is_found_again(method: str, tmp_path: Path) -> None:
+    one = fitted(method, tmp_path)
+    found = predict(one, [prompt for prompt, _ in PAIRS])
+    assert found.probabilities.shape == (12, 2)
+    np.testing.assert_allclose(found.probabilities.sum(1), 1.0, atol=1e-6)
+    metrics = evaluate(one, PAIRS)
+    labels = np.array([ANSWERS.index(answer) for _, answer in PAIRS])
+    assert metrics["accuracy"] == pytest.approx((found.probabilities.argmax(1) == labels).mean())
+    assert metrics["nll"] == pytest.approx(-np.log(found.probabilities[range(12), labels]).mean(), rel=1e-6)
+    stored = load_posterior(tmp_path, key(one.result.fit), model=module(), tokenizer=byte_level())
+    assert stored.posterior.kind == one.posterior.kind
+    if method != "ivon":  # of a fit alone; ivon's draws are those of its options here
+        np.testing.assert_array_equal(predict(stored, [PAIRS[0][0]]).log_probs, predict(one, [PAIRS[0][0]]).log_probs)
+
+
+def test_the_same_call_gives_the_stored_posterior_and_another_seed_another(tmp_path: Path) -> None:
+    first, again, other = fitted("adamw", tmp_path), fitted("adamw", tmp_path), fitted("adamw", tmp_path, seed=1)
+    assert key(first.result.fit) == key(again.result.fit) != key(other.result.fit)
+    for name, value in first.posterior.mean.items():
+        assert torch.equal(value, again.posterior.mean[name])
+    assert len(list((tmp_path / "fits").iterdir())) == 2
+
+
+def test_one_model_serves_many_fits_and_a_second_opening_is_refused() -> None:
+    raw, tokenizer = module(), byte_level()
+    model = open_model(raw, tokenizer, lora=LoraSpec(r=2))
+    points = [fit("adamw", model, PAIRS, answers=ANSWERS, settings={"steps": 2}, seed=seed) for seed in (0, 1)]
+    assert {value.shape[0] for name, value in points[0].posterior.mean.items() if "lora_A" in name} == {2}
+    found = [predict(point, [PAIRS[0][0]]).log_probs for point in (*points, points[0])]
+    assert not np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    with pytest.raises(ModelNotUsable, match="has adapters already: open it once with open_model"):
+        open_model(raw, tokenizer)
+
+
+def test_a_model_in_memory_computes_as_its_folder_does(tmp_path: Path) -> None:
+    folder = save(tmp_path / "base", build("llama", FAMILIES["llama"][0]), byte_level())
+    results = []
+    for model, tokenizer in ((build("llama", FAMILIES["llama"][0]), byte_level()), (folder, None)):
+        one = fit("adamw", model, PAIRS, answers=ANSWERS, tokenizer=tokenizer, settings={"steps": 3}, device="cpu")
+        results.append(predict(one, [PAIRS[0][0]]).log_probs)
+    np.testing.assert_array_equal(*results)
+
+
+def test_it_predicts_as_the_command_line_does(tmp_path: Path) -> None:
+    run = plan("ivon", ivon={"draws": 3})
+    compute(run, tmp_path / "runs")
+    one = load_posterior(tmp_path / "runs", key(run), device="cpu")
+    examples = load_split(get_task("notes_two"), "validation", DataSource()).examples
+    stored = Store(tmp_path / "runs").predictions(run)["log_probs"]
+    np.testing.assert_allclose(predict(one, examples).probabilities, np.exp(mixture(stored)), atol=1e-6)
+    record = Store(tmp_path / "runs").record(run)
+    assert evaluate(one, examples)["nll"] == pytest.approx(record.metrics["nll"], abs=1e-6)
+
+
+def test_examples_in_memory_are_no_listed_task_and_need_their_answers_in_another_process(tmp_path: Path) -> None:
+    one = fitted("adamw", tmp_path)
+    name = one.result.fit.data.task
+    assert name not in task_names() and get_task(name).answers == ANSWERS
+    script = (
+        "import sys\n"
+        "from bench.api import load_posterior\n"
+        "for answers in (None, ('A', 'C'), ('A', 'B')):\n"
+        "    try: print(load_posterior(sys.argv[1], sys.argv[2], answers=answers).answers)\n"
+        "    except (LookupError, ValueError) as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), key(one.result.fit)], capture_output=True, text=True, check=True
+    )
+    first, second, third = done.stdout.splitlines()
+    assert "pass the answers that they had" in first and "are not those" in second and third == "('A', 'B')"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"examples": [("x Answer:", "C")]}, ValueError, "has the answer 'C': the answers are A, B"),
+        ({"examples": ["x Answer:"]}, ValueError, "give \\(prompt, answer\\)"),
+        ({"examples": []}, ValueError, "There are no examples"),
+        ({"method": "ivno"}, LookupError, "There is no method 'ivno'"),
+        ({"settings": {"stepz": 3}}, LookupError, "There is no setting 'stepz'"),
+        ({"seed": -1}, ValueError, "seed"),
+        ({"tokenizer": None}, ModelNotUsable, "needs its tokenizer"),
+        ({"model": 7}, ModelNotUsable, "is a int"),
+    ],
+)
+def test_wrong_input_is_told_before_any_work(change: dict[str, object], error: type[Exception], said: str) -> None:
+    given = {"method": "adamw", "model": module(), "examples": PAIRS, "tokenizer": byte_level(), "settings": SETTINGS}
+    with pytest.raises(error, match=said):
+        fit(**{**given, **change}, answers=ANSWERS)  # type: ignore[arg-type]
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    one = fitted("adamw", tmp_path)
+    other = build("llama", {**LLAMA, "intermediate_size": 40})
+    with pytest.raises(ValueError, match="the fit was made on memory:"):
+        load_posterior(tmp_path, key(one.result.fit), model=other, tokenizer=byte_level())
+    with pytest.raises(ModelNotUsable, match="was given in memory: give it again"):
+        predict(load_posterior(tmp_path, key(one.result.fit)), [PAIRS[0][0]])
+    (tmp_path / "q.jsonl").write_text('{"prompt": "Which? Answer:"}\n')
+    said = bench("predict", key(one.result.fit), "--file", "q.jsonl", "--runs", ".", cwd=tmp_path, check=2)
+    assert "was given in memory" in said.stderr
