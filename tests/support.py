@@ -44,6 +44,11 @@ def plan(method: str, task: str = "notes_two", seed: int = 1, **settings: Any) -
     )
 
 
+def plan_few(method: str, task: str = "few_two", seed: int = 1, **settings: Any) -> RunSpec:
+    """:func:`plan` on a task with few rows, where their number does not matter."""
+    return plan(method, task, seed, **settings)
+
+
 def compute(run: RunSpec, runs: Path, **options: Any) -> Store:
     """Run one spec into a store."""
     (family,) = families([run])

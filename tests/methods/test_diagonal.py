@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import compute, plan
+from support import compute
+from support import plan_few as plan
 from torch import Tensor
 
 from bench.method import get_method
@@ -100,9 +101,9 @@ def test_the_linearised_predictive_takes_a_mask(folder: Path) -> None:
 )
 def test_an_option_at_its_default_is_in_no_key(name: str, before: str) -> None:
     """``before``: the key of the same run before there were these options."""
-    run, changed = plan(name), plan(name, **{name: {"prune": 0.5}})
+    run, changed = plan(name, "notes_two"), plan(name, "notes_two", **{name: {"prune": 0.5}})
     assert key(run) == before and "prune" not in run.options
-    assert key(run) == key(plan(name, **{name: {"prune": 0}}))
+    assert key(run) == key(plan(name, "notes_two", **{name: {"prune": 0}}))
     assert key(changed) != before and key(changed.fit) == key(run.fit)
 
 

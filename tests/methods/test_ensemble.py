@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import compute, plan
+from support import compute
+from support import plan_few as plan
 
 from analysis.records.load import load
 from bench.metrics import score

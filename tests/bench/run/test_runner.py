@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import STEPS, compute, plan, result_bytes
+from support import STEPS, compute, result_bytes
+from support import plan_few as plan
 
 from bench.data.splits import DataSource, load_split
 from bench.errors import ModelNotUsable
@@ -141,7 +142,7 @@ def test_a_diverging_training_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_tuning_never_sees_the_reported_split(tmp_path: Path) -> None:
-    run = plan("adamw", tune_share=0.25)
+    run = plan("adamw", "notes_two", tune_share=0.25)
     store = compute(run, tmp_path)
     examples = store.record(run).facts["examples"]
     fit = store.fit_facts(run.fit)["examples"]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import compute, plan
+from support import compute
+from support import plan_few as plan
 
 from bench.method import get_method
 from bench.posterior import load_posterior
@@ -28,13 +29,13 @@ def test_the_evidence_is_stored_and_a_fixed_precision_is_kept(tmp_path: Any) -> 
 @pytest.mark.parametrize("name", ["la_kfac", "la_diag"])
 def test_an_evidence_short_of_its_maximum_is_warned_of(name: str, tmp_path: Any) -> None:
     for steps, warned in ((1, True), (300, False)):
-        run = plan(name, adamw={"lr": 0.01}, steps=40, **{name: {"evidence_steps": steps}})
+        run = plan(name, "notes_two", adamw={"lr": 0.01}, steps=40, **{name: {"evidence_steps": steps}})
         facts = compute(run, tmp_path).fit_facts(run.fit)
         assert [sentence for sentence in facts["warnings"] if "does not maximise the Laplace evidence" in sentence] == (
             facts["warnings"] if warned else []
         )
         assert bool(facts["warnings"]) == warned == (facts["diagnostics"]["log_evidence_missed"] > 0.5)
-    fixed = plan(name, adamw={"lr": 0.01}, steps=40, **{name: {"prior_precision": 50.0}})
+    fixed = plan(name, "notes_two", adamw={"lr": 0.01}, steps=40, **{name: {"prior_precision": 50.0}})
     assert compute(fixed, tmp_path).fit_facts(fixed.fit)["warnings"] == []
 
 
