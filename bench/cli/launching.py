@@ -57,12 +57,21 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
 
     Raises:
         FileNotFoundError: the data folder does not exist.
+        ValueError: no task of the grid reads it.
     """
+    from bench.data.rows import makes_rows
     from bench.run.execution import Execution
+    from bench.task import get_task
 
     folder = grid.source.data_dir
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder} (--data-dir, or data_dir in the grid).")
+    names = dict.fromkeys((*grid.tasks, *(name for others in grid.evals.values() for name in others)))
+    if folder is not None and all(makes_rows(get_task(name)) for name in names):
+        raise ValueError(
+            f"Nothing would read {folder} (--data-dir, or data_dir in the grid): the rows of {', '.join(names)} do not "
+            "come from the hub. Leave it out."
+        )
     return Execution(
         source=grid.source,
         model_path=grid.model_path,
@@ -103,6 +112,11 @@ def launch(
     assignments = map(functools.partial(parse_assignment, option="--with"), options.launcher_assignments)
     settings = merge(grid.launchers.get(launcher.name, {}), *assignments)
     launcher.check(settings)
+    for option, given in (("workers", options.workers > 1), ("max_parallel", options.max_parallel > 0)):
+        if given and option not in launcher.reads:
+            raise ValueError(
+                f"--{option.replace('_', '-')} means nothing to the launcher '{launcher.name}': leave it out."
+            )
     how = execution_of(grid, execution)
     store = Store(runs)
     undone, given_up = missing(families, store, sys.maxsize if options.retry_failed else options.retries)

@@ -1,8 +1,9 @@
 """Launchers: functions of a list of families, one file each. To add a scheduler, add a file.
 
 A launcher module defines ``launch(order)`` and, as far as it has them, ``settings_of`` (checks its table of a grid
-file), ``queue`` (what its scheduler knows), ``cancel`` and ``lacking`` (why it cannot be used here). Whatever
-it does, families communicate through the store only; what a scheduler says is for display.
+file), ``queue`` (what its scheduler knows), ``cancel``, ``lacking`` (why it cannot be used here) and ``READS`` (those
+of ``CHOICES`` that it reads; without it, all). Whatever it does, families communicate through the store only; what a
+scheduler says is for display.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from bench.process.stop import StopRequest
 from bench.run.execution import Execution
 from bench.specs import Family, key
 from bench.store.store import Store
+
+CHOICES = ("workers", "max_parallel")  # fields of an order that mean nothing to some launchers
 
 
 class Silent(ValueError):
@@ -95,6 +98,7 @@ class Launcher:
         queue: each family of a store that the scheduler knows, by key; None if ``launch`` does the work.
         cancel: stop those of the families with these keys that wait or run; returns lines to print.
         lacking: why it cannot be used on this machine; "" if it can.
+        reads: those of ``CHOICES`` that it reads.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Launcher:
     queue: Callable[[Store], dict[str, Queued]] | None
     cancel: Callable[[Store, Collection[str]], list[str]] | None
     lacking: Callable[[], str] = lambda: ""
+    reads: frozenset[str] = frozenset(CHOICES)
 
 
 def launcher_names() -> list[str]:
@@ -122,7 +127,8 @@ def get_launcher(name: str) -> Launcher:
     check = getattr(module, "settings_of", functools.partial(_no_settings, name))
     optional = {part: getattr(module, part) for part in ("lacking",) if hasattr(module, part)}
     queue, cancel = getattr(module, "queue", None), getattr(module, "cancel", None)
-    return Launcher(name, check, module.launch, queue, cancel, **optional)
+    reads = frozenset(getattr(module, "READS", CHOICES))
+    return Launcher(name, check, module.launch, queue, cancel, reads=reads, **optional)
 
 
 def _no_settings(name: str, table: Mapping[str, Any]) -> None:

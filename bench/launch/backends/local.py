@@ -16,6 +16,8 @@ from bench.process.progress import Bar
 from bench.run.worker import Outcome, make_runner, work
 from bench.store.store import Store
 
+READS = ("workers",)
+
 
 def launch(order: Order) -> list[str]:
     """Compute the families here.

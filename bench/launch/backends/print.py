@@ -12,6 +12,8 @@ from pathlib import Path
 from bench.launch.launcher import Order
 from bench.launch.submission import new_submission, write_submission
 
+READS = ()
+
 
 def launch(order: Order) -> list[str]:
     """Write the families to a file and print the command for each."""
