@@ -1,0 +1,203 @@
+"""The documentation's code runs, its commands parse, its grids are read, and its tables are those of the records."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+import shlex
+import shutil
+import sys
+import tarfile
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import pytest
+import typer
+from support import plan
+from typer.exceptions import TyperException
+
+from bench.cli.main import app
+from bench.data.file_task import register_task_file
+from bench.launch.launcher import get_launcher, launcher_names
+from bench.method import METHODS
+from bench.plan.grid import read_grid
+from bench.plan.grid_file import read_grid_file
+from bench.specs.toml import parse_toml
+from bench.task import TASKS, Row, get_task
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "results" / "README.md"]
+BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
+PROGRAMS = {"hf", "pre-commit", "pip", "cd", ".", "git", "python", "cp", "mkdir", "du", "export"}  # not ours
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    number: int
+    language: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.number}"
+
+
+def read(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [
+        Block(page, text[: found.start()].count("\n") + 1, found["language"], _dedented(found["text"], found["indent"]))
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def _dedented(text: str, indent: str) -> str:
+    return "".join(line.removeprefix(indent) for line in text.splitlines(keepends=True))
+
+
+BLOCKS = [block for page in PAGES for block in read(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+TOML = [block for block in BLOCKS if block.language == "toml"]
+COMMANDS = [
+    (block, line)
+    for block in BLOCKS
+    if block.language in ("", "bash", "sh", "console")
+    for line in block.text.replace("\\\n", " ").splitlines()
+    if re.match(r"(bench|make|pytest|hf|pip|git|python|pre-commit|cd|\.) ", line)
+]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a page registers is forgotten."""
+    for registry in (METHODS, TASKS):
+        registry.names()
+        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    yield
+
+
+def test_the_pages_have_code_of_each_kind() -> None:
+    assert len(PYTHON) >= 5 and len(TOML) >= 4 and len(COMMANDS) >= 30
+    unknown = {block.language for block in BLOCKS} - {"", "bash", "python", "toml", "csv", "mermaid", "json", "text"}
+    assert not unknown, f"no test reads blocks of {unknown}"
+
+
+# --- python -----------------------------------------------------------------------------------------------------------
+
+
+def files_of(page: Path, folder: Path) -> None:
+    """What a page's code reads: the files that the page shows, or a store of results."""
+    shown = {block.language: block.text for block in read(page)}
+    if "csv" in shown:
+        (folder / "tickets").mkdir()
+        for split in ("train", "validation"):
+            (folder / "tickets" / f"{split}.csv").write_text(shown["csv"])
+        (folder / "tickets" / "tickets.toml").write_text(shown["toml"])
+    if any("load_results" in block.text for block in read(page)):
+        with tarfile.open(ROOT / "tests" / "fixtures" / "earlier_store" / "runs.tar.xz") as archive:
+            archive.extractall(folder, filter="data")
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.name)
+def test_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib.use("agg")
+    files_of(block.page, tmp_path)
+    module = types.ModuleType("a_page")
+    monkeypatch.setitem(sys.modules, "a_page", module)  # where dataclasses look up annotations
+    names = vars(module)
+    with contextlib.chdir(tmp_path):
+        exec(compile(block.text, block.name, "exec"), names)
+        if "Blended" in names:
+            assert plan("blended").options == {"weight": 0.1}
+        if "MyTask" in names:
+            row = {"question": "Which?", "choices": {"text": list("vwxyz")}, "answer": "C"}
+            assert get_task("my_task").example(Row(row)).label == 2  # type: ignore[union-attr]
+        if "found" in names:
+            assert names["found"].probabilities.shape == (2, 2)
+
+
+# --- toml -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", TOML, ids=lambda block: block.name)
+def test_toml_is_what_it_is_shown_as(block: Block, tmp_path: Path) -> None:
+    table = parse_toml(block.text)
+    if "prompt" in table:
+        files_of(block.page, tmp_path)
+        assert register_task_file(tmp_path / "tickets" / "tickets.toml") == "tickets"
+    elif "methods" in table:
+        (tmp_path / "my.toml").write_text(block.text)
+        if "adapter" in table.get("model", {}):
+            read_grid_file(tmp_path / "my.toml", launcher_names())
+        else:
+            grid = read_grid(tmp_path / "my.toml", model={"id": "embedded"})
+            assert grid.methods == tuple(table["methods"])
+    else:
+        for name, inner in table.items():
+            get_launcher(name).check(inner)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("block", "line"), COMMANDS, ids=[f"{block.name} {line[:40]}" for block, line in COMMANDS])
+def test_a_command_is_one(block: Block, line: str) -> None:
+    line = re.sub(r"\[[^]]*\]", "", line)  # optional parts
+    program, *words = shlex.split(line.partition(" | ")[0].split("&&")[0], comments=True)
+    if program == "make":
+        targets = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words) <= {*targets, ".venv/.ready"}
+    elif program == "pytest":
+        assert all((ROOT / word).exists() for word in words if "/" in word and not word.startswith("-"))
+    elif program == "bench":
+        entry = typer.main.get_command(app)
+        with entry.make_context("bench", words, obj={}) as context:
+            name, command, rest = entry.resolve_command(context, context._protected_args + context.args)
+            try:
+                command.make_context(name, rest, parent=context)
+            except TyperException as error:
+                pytest.fail(f"{block.name}: {line}: {error.format_message()}")
+    else:
+        assert program in PROGRAMS or shutil.which(program)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+TABLES = {"Accuracy (%) ↑": ("accuracy", 100, 1), "ECE × 100 ↓": ("ece", 100, 1), "NLL (nats) ↓": ("nll", 1, 3)}
+
+
+def rounded(cells: Sequence[str], values: Sequence[float], digits: int) -> bool:
+    """Whether texts are numbers rounded to some digits; the leaderboard's own six are allowed for."""
+    half = 0.5 * 10**-digits + 2e-4 * (digits == 1) + 1e-6
+    return all(
+        len(cell.partition(".")[2]) == digits and abs(float(cell) - value) <= half
+        for cell, value in zip(cells, values, strict=True)
+    )
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_the_readmes_tables_are_those_of_the_leaderboard(heading: str) -> None:
+    metric, scale, digits = TABLES[heading]
+    with (ROOT / "leaderboard.csv").open() as stream:
+        known = {
+            (row["method"], row["task"]): row
+            for row in csv.DictReader(stream)
+            if row["metric"] == metric and row["variant"] == "tuned" and row["eval_task"] == row["task"]
+        }
+    lines = (ROOT / "README.md").read_text().partition(f"| {heading} |")[2].splitlines()
+    tasks = [cell.strip() for cell in lines[0].strip("| ").split("|")][:-1]
+    rows = [line for line in lines[2:] if line.startswith("|")][: len({method for method, _ in known})]
+    assert len(rows) >= 10 and len(tasks) == 3
+    for row in rows:
+        method, *cells = (cell.replace("*", "").strip() for cell in row.strip("|").split("|"))
+        means = []
+        for task, cell in zip(tasks, cells, strict=False):
+            mean, error = (scale * float(known[method, task][part]) for part in ("mean", "sem"))
+            assert rounded(cell.split(" ± "), (mean, error), digits), (method, task, cell, mean, error)
+            means.append(mean)
+        assert rounded(cells[-1:], [sum(means) / len(means)], digits), (method, cells[-1], means)
