@@ -119,3 +119,8 @@ def test_adapters_that_learned_nothing_are_named(tmp_path: Path) -> None:
     (said,) = store.fit_facts(run.fit)["warnings"]
     assert "B is 0 in every adapter of adamw" in said
     assert not store.posterior(run.fit).uncertain  # type: ignore[attr-defined]
+
+
+def test_adapters_that_are_not_plain_maps_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="this method handles linear maps only"):
+        compute(plan("tfb", lora={"variant": "dora"}), tmp_path)
