@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test coverage tune clean
+.PHONY: demo test coverage tune docs clean
 
 demo: $(READY)
 	$(BIN)/bench grid bench/grids/demo.toml --runs runs/demo --workers $(WORKERS)
@@ -40,5 +40,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -c "import torchvision" 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes torchvision
 	touch $(READY)
 
+# The documentation as a site in site/. A warning, such as a dead link, is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs/demo report
+	rm -rf $(VENV) runs/demo report site

@@ -18,6 +18,7 @@ import matplotlib
 import pytest
 import typer
 from support import plan
+from tiny import FAMILIES
 from typer.exceptions import TyperException
 
 from bench.cli.main import app
@@ -201,3 +202,13 @@ def test_the_readmes_tables_are_those_of_the_leaderboard(heading: str) -> None:
             assert rounded(cell.split(" ± "), (mean, error), digits), (method, task, cell, mean, error)
             means.append(mean)
         assert rounded(cells[-1:], [sum(means) / len(means)], digits), (method, cells[-1], means)
+
+
+def test_the_table_of_families_is_the_one_that_is_tested() -> None:
+    """tests/bench/model/test_choice_model.py makes a tiny model of each."""
+    text = (ROOT / "docs" / "own_model.md").read_text()
+    rows = dict(re.findall(r"^\| [^|]+ \| `(\w+)` \| (`\w+`[^|]*) \|$", text, re.MULTILINE))
+    asked = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "mistral", "phi", "gpt2", "opt", "gpt_neox"]
+    assert set(asked) <= rows.keys()
+    for name, targets in rows.items():
+        assert tuple(re.findall(r"`(\w+)`", targets)) == FAMILIES[name][1], name

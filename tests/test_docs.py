@@ -30,3 +30,16 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
             titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
             assert heading in anchors, f"{page.name} links to {target}#{heading}"
+
+
+def test_the_navigation_has_every_page() -> None:
+    named = re.findall(r"^ +- [^:\n]+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))
+
+
+def test_troubleshooting_quotes_what_the_suite_says() -> None:
+    text = "".join(file.read_text() for package in ("bench", "methods") for file in (ROOT / package).rglob("*.py"))
+    joined = re.sub(r'"\s*f?r?"', "", text)  # literals that Python joins
+    quoted = re.findall(r"^### `(.*)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(quoted) >= 20
+    assert [message for message in quoted if message not in joined] == []

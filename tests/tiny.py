@@ -152,6 +152,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "mixtral": (LLAMA | {"num_local_experts": 4}, QV),
     "qwen2": (LLAMA | {"tie_word_embeddings": True}, QV),
     "qwen3": (LLAMA, QV),
+    "smollm3": (LLAMA, QV),
     "gemma": (LLAMA, QV),
     "gemma2": (LLAMA | {"final_logit_softcapping": 0.5, "attn_logit_softcapping": 2.0, "sliding_window": 8}, QV),
     "gemma3_text": (LLAMA | {"final_logit_softcapping": 0.5, "sliding_window": 8}, QV),
