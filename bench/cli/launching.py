@@ -80,6 +80,7 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
         threads=execution.threads,
         eval_every=grid.eval_every,
         graphs=execution.graphs,
+        recompute=execution.gradient_checkpointing,
         checkpoint_seconds=execution.checkpoint_seconds,
         claim_seconds=execution.claim_seconds,
         plugins=grid.plugins,

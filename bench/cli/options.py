@@ -150,6 +150,14 @@ class ExecutionOptions(DeviceOptions):
         bool,
         typer.Option("--graphs", help="Train with CUDA graphs: faster for small models.", rich_help_panel=_MACHINE),
     ] = False
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Train with less memory: activations are computed again. Same results.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = False
     track: Annotated[
         list[str],
         typer.Option(

@@ -213,6 +213,22 @@ def output_layer(model: Any, name: str) -> Any:
     return head
 
 
+def repeated_layers(model: nn.Module, name: str) -> list[nn.Module]:
+    """The layers that the model is a stack of, as far as transformers can checkpoint them.
+
+    Raises:
+        ModelNotUsable: it has none.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    kind: Any = GradientCheckpointingLayer
+    found = [module for module in model.modules() if isinstance(module, kind)]
+    if not found:
+        raise ModelNotUsable(f"{name} has no layers that can be computed again: leave out --gradient-checkpointing.")
+    inner = {id(module) for layer in found for module in layer.modules() if module is not layer}
+    return [layer for layer in found if id(layer) not in inner]
+
+
 def accepted(model: Any, name: str) -> frozenset[str]:
     """Names of the arguments of the model's forward pass.
 

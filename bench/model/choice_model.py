@@ -24,10 +24,11 @@ from bench.model.adapters import (
     linear_layers,
 )
 from bench.model.answers import answer_rows, answer_tokens, closing_tokens
-from bench.model.base import Base, explained, load_base
+from bench.model.base import Base, explained, load_base, repeated_layers
 from bench.model.guard import Guard
 from bench.model.identity import opened
 from bench.model.prompts import PLAIN, rendered
+from bench.model.recompute import Recompute
 from bench.model.remarks import collected
 from bench.posterior import Params
 from bench.specs import ModelSpec
@@ -91,6 +92,17 @@ class ChoiceModel:
         self.warnings = [*base.warnings, *self._remarks()]
         self._answer_ids: tuple[int, ...] = ()
         self._passed = _Passed()
+        self._recompute: Recompute | None = None
+
+    def recompute(self) -> Recompute:
+        """Gradient checkpointing for the layers of the base.
+
+        Raises:
+            ModelNotUsable: the base has no such layers.
+        """
+        if self._recompute is None:
+            self._recompute = Recompute(repeated_layers(self._base, self.name))
+        return self._recompute
 
     @property
     def forwards(self) -> int:
@@ -246,7 +258,8 @@ class ChoiceModel:
             out = self._base(**inputs)
         else:
             named = {self._adapters.full[name]: value for name, value in params.items()}
-            out = torch.func.functional_call(self._base, named, kwargs=inputs)
+            with self._recompute.off() if self._recompute else contextlib.nullcontext():
+                out = torch.func.functional_call(self._base, named, kwargs=inputs)
         logits: Tensor = out.logits[:, -1, :]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -44,6 +44,7 @@ class Context:
         device: where to compute.
         eval_every: steps between mid-run evaluations (0: none). It changes nothing but the trace.
         graphs: train with CUDA graphs (bench.train.graphs). Same results up to rounding.
+        recompute: gradient checkpointing (bench.model.recompute). Same results.
         checkpoint_seconds: least time between checkpoints.
         track: names of trackers (bench.train.trackers).
         worker: who computes, for claims and records.
@@ -58,6 +59,7 @@ class Context:
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     eval_every: int = 0
     graphs: bool = False
+    recompute: bool = False
     checkpoint_seconds: float = 30.0
     track: tuple[str, ...] = ()
     worker: Worker = dataclasses.field(default_factory=Worker)

@@ -98,6 +98,7 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
         score=_watch(context, spec, method, protocol, model),
         eval_every=context.eval_every,
         graphs=context.graphs,
+        recompute=context.recompute and not method.reads_maps,
         tracking=Tracking.open(context.track, context.store.root / "tracking", spec),
     )
     if method.uses_model:  # loading and tokenising are not the method's cost
@@ -115,6 +116,11 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
         began = time.perf_counter()
         posterior = checked(method.fit(job), spec.method)
         posterior_seconds = time.perf_counter() - (job.train_ended if job.trained else began)
+    if context.recompute and method.reads_maps and job.trained:
+        job.warnings.append(
+            f"{spec.method} hooks the adapters' maps, which must run once in a step: --gradient-checkpointing does not "
+            "apply to it."
+        )
     diagnostics, odd = plain(job.facts, spec.method)
     job.warnings += odd
     for sentence in job.warnings[told:]:

@@ -61,6 +61,8 @@ def make_runner(
     device = choose_device(execution.device)
     if execution.graphs and device.type != "cuda":
         raise ValueError(f"--graphs records CUDA graphs, and the device is {device}: leave it out.")
+    if execution.graphs and execution.recompute:
+        raise ValueError("--graphs and --gradient-checkpointing exclude each other: leave one out.")
     return Runner(
         store=store,
         source=execution.source,
@@ -69,6 +71,7 @@ def make_runner(
         device=device,
         eval_every=execution.eval_every,
         graphs=execution.graphs,
+        recompute=execution.recompute,
         track=execution.track,
         checkpoint_seconds=execution.checkpoint_seconds,
         claim_seconds=execution.claim_seconds,
