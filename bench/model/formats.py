@@ -31,6 +31,7 @@ class Source:
         tensors: how many tensors its files hold; None where that is not known.
         quantizable: whether transformers can quantise the weights as it reads them.
         asks_bos: whether its files ask for a BOS before every prompt; None where they do not say.
+        shapes: the shape of each tensor in its files; empty where that is not known.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Source:
     tensors: int | None = None
     quantizable: bool = True
     asks_bos: bool | None = None
+    shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 class Format(Protocol):
@@ -86,8 +88,14 @@ class Folder:
     @contextlib.contextmanager
     def opened(self, path: Path) -> Iterator[Source]:
         settings = _json(path / "tokenizer_config.json")
-        tensors = sum(len(_header(file)) for file in path.glob("*.safetensors") if file.is_file())
-        yield Source(str(path), path, tensors=tensors, asks_bos=settings.get("add_bos_token"))
+        headers = [_header(file) for file in path.glob("*.safetensors") if file.is_file()]
+        yield Source(
+            str(path),
+            path,
+            tensors=sum(map(len, headers)),
+            asks_bos=settings.get("add_bos_token"),
+            shapes={name: shape for header in headers for name, shape in header.items()},
+        )
 
 
 class Gguf:
@@ -154,12 +162,12 @@ def _json(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _header(file: Path) -> dict[str, Any]:
-    """The tensors that the header of a safetensors file lists; empty for a damaged one (loading says so)."""
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a safetensors file's tensors; empty for a damaged file (loading says so)."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as stored:
-            return dict.fromkeys(stored.keys())
+            return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         return {}

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from bench.model.adapters import choose_targets, linear_layers
 from bench.model.answers import answer_tokens
 from bench.model.base import load_tokenizer, read_config
+from bench.model.formats import Source
 from bench.model.identity import opened
-from bench.model.remarks import collected
+from bench.model.remarks import collected, refuse_lacking
 from bench.specs import ModelSpec
 
 
@@ -33,18 +35,36 @@ def check_outline(spec: ModelSpec, path: Path | None, answers: Iterable[tuple[st
         tokenizer = load_tokenizer(spec, source)
     for words in answers:
         answer_tokens(tokenizer, words, source.name, spec.prompt)
-    layers = _layers(config)
-    if layers:
+    model = _without_weights(config)
+    if model is not None:
+        layers = list(linear_layers(model))
         choose_targets(spec.lora, source.name, layers, layers)
+        check_stored(source, model)
 
 
-def _layers(config: Any) -> list[str]:
-    """The names of the base's linear layers; none for the few kinds that cannot be built without weights."""
+def check_stored(source: Source, model: nn.Module) -> None:
+    """Refuse files that lack weights of the model, or have them in other shapes.
+
+    Where they hold names that the model does not have, transformers may rename what it reads: then loading tells.
+
+    Raises:
+        ModelNotUsable: the first such weight, by name.
+    """
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    if not source.shapes or not source.shapes.keys() <= {*weights, *dict(model.named_buffers())}:
+        return
+    stored = {id(weight) for name, weight in weights.items() if source.shapes.get(name) == tuple(weight.shape)}
+    refuse_lacking(source, {name for name, weight in weights.items() if id(weight) not in stored})  # tied ones are one
+
+
+def _without_weights(config: Any) -> nn.Module | None:
+    """The base without its weights; None for the few kinds that cannot be built so."""
     from transformers import AutoModelForCausalLM
 
     loader: Any = AutoModelForCausalLM
     try:
         with torch.device("meta"), collected():
-            return list(linear_layers(loader.from_config(config, trust_remote_code=False)))
+            model: nn.Module = loader.from_config(config, trust_remote_code=False)
+            return model
     except Exception:  # of any kind: loading will say what it is, if it is a fault at all
-        return []
+        return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,17 +61,26 @@ def worth_showing(messages: Sequence[str]) -> list[str]:
     return shown
 
 
+def refuse_lacking(source: Source, lacking: Collection[str]) -> None:
+    """Refuse a base whose files lack some of the model's weights.
+
+    Raises:
+        ModelNotUsable: they do.
+    """
+    if lacking:
+        raise ModelNotUsable(
+            f"The files of {source.name} lack {len(lacking)} of the model's weights (or have them in another shape), "
+            f"such as {min(lacking)}, and random ones would stand in for them: use a complete causal language model."
+        )
+
+
 def check_loaded(source: Source, report: Mapping[str, Any]) -> list[str]:
     """Read transformers' report on the weights: refuse a base with made-up ones, name those that are left unused.
 
     Raises:
         ModelNotUsable: weights are missing from the files, or have another shape there.
     """
-    if lacking := sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}):
-        raise ModelNotUsable(
-            f"The files of {source.name} lack {len(lacking)} of the model's weights (or have them in another shape), "
-            f"such as {lacking[0]}, and random ones would stand in for them: use a complete causal language model."
-        )
+    refuse_lacking(source, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
     if report.get("error_msgs"):
         raise ModelNotUsable(f"{source.name} cannot be loaded ({report['error_msgs'][0]}).")
     unused = sorted(report["unexpected_keys"])

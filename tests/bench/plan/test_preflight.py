@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from support import compute, plan
 
 from bench.cli.main import main
 from bench.data.splits import DataSource
+from bench.errors import ModelNotUsable
 from bench.model.formats import EMBEDDED
 from bench.plan.base_model import choose_model
 from bench.plan.preflight import preflight
@@ -61,6 +63,28 @@ def test_a_model_folder_that_cannot_be_used_is_refused(tmp_path: Path, damage: s
     run = plan_run("adamw", "notes_two", 1, settings={}, model=model, source=DataSource())
     with pytest.raises(ValueError, match=r"cannot be loaded"):
         check(run, tmp_path / "runs", folder=path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "lacking"),
+    [
+        ({"num_hidden_layers": 9}, "model.layers.2.input_layernorm.weight"),
+        ({"intermediate_size": 64}, "model.layers.0.mlp.down_proj.weight"),
+        ({"vocab_size": 9000}, "lm_head.weight"),
+    ],
+)
+def test_a_configuration_that_its_weights_do_not_fit_is_refused(
+    tmp_path: Path, setting: dict[str, int], lacking: str
+) -> None:
+    folder = local_base(tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    assert all(config[name] != value for name, value in setting.items())
+    (folder / "config.json").write_text(json.dumps(config | setting))
+    model, path = choose_model({"id": str(folder)})
+    run = plan_run("adamw", "notes_two", 1, settings={}, model=model, source=DataSource())
+    with pytest.raises(ModelNotUsable, match=rf"such as {lacking}"):
+        check(run, tmp_path / "runs", folder=path)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_mirror_without_the_rows_that_are_needed_is_refused(tmp_path: Path) -> None:
