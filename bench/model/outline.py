@@ -35,9 +35,8 @@ def check_outline(spec: ModelSpec, path: Path | None, answers: Iterable[tuple[st
         tokenizer = load_tokenizer(spec, source)
     for words in answers:
         answer_tokens(tokenizer, words, source.name, spec.prompt)
-    model = _without_weights(config)
-    if model is not None:
-        layers = list(linear_layers(model))
+    if (built := _without_weights(config)) is not None:
+        model, layers = built
         choose_targets(spec.lora, source.name, layers, layers)
         check_stored(source, model)
 
@@ -57,14 +56,14 @@ def check_stored(source: Source, model: nn.Module) -> None:
     refuse_lacking(source, {name for name, weight in weights.items() if id(weight) not in stored})  # tied ones are one
 
 
-def _without_weights(config: Any) -> nn.Module | None:
-    """The base without its weights; None for the few kinds that cannot be built so."""
+def _without_weights(config: Any) -> tuple[nn.Module, list[str]] | None:
+    """The base without its weights, and its linear layers; None for the few kinds that cannot be built so."""
     from transformers import AutoModelForCausalLM
 
     loader: Any = AutoModelForCausalLM
     try:
         with torch.device("meta"), collected():
             model: nn.Module = loader.from_config(config, trust_remote_code=False)
-            return model
+            return model, list(linear_layers(model))
     except Exception:  # of any kind: loading will say what it is, if it is a fault at all
         return None
