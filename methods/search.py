@@ -8,6 +8,7 @@ standard normals, so the rise is a smooth function of sd.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from bench.data.batches import Encoded
 from bench.method import FitJob, Method
 from bench.options import Fit
 from bench.posterior import Params, Posterior
@@ -56,16 +58,27 @@ def largest_allowed(allowed: Callable[[float], bool], smallest: float, largest: 
     return Found(low, evaluations, "")
 
 
+def anchors(job: FitJob, count: int) -> Encoded:
+    """The tuning examples, or ``count`` of them at random where there are more (0: all)."""
+    data = job.tuning
+    if not 0 < count < len(data):
+        return data
+    rows = torch.randperm(len(data), generator=job.generator)[:count].sort().values.tolist()
+    return dataclasses.replace(
+        data, tokens=tuple(data.tokens[row] for row in rows), examples=tuple(data.examples[row] for row in rows)
+    )
+
+
 @torch.no_grad()
-def tuning_log_probs(job: FitJob, params: Params) -> Tensor:
-    """(N, C) float64 log-probabilities of the tuning examples, in the order of :func:`tuning_labels`, on the CPU."""
+def tuning_log_probs(job: FitJob, params: Params, data: Encoded) -> Tensor:
+    """(N, C) float64 log-probabilities of ``data``, in the order of :func:`tuning_labels`, on the CPU."""
     with job.model.assign(params):
-        return torch.cat([job.model.logits(b).double().log_softmax(-1).cpu() for _, b in job.tuning.in_order(BATCH)])
+        return torch.cat([job.model.logits(b).double().log_softmax(-1).cpu() for _, b in data.in_order(BATCH)])
 
 
-def tuning_labels(job: FitJob) -> Tensor:
-    """(N,) labels of the tuning examples."""
-    return torch.cat([batch.labels.cpu() for _, batch in job.tuning.in_order(BATCH)])
+def tuning_labels(data: Encoded) -> Tensor:
+    """(N,) labels of ``data``."""
+    return torch.cat([batch.labels.cpu() for _, batch in data.in_order(BATCH)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +101,9 @@ class Widest(Method):
         Literal["draws", "mixture"], Fit("the loss of the draws on average, or that of their averaged probabilities")
     ] = "draws"
     search_draws: Annotated[int, Fit("draws that judge each sd, the same for all", ge=1, le=100_000)] = 10
+    anchors: Annotated[
+        int, Fit("most tuning examples that judge each sd, drawn at random; 0: all", ge=0, since="0.2")
+    ] = 500
     width: Annotated[float, Fit("relative width of the bracket at which the search stops", gt=0, le=10)] = 0.05
 
     def __post_init__(self) -> None:
@@ -99,15 +115,16 @@ class Widest(Method):
 
     def widest(self, job: FitJob, unit: Posterior) -> float:
         """The sd by which to scale ``unit``; stores how it was found, and warns where the range bound the search."""
-        labels = tuning_labels(job)
         seed = int(torch.randint(2**62, (), generator=job.generator))
-        base = self._loss(tuning_log_probs(job, unit.mean).unsqueeze(0), labels)
+        data = anchors(job, self.anchors)
+        labels = tuning_labels(data)
+        base = self._loss(tuning_log_probs(job, unit.mean, data).unsqueeze(0), labels)
         limit = self.epsilon * (base if self.rise in ("relative", "change") else 1.0)
         rises: dict[float, float] = {}
 
         def allowed(sd: float) -> bool:
             drawn = unit.draws(self.search_draws, torch.Generator().manual_seed(seed), sd**2)
-            log_probs = torch.stack([tuning_log_probs(job, params) for params in drawn])
+            log_probs = torch.stack([tuning_log_probs(job, params, data) for params in drawn])
             rises[sd] = self._loss(log_probs, labels) - base
             rise = abs(rises[sd]) if self.rise == "change" else rises[sd]
             return rise <= limit  # False for NaN: a draw that overflows is too wide
@@ -167,14 +184,15 @@ class Precision(Method):
         if self.prior_precision:
             job.facts.update(prior_precision=self.prior_precision)
             return self.prior_precision
-        labels = tuning_labels(job)
+        data = job.tuning
+        labels = tuning_labels(data)
         seed = int(torch.randint(2**62, (), generator=job.generator))
         step = math.log(self.highest / self.lowest) / (self.points - 1)
         losses: dict[float, float] = {}
         for number in range(self.points):
             value = math.exp(math.log(self.lowest) + number * step)
             draws = gaussian(value).draws(self.search_draws, torch.Generator().manual_seed(seed))
-            loss = mixture_nll(torch.stack([tuning_log_probs(job, params) for params in draws]), labels)
+            loss = mixture_nll(torch.stack([tuning_log_probs(job, params, data) for params in draws]), labels)
             losses[value] = loss if math.isfinite(loss) else math.inf
         best = min(losses, key=losses.__getitem__)
         job.facts.update(prior_precision=best, tuning_loss=losses[best], tuning_examples=len(labels))

@@ -118,23 +118,23 @@ def test_columns_are_the_jacobians_along_v(model: ChoiceModel) -> None:
 
 
 def test_linearised_prediction_agrees_with_many_draws_where_the_spread_is_small(model: ChoiceModel) -> None:
-    """A covariance of the logits from 1000 draws has a relative standard error of about 5 %."""
+    """A covariance of the logits from 500 draws has a relative standard error of about 6 %."""
     posterior = posterior_of(model, sd=0.02)
     batch = one_batch(model)
     with torch.no_grad():
-        draws = posterior.draws(1000, torch.Generator().manual_seed(3))
+        draws = posterior.draws(500, torch.Generator().manual_seed(3))
         sampled = torch.stack([model.logits(batch, draw) for draw in draws]).double()
     with model.assign(posterior.mean):
         found, _ = columns(model, batch, posterior.direction)
     noise = sampled - sampled.mean(0)
-    covariance = torch.einsum("sbc,sbd->bcd", noise, noise) / 1000
+    covariance = torch.einsum("sbc,sbd->bcd", noise, noise) / 500
     linear = posterior.covariance_along(found)
     scale = linear.diagonal(dim1=1, dim2=2).amax()
-    torch.testing.assert_close(covariance / scale, linear / scale, rtol=0, atol=0.15)
+    torch.testing.assert_close(covariance / scale, linear / scale, rtol=0, atol=0.2)
     one = Scalabl(predictive="linearised").predict(predict_job(model, posterior, ("A", "B", "C")))
-    many = Scalabl(draws=200).predict(predict_job(model, posterior, ("A", "B", "C"))).double().logsumexp(0)
+    many = Scalabl(draws=100).predict(predict_job(model, posterior, ("A", "B", "C"))).double().logsumexp(0)
     assert one.shape == (1, 4, 3)
-    torch.testing.assert_close(one[0].exp(), many.exp().float() / 200, rtol=0, atol=0.01)
+    torch.testing.assert_close(one[0].exp(), many.exp().float() / 100, rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "gemma2", "qwen2"])

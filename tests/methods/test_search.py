@@ -46,12 +46,13 @@ class Job:
 def quadratic(monkeypatch: pytest.MonkeyPatch, curvature: float, floor: float, d: int = 4000) -> DiagGaussian:
     """NLL(theta) = floor + curvature / 2 |theta|^2 / d, around the mean 0 of N(0, I)."""
 
-    def log_probs(job: Any, params: dict[str, Tensor]) -> Tensor:
+    def log_probs(job: Any, params: dict[str, Tensor], data: Any) -> Tensor:
         nll = floor + curvature / 2 * params["w"].double().square().mean()
         return torch.stack([-nll, torch.log1p(-torch.exp(-nll))]).unsqueeze(0)
 
     monkeypatch.setattr(search, "tuning_log_probs", log_probs)
-    monkeypatch.setattr(search, "tuning_labels", lambda job: torch.tensor([0]))
+    monkeypatch.setattr(search, "tuning_labels", lambda data: torch.tensor([0]))
+    monkeypatch.setattr(search, "anchors", lambda job, count: None)
     return DiagGaussian({"w": torch.zeros(d)}, {"w": torch.ones(d)})
 
 
@@ -83,7 +84,9 @@ def test_a_loss_that_falls_is_allowed_unless_its_change_is_judged(
 def test_all_values_are_judged_by_the_same_normals(monkeypatch: pytest.MonkeyPatch) -> None:
     unit, seen = quadratic(monkeypatch, curvature=40.0, floor=0.5), []
     inner = search.tuning_log_probs
-    monkeypatch.setattr(search, "tuning_log_probs", lambda job, params: seen.append(params["w"]) or inner(job, params))
+    monkeypatch.setattr(
+        search, "tuning_log_probs", lambda job, params, data: seen.append(params["w"]) or inner(job, params, data)
+    )
     Isotropic.make({"search_draws": 1}).widest(Job(), unit)  # type: ignore[arg-type]
     directions = [w / w.norm() for w in seen[1:]]
     assert len(directions) > 5
@@ -132,6 +135,18 @@ def test_isotropic_keeps_adamws_mean_and_one_sd_within_the_allowed_rise(tmp_path
     )
     assert (compute(zero, tmp_path).predictions(zero)["log_probs"] == compute(base, tmp_path).predictions(base)[
         "log_probs"]).all()  # fmt: skip
+
+
+def test_a_few_anchors_judge_and_the_same_ones_each_time(tmp_path: Path) -> None:
+    options = {"search_draws": 1, "width": 1.0, "draws": 1}
+    found = {}
+    for count in (0, 4, 6, 500):
+        run = plan("isotropic", protocol="clean", isotropic=options | {"anchors": count})
+        facts = compute(run, tmp_path / str(count)).fit_facts(run.fit)["diagnostics"]
+        found[count] = (facts["tuning_examples"], facts["tuning_loss"])
+    assert [found[count][0] for count in (0, 4, 6, 500)] == [6, 4, 6, 6]
+    assert found[0] == found[6] == found[500] and found[4][1] != found[0][1]
+    assert "anchors" not in plan("isotropic", protocol="clean").fit.options  # at its default it is in no key
 
 
 def test_an_empty_range_gets_a_sentence() -> None:

@@ -62,7 +62,7 @@ def test_the_sd_is_the_closed_form_of_a_loss_that_is_quadratic_in_the_update(mon
     params = {A: torch.randn(3, 400, generator=torch.Generator().manual_seed(0)), B: adapter(7, 3)[B]}
     curvature, floor = 0.01, 0.5
 
-    def log_probs(job: Any, values: Any) -> torch.Tensor:
+    def log_probs(job: Any, values: Any, data: Any) -> torch.Tensor:
         change = values[B].double() @ values[A].double() - params[B].double() @ params[A].double()
         nll = floor + curvature / 2 * change.square().sum()
         return torch.stack([-nll, torch.log1p(-torch.exp(-nll))]).unsqueeze(0)
@@ -74,7 +74,8 @@ def test_the_sd_is_the_closed_form_of_a_loss_that_is_quadratic_in_the_update(mon
         starts = (Point(params),)
 
     monkeypatch.setattr(search, "tuning_log_probs", log_probs)
-    monkeypatch.setattr(search, "tuning_labels", lambda job: torch.tensor([0]))
+    monkeypatch.setattr(search, "tuning_labels", lambda data: torch.tensor([0]))
+    monkeypatch.setattr(search, "anchors", lambda job, count: None)
     method = Tfb.make({"rise": "nats", "epsilon": 0.02, "search_draws": 20, "width": 0.005})
     found = method.fit(Job())  # type: ignore[arg-type]
     sd = math.sqrt(2 * 0.02 / curvature / (400 * 3))
