@@ -22,10 +22,14 @@ import numpy as np
 
 from bench.data.given import PREFIX, Given, answers_only, as_examples, given_task
 from bench.data.splits import DataSource
+from bench.method import Method, get_method
 from bench.metrics import score
 from bench.model.choice_model import ChoiceModel, adapted, load_model
+from bench.model.identity import is_local
 from bench.model.memory import base_in_memory
+from bench.model.own_adapter import find_adapter, read_adapter
 from bench.plan.base_model import choose_model
+from bench.plan.own_adapter import check_needed, settings_over
 from bench.plan.runs import Planner, check_seed
 from bench.plan.settings import Settings
 from bench.posterior import Posterior
@@ -37,6 +41,7 @@ from bench.run.predict import predict as answer
 from bench.run.stored import Result, open_result
 from bench.run.worker import choose_device
 from bench.specs import FitSpec, LoraSpec, ModelSpec, RunSpec
+from bench.specs import key as spec_key
 from bench.store.store import Store
 from bench.task import Example, get_task, is_task
 
@@ -64,6 +69,11 @@ class Fitted:
 
     result: Result
     context: Context
+
+    @property
+    def key(self) -> str:
+        """The key of the stored fit, for :func:`load_posterior`."""
+        return spec_key(self.result.fit)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -127,6 +137,7 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     runs: Path | str | None = None,
+    adapter: Path | str | None = None,
     device: str = "auto",
 ) -> Fitted:
     """Fit a method's posterior to examples; the same call gives the stored one back.
@@ -142,6 +153,8 @@ def fit(
         settings: as in the ``[set]`` table of a grid, such as ``{"steps": 200, "ivon": {"lr": 0.03}}``.
         seed: of every random number.
         runs: the store; by default one that is deleted when the process ends.
+        adapter: a folder that PEFT saved, for the methods ``adapter`` and ``NAME_adapter``; a model that is opened
+            takes its form of LoRA.
         device: where a model that is loaded is put.
 
     Raises:
@@ -149,27 +162,22 @@ def fit(
         ModelNotUsable: the model cannot be used.
     """
     check_seed(seed)
-    chosen = Settings(settings or {})
+    own = None if adapter is None else read_adapter(find_adapter(str(adapter)))
+    check_needed(own, method)
+    chosen = settings_over(own, settings or {})
     task = given_task(as_examples(examples, answers), answers)
-    lora = chosen.lora if "lora" in (settings or {}) or not isinstance(model, Model) else model.spec.lora
+    stated = own is not None or "lora" in (settings or {}) or not isinstance(model, Model)
+    lora = chosen.lora if stated else model.spec.lora
     _ = chosen.method(method, task)
     opened = model if isinstance(model, Model) else open_model(model, tokenizer, lora=lora, device=device)
     if lora != opened.spec.lora:
         raise ValueError(f"The settings ask for {lora}, and the model was opened with {opened.spec.lora}.")
     with_form = chosen.over({"lora": dataclasses.asdict(lora)})
     spec = Planner(opened.spec, DataSource()).fit(method, task, seed, with_form)
-    made = with_form.method(method, task)
-    run = RunSpec(
-        fit=spec,
-        method=made.name,
-        version=made.version,
-        options=made.options("predict"),
-        data=spec.data,
-        split="train",
-    )
     context = _context(Store(_temporary() if runs is None else Path(runs)), opened)
-    compute_fit(context, spec, run.protocol, Progress())
-    return Fitted(Result(context.store, spec, run), context)
+    context.adapter_path = None if own is None else own.path
+    compute_fit(context, spec, "paper", Progress())
+    return Fitted(Result(context.store, spec, _run(spec, with_form.method(method, task))), context)
 
 
 def load_posterior(
@@ -179,12 +187,17 @@ def load_posterior(
     model: Base = None,
     tokenizer: Any = None,
     answers: Sequence[str] | None = None,
+    method: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     device: str = "auto",
 ) -> Fitted:
     """A stored fit or evaluation by the start of its key; the base is loaded at the first prediction.
 
     Args:
         model: the base, where it is a local folder or file, or was given in memory.
+        method: predict with this method, which shares the fit (``ivon_mean`` on a fit of ``ivon``); by default the
+            evaluation's, or the fit's own.
+        settings: of that method's prediction, such as ``{"ivon": {"draws": 20}}``.
         answers: those of :func:`fit`, for a posterior that it stored in another process.
 
     Raises:
@@ -197,6 +210,11 @@ def load_posterior(
         if answers is None:
             raise LookupError(f"{key} was fitted to examples given in Python: pass the answers that they had.")
         answers_only(task, answers, result.fit.data.revision)
+    if method is not None:
+        named = Settings(settings or {}).method(method, task)
+        if (owner := _owner(method)) != result.fit.method:
+            raise ValueError(f"'{method}' predicts with a fit of '{owner}', and {key} is one of '{result.fit.method}'.")
+        result = Result(result.store, result.fit, _run(result.fit, named))
     return Fitted(result, _stored_context(result, model, tokenizer, device))
 
 
@@ -220,6 +238,18 @@ def evaluate(fitted: Fitted, examples: Iterable[Given], *, batch_size: int = 32)
     return score(log_probs, np.array([example.label for example in found], dtype=np.int64))
 
 
+def _run(fit: FitSpec, method: Method) -> RunSpec:
+    """The prediction of a method on the posterior of ``fit``; it is not stored."""
+    options = method.options("predict")
+    return RunSpec(fit=fit, method=method.name, version=method.version, options=options, data=fit.data, split="train")
+
+
+def _owner(name: str) -> str:
+    """The method whose fit a method predicts with: its own, or its base's that it borrows."""
+    cls = get_method(name)
+    return name if cls.own_fit() or cls.base is None else _owner(cls.base)
+
+
 def _context(store: Store, model: Model) -> Context:
     context = Context(store=store, device=model.choice.device)
     context.use(model.spec, model.choice)
@@ -229,7 +259,9 @@ def _context(store: Store, model: Model) -> Context:
 def _stored_context(result: Result, model: Base, tokenizer: Any, device: str) -> Context:
     fit: FitSpec = result.fit
     if model is None or isinstance(model, str | Path):
-        path = None if model is None else Path(model)
+        path = Path(model) if model is not None and is_local(Path(model)) else None
+        if model is not None and path is None and str(model) != fit.model.id:
+            raise ValueError(f"The model is {model}, and the fit was made on {fit.model.id}: give that one.")
         return Context(store=result.store, model_path=path, device=choose_device(device))
     opened = model
     if not isinstance(model, Model):

@@ -161,7 +161,7 @@ def single(
     (task, *others), extensions = _tasks((task, *eval_tasks))
     get_method(method)
     splits_for(protocol, get_task(task))
-    adapter, table = choose_adapter(model or {}, _needing([method]))
+    adapter, table = choose_adapter(model or {}, [method])
     settings = settings_over(adapter, overrides or {})
     check_used(overrides or {}, with_bases([method]), [task])
     spec, path = choose_model(table)
@@ -224,7 +224,7 @@ def read_grid(
     for seed in (*table.seeds, *(table.tune.seeds or ())):
         check_seed(seed)
     asked = overridden(table.model.model_dump(exclude_unset=True), model or {})
-    adapter, asked = choose_adapter(asked, _needing(table.methods), file.parent)
+    adapter, asked = choose_adapter(asked, table.methods, file.parent)
     settings = settings_over(adapter, merge(table.set, overrides or {}))
     check_used(overrides or {}, with_bases(table.methods), tasks)
     check_lists(table.sweep, "sweep", table.methods, reader="predict")
@@ -256,11 +256,6 @@ def read_grid(
     for varied in grid.variant_settings.values():  # its checks
         check_form(adapter, varied)
     return grid
-
-
-def _needing(methods: Iterable[str]) -> list[str]:
-    """The methods that start from an adapter of the user's."""
-    return [name for name in methods if any(get_method(inner).reads_adapter for inner in with_bases([name]))]
 
 
 def _trackers(names: Iterable[str]) -> tuple[str, ...]:

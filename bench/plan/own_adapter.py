@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import shown
+from bench.method import get_method
 from bench.model.own_adapter import OwnAdapter, find_adapter, named_base, read_adapter
 from bench.plan.grid_file import read_model_table
 from bench.plan.settings import Layer, Settings
@@ -14,11 +15,36 @@ from bench.plan.settings import Layer, Settings
 FORM = ("r", "alpha", "targets", "variant")  # of LoRA: what an adapter's function depends on
 
 
-def choose_adapter(table: Layer, needing: Sequence[str], beside: Path | None = None) -> tuple[OwnAdapter | None, Layer]:
+def needs_adapter(method: str) -> bool:
+    """Whether a method, or one that it starts from, reads an adapter of the user's."""
+    cls = get_method(method)
+    return cls.reads_adapter or (cls.base is not None and needs_adapter(cls.base))
+
+
+def check_needed(adapter: OwnAdapter | str | None, *methods: str) -> None:
+    """Refuse methods that need an adapter where none is named, and an adapter that no method starts from.
+
+    Raises:
+        ValueError: the message says what to name.
+    """
+    needing = [name for name in methods if needs_adapter(name)]
+    if adapter is None and needing:
+        raise ValueError(
+            f"'{needing[0]}' starts from an adapter of yours: name its folder with --adapter, or as `adapter` in "
+            "[model]."
+        )
+    if adapter is not None and not needing:
+        raise ValueError(
+            f"The adapter {getattr(adapter, 'path', adapter)} is named, and no method starts from it: ask for adapter, "
+            "temperature_adapter, tfb_adapter, la_kfac_adapter or another NAME_adapter."
+        )
+
+
+def choose_adapter(table: Layer, methods: Sequence[str], beside: Path | None = None) -> tuple[OwnAdapter | None, Layer]:
     """(the adapter that a ``[model]`` table names, or None; the table, with that adapter's base where it names none).
 
     Args:
-        needing: the planned methods that start from an adapter.
+        methods: those that are planned.
         beside: the folder of the grid file.
 
     Raises:
@@ -26,18 +52,9 @@ def choose_adapter(table: Layer, needing: Sequence[str], beside: Path | None = N
         ValueError: a method needs an adapter and none is named, or the reverse.
     """
     name = read_model_table(table).adapter
-    if name is None and needing:
-        raise ValueError(
-            f"'{needing[0]}' starts from an adapter of yours: name its folder with --adapter, or as `adapter` in "
-            "[model]."
-        )
+    check_needed(name, *methods)
     if name is None:
         return None, table
-    if not needing:
-        raise ValueError(
-            f"The adapter {name} is named, and no method starts from it: ask for adapter, temperature_adapter, "
-            "tfb_adapter, la_kfac_adapter or another NAME_adapter."
-        )
     adapter = read_adapter(find_adapter(name, beside))
     return adapter, table if "id" in table else {**table, **named_base(adapter)}
 

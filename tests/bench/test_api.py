@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from support import bench, compute, plan
 from tiny import FAMILIES, LLAMA, build, byte_level, save
 
@@ -45,7 +48,7 @@ def test_a_fit_in_memory_predicts_and_is_found_again(method: str, tmp_path: Path
     labels = np.array([ANSWERS.index(answer) for _, answer in PAIRS])
     assert metrics["accuracy"] == pytest.approx((found.probabilities.argmax(1) == labels).mean())
     assert metrics["nll"] == pytest.approx(-np.log(found.probabilities[range(12), labels]).mean(), rel=1e-6)
-    stored = load_posterior(tmp_path, key(one.result.fit), model=module(), tokenizer=byte_level())
+    stored = load_posterior(tmp_path, one.key, model=module(), tokenizer=byte_level())
     assert stored.posterior.kind == one.posterior.kind
     if method != "ivon":  # of a fit alone; ivon's draws are those of its options here
         np.testing.assert_array_equal(predict(stored, [PAIRS[0][0]]).log_probs, predict(one, [PAIRS[0][0]]).log_probs)
@@ -102,7 +105,7 @@ def test_examples_in_memory_are_no_listed_task_and_need_their_answers_in_another
         "    except (LookupError, ValueError) as error: print(error)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path), key(one.result.fit)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, str(tmp_path), one.key], capture_output=True, text=True, check=True
     )
     first, second, third = done.stdout.splitlines()
     assert "pass the answers that they had" in first and "are not those" in second and third == "('A', 'B')"
@@ -127,13 +130,45 @@ def test_wrong_input_is_told_before_any_work(change: dict[str, object], error: t
         fit(**{**given, **change}, answers=ANSWERS)  # type: ignore[arg-type]
 
 
+def test_a_method_that_shares_the_fit_predicts_with_it(tmp_path: Path) -> None:
+    one = fitted("ivon", tmp_path)
+    model = open_model(module(), byte_level())
+    drawn = load_posterior(tmp_path, one.key, model=model, method="ivon", settings={"ivon": {"draws": 3}})
+    prompts = [PAIRS[0][0]]
+    assert predict(drawn, prompts).log_probs.shape == (3, 1, 2)
+    np.testing.assert_array_equal(predict(drawn, prompts).log_probs[:2], predict(one, prompts).log_probs)
+    mean = load_posterior(tmp_path, one.key, model=model, method="ivon_mean")
+    assert predict(mean, prompts).log_probs.shape == (1, 1, 2)
+    with pytest.raises(ValueError, match=r"'tfb' predicts with a fit of 'tfb', and .* is one of 'ivon'"):
+        load_posterior(tmp_path, one.key, method="tfb")
+    with pytest.raises(ValueError, match="The model is some/model, and the fit was made on memory:"):
+        load_posterior(tmp_path, one.key, model="some/model")
+
+
+def test_an_adapter_of_peft_starts_a_posterior(tmp_path: Path) -> None:
+    adapter = get_peft_model(module(), LoraConfig(r=3, target_modules=["q_proj", "o_proj"], lora_alpha=5))
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    adapter.save_pretrained(tmp_path / "adapter")
+    given: dict[str, Any] = {"answers": ANSWERS, "settings": SETTINGS, "adapter": tmp_path / "adapter"}
+    points = [fit(name, module(), PAIRS, tokenizer=byte_level(), **given) for name in ("adapter", "tfb_adapter")]
+    assert points[0].result.fit.model.lora.targets == ("o_proj", "q_proj") and points[1].facts["steps"] == 0
+    (base,) = points[1].result.fit.bases
+    assert base == dataclasses.replace(points[0].result.fit, holdout=base.holdout)
+    assert predict(points[1], [PAIRS[0][0]]).log_probs.shape == (2, 1, 2)
+    with pytest.raises(ValueError, match="no method starts from it"):
+        fit("adamw", module(), PAIRS, tokenizer=byte_level(), **given)
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     one = fitted("adamw", tmp_path)
     other = build("llama", {**LLAMA, "intermediate_size": 40})
     with pytest.raises(ValueError, match="the fit was made on memory:"):
-        load_posterior(tmp_path, key(one.result.fit), model=other, tokenizer=byte_level())
+        load_posterior(tmp_path, one.key, model=other, tokenizer=byte_level())
     with pytest.raises(ModelNotUsable, match="was given in memory: give it again"):
-        predict(load_posterior(tmp_path, key(one.result.fit)), [PAIRS[0][0]])
+        predict(load_posterior(tmp_path, one.key), [PAIRS[0][0]])
     (tmp_path / "q.jsonl").write_text('{"prompt": "Which? Answer:"}\n')
-    said = bench("predict", key(one.result.fit), "--file", "q.jsonl", "--runs", ".", cwd=tmp_path, check=2)
+    said = bench("predict", one.key, "--file", "q.jsonl", "--runs", ".", cwd=tmp_path, check=2)
     assert "was given in memory" in said.stderr
