@@ -100,6 +100,7 @@ def open_model(
     lora: LoraSpec | None = None,
     device: str = "auto",
     prompt: str = "plain",
+    packing: bool = False,
     **table: str,
 ) -> Model:
     """A base with fresh adapters, for several fits.
@@ -113,6 +114,7 @@ def open_model(
         lora: the form of the adapters; by default the paper's.
         device: "auto", "cpu", "cuda" or "cuda:N", for a model that is loaded.
         prompt: "plain", or "chat" for the tokenizer's template.
+        packing: train on rows that hold all prompts of a batch, without padding.
         table: ``revision``, ``quantization`` and ``dtype`` of a model that is loaded.
 
     Raises:
@@ -120,10 +122,11 @@ def open_model(
     """
     form = lora or LoraSpec()
     if isinstance(model, str | Path):
-        spec, path = choose_model({"id": str(model), "prompt": prompt, **table})
+        spec, path = choose_model({"id": str(model), "prompt": prompt, "packing": packing, **table})
         spec = dataclasses.replace(spec, lora=form)
         return Model(spec, load_model(spec, path, choose_device(device)))
     spec, base = base_in_memory(model, tokenizer, form, prompt)
+    spec = dataclasses.replace(spec, packing=packing)
     return Model(spec, adapted(spec, base, next(model.parameters()).device))
 
 
@@ -265,7 +268,8 @@ def _stored_context(result: Result, model: Base, tokenizer: Any, device: str) ->
         return Context(store=result.store, model_path=path, device=choose_device(device))
     opened = model
     if not isinstance(model, Model):
-        opened = open_model(model, tokenizer, lora=fit.model.lora, prompt=fit.model.prompt)
+        form = fit.model
+        opened = open_model(model, tokenizer, lora=form.lora, prompt=form.prompt, packing=form.packing)
     if opened.spec != fit.model:
         raise ValueError(f"The model is {opened.spec.id}, and the fit was made on {fit.model.id}: give that one.")
     return _context(result.store, opened)

@@ -50,7 +50,8 @@ class Method:
             setting of its own for them; or None.
         uses_model: whether it ever looks at the language model (the exact reference of a synthetic task does not).
         reads_maps: whether it hooks or differentiates the adapters' linear maps (``model.adapters``); the runner then
-            checks before the training that each runs once per forward pass with one row per token.
+            checks before the training that each runs once per forward pass with one row per token. Hooks that need one
+            row per prompt while it trains read ``batch.padded()``, for packed prompts share a row.
         tunes: whether its own fit reads ``job.tuning``, examples that its base has not seen and that are not reported.
         reads_adapter: whether its own fit reads an adapter of the user's (``--adapter``, then ``job.read_adapter``).
             Such a method is not listed, since it cannot run on its own.

@@ -57,7 +57,7 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
 
     Raises:
         FileNotFoundError: the data folder does not exist.
-        ValueError: no task of the grid reads it.
+        ValueError: no task of the grid reads it; or settings contradict each other.
     """
     from bench.data.rows import makes_rows
     from bench.run.execution import Execution
@@ -71,6 +71,11 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
         raise ValueError(
             f"Nothing would read {folder} (--data-dir, or data_dir in the grid): the rows of {', '.join(names)} do not "
             "come from the hub. Leave it out."
+        )
+    if execution.graphs and grid.model.packing:
+        raise ValueError(
+            "--graphs records a graph for each shape of a batch, and packed prompts have a new shape at nearly every "
+            "step: leave out one of --graphs and --packing (packing in [model])."
         )
     return Execution(
         source=grid.source,

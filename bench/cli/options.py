@@ -90,6 +90,15 @@ class SpecOptions:
             rich_help_panel=_SPEC,
         ),
     ] = None
+    packing: Annotated[
+        bool | None,
+        typer.Option(
+            "--packing",
+            help="Train on rows that hold all prompts of a batch, without padding.",
+            show_default=False,
+            rich_help_panel=_SPEC,
+        ),
+    ] = None
     adapter: Annotated[
         str | None,
         typer.Option(
@@ -118,6 +127,7 @@ class SpecOptions:
             "quantization": self.quantization,
             "dtype": self.dtype,
             "prompt": self.prompt,
+            "packing": self.packing,
             "adapter": self.adapter,
         }
         return {name: value for name, value in given.items() if value is not None}

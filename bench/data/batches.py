@@ -1,4 +1,4 @@
-"""Tokenised examples and the padded batches made of them."""
+"""Tokenised examples and the batches made of them, padded or packed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from bench.data.packing import Packed, packed
 from bench.specs import digest
 from bench.task import Example
 
@@ -22,16 +23,25 @@ def ends_in_cue(prompt: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Left-padded prompts. (B, T) token ids, mask and positions; (B,) labels; the examples' ids."""
+    """Left-padded prompts. (B, T) token ids, mask and positions; (B,) labels; the examples' ids.
+
+    With ``packed`` a model reads that row instead of the padded ones: the hooks of its layers then see (1, N, features)
+    for the N tokens of all prompts. A method that needs one row per prompt passes :meth:`padded`.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     labels: Tensor
     ids: tuple[str, ...]
+    packed: Packed | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def padded(self) -> Batch:
+        """The same prompts, one row each."""
+        return self if self.packed is None else dataclasses.replace(self, packed=None)
 
     def split(self, pieces: int) -> Iterator[Batch]:
         """The batch in ``pieces`` nearly equal parts, for gradient accumulation."""
@@ -46,6 +56,7 @@ class Batch:
                 self.position_ids[low:high],
                 self.labels[low:high],
                 self.ids[low:high],
+                self.packed and self.packed.part(low, high),
             )
 
 
@@ -57,6 +68,8 @@ class Encoded:
         truncated: prompts that lost their end to ``max_length``.
         cue_lost: those of them that ended in a cue such as ``Answer:``, which is gone, and the options before it with
             it if they were longer than what is left.
+        packing: whether the batches of a training are packed (bench.data.packing). Those :meth:`in_order` are not: they
+            hold hardly a pad, and the mask of a packed row grows with the square of its tokens.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -65,6 +78,7 @@ class Encoded:
     device: torch.device
     truncated: int
     cue_lost: int = 0
+    packing: bool = False
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -85,7 +99,14 @@ class Encoded:
         )
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """The examples at ``rows`` as one batch, padded on the left to a multiple of 8; positions skip the pads."""
+        """The examples at ``rows`` as one batch, packed too where ``packing`` says so."""
+        batch = self._padded(rows)
+        if not self.packing:
+            return batch
+        return dataclasses.replace(batch, packed=packed([self.tokens[row] for row in rows], self.device))
+
+    def _padded(self, rows: Sequence[int]) -> Batch:
+        """The examples at ``rows``, padded on the left to a multiple of 8; positions skip the pads."""
         longest = max(len(self.tokens[row]) for row in rows)
         width = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
         pads = [width - len(self.tokens[row]) for row in rows]
@@ -106,7 +127,7 @@ class Encoded:
         order = sorted(range(len(self)), key=lambda row: (len(self.tokens[row]), row))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            yield rows, self.batch(rows)
+            yield rows, self._padded(rows)
 
     def shuffled(self, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Batch]:
         """Endless training batches of equal size: each epoch is a fresh permutation, and batches run across epochs.

@@ -68,10 +68,19 @@ class Base:
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """The arguments of the forward pass for a batch, as far as the model accepts them."""
-        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        optional = {"position_ids": batch.position_ids, "use_cache": False, "logits_to_keep": 1}
+        row, keep = batch.packed or batch, batch.packed.ends if batch.packed else 1
+        inputs: dict[str, Any] = {"input_ids": row.input_ids}
+        if isinstance(row, Batch):
+            inputs["attention_mask"] = row.attention_mask
+        optional = {"position_ids": row.position_ids, "use_cache": False, "logits_to_keep": keep}
         inputs.update({name: value for name, value in optional.items() if name in self.accepts})
         return inputs
+
+    def at_ends(self, batch: Batch, tensor: Tensor) -> Tensor:
+        """(B, ...): ``tensor``, whose first axes are those of the model's logits, at the ends of the prompts."""
+        if batch.packed is None:
+            return tensor[:, -1]
+        return tensor[0] if "logits_to_keep" in self.accepts else tensor[0, batch.packed.ends]
 
 
 def read_config(spec: ModelSpec, source: Source) -> Any:

@@ -84,29 +84,63 @@ def check_padding(spec: ModelSpec, base: Base, probe: Encoded) -> None:
     Raises:
         ModelNotUsable: padding changes more than rounding does, or the logits are not finite.
     """
-    tokens, example = probe.tokens[0], probe.examples[0]
-    places = sorted({min(3, len(tokens)), max(1, len(tokens) // 4), max(1, len(tokens) // 2), len(tokens)})
-    cut = Encoded(tuple(tokens[:n] for n in places), (example,) * len(places), tokens[0], probe.device, 0)
-
-    def read(ids: Sequence[int]) -> Tensor:
-        logits: Tensor = base.model(input_ids=torch.tensor([list(ids)], device=probe.device)).logits[0].float()
-        return logits
-
-    alone = torch.stack([read(prompt)[-1] for prompt in cut.tokens])
+    cut = _pieces(probe)
+    alone = torch.stack([_read(base, probe, prompt)[-1] for prompt in cut.tokens])
     check_finite(spec, base.name, alone)
-    padded = base.model(**base.inputs(cut.batch(range(len(places))))).logits[:, -1].float()
-    within = read(tokens)[[n - 1 for n in places]]
+    padded = base.model(**base.inputs(cut.batch(range(len(cut))))).logits[:, -1].float()
+    within = _read(base, probe, probe.tokens[0])[[len(prompt) - 1 for prompt in cut.tokens]]
     spread = float(alone.std())
     if spread == 0:
         raise ModelNotUsable(f"{base.name} answers every prompt alike: its weights are zero or were not read.")
     change = float(torch.stack([padded - alone, within - alone]).abs().max()) / spread
-    noise = max(_rounded(spec, base, lambda: read(tokens), seed) for seed in range(NOISES)) / spread
+    noise = _noise(spec, base, probe) / spread
     if not change <= max(FLOOR, TIMES_ROUNDING * noise):
         raise ModelNotUsable(
             f"{base.name} does not answer a padded prompt as it answers the prompt alone (its logits change by "
             f"{change:.1g} of their spread, and rounding by {noise:.1g}): it is not causal, ignores the attention mask "
             "or counts positions from the pads. Use another model."
         )
+
+
+@torch.no_grad()
+def check_packing(spec: ModelSpec, base: Base, probe: Encoded) -> None:
+    """Refuse to pack prompts for a base that answers them differently in one row than alone, by more than rounding.
+
+    Such models make one causal mask over the row, carry a state across it, or have their own count of positions.
+    """
+    fix = "set packing = false in [model], or leave out --packing"
+    if "position_ids" not in base.accepts:
+        raise ModelNotUsable(f"{base.name} takes no positions, so packed prompts would read each other: {fix}.")
+    cut = _pieces(probe, packing=True)
+    alone = torch.stack([_read(base, probe, prompt)[-1] for prompt in cut.tokens])
+    row = cut.batch(range(len(cut)))
+    change = float((base.at_ends(row, base.model(**base.inputs(row)).logits).float() - alone).abs().max())
+    spread, noise = float(alone.std()), _noise(spec, base, probe)
+    if not change <= max(FLOOR * spread, TIMES_ROUNDING * noise):
+        raise ModelNotUsable(
+            f"{base.name} does not answer packed prompts as it answers each alone (its logits change by "
+            f"{change / spread:.1g} of their spread, and rounding by {noise / spread:.1g}), so they would read each "
+            f"other: {fix}."
+        )
+
+
+def _pieces(probe: Encoded, packing: bool = False) -> Encoded:
+    """The beginnings of the probe, of very unlike length."""
+    tokens, example = probe.tokens[0], probe.examples[0]
+    places = sorted({min(3, len(tokens)), max(1, len(tokens) // 4), max(1, len(tokens) // 2), len(tokens)})
+    cut = tuple(tokens[:n] for n in places)
+    return Encoded(cut, (example,) * len(cut), tokens[0], probe.device, 0, packing=packing)
+
+
+def _read(base: Base, probe: Encoded, ids: Sequence[int]) -> Tensor:
+    """(T, V) logits of a prompt by itself."""
+    logits: Tensor = base.model(input_ids=torch.tensor([list(ids)], device=probe.device)).logits[0].float()
+    return logits
+
+
+def _noise(spec: ModelSpec, base: Base, probe: Encoded) -> float:
+    """The largest change of a logit of the probe under several draws of rounding noise."""
+    return max(_rounded(spec, base, lambda: _read(base, probe, probe.tokens[0]), seed) for seed in range(NOISES))
 
 
 def _rounded(spec: ModelSpec, base: Base, read: Callable[[], Tensor], seed: int) -> float:

@@ -82,6 +82,8 @@ class ChoiceModel:
         probe = self._probe()
         with collected(), explained(base.name, spec, PROBING):
             checks.check_padding(spec, base, probe)
+            if spec.packing:
+                checks.check_packing(spec, base, probe)
             layers = linear_layers(model)
             ran = checks.layers_that_run(layers, lambda: model(**base.inputs(probe.batch([0]))))
         self.targets = choose_targets(spec.lora, base.name, layers, ran)
@@ -162,7 +164,7 @@ class ChoiceModel:
             self.logits(batch, params)
         finally:
             hook.remove()
-        last = found[-1][:, -1]
+        last = self._loaded.at_ends(batch, found[-1])
         return last.to(torch.promote_types(last.dtype, torch.float32))
 
     @property
@@ -186,9 +188,11 @@ class ChoiceModel:
         finally:
             hook.remove()
         features, outputs = kept[-1]
-        slopes = [torch.autograd.grad(one.sum(), outputs, retain_graph=True)[0][:, -1] for one in logits.unbind(1)]
+        found = [torch.autograd.grad(one.sum(), outputs, retain_graph=True)[0] for one in logits.unbind(1)]
+        slopes = torch.stack([self._loaded.at_ends(batch, one) for one in found], 1)
         wide = torch.promote_types(features.dtype, torch.float32)
-        return LastLayer(features[:, -1].detach().to(wide), logits.detach(), torch.stack(slopes, 1).to(wide))
+        last = self._loaded.at_ends(batch, features)
+        return LastLayer(last.detach().to(wide), logits.detach(), slopes.to(wide))
 
     def _set_answers(self, ids: tuple[int, ...]) -> None:
         """Put the answer rows of the output layer in its place, so no (B, T, vocabulary) logits are ever made."""
@@ -224,7 +228,7 @@ class ChoiceModel:
         pad = next(token for token in special if token is not None)
         rows = len(self._base.get_input_embeddings().weight)
         checks.check_readable(self.name, tokens, pad, rows, self._places, self._steady)
-        return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated, cue_lost)
+        return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated, cue_lost, self.spec.packing)
 
     def check_maps(self) -> None:
         """Probe what methods that hook the adapter matrices rely on (call :meth:`prepare` first).
@@ -260,7 +264,7 @@ class ChoiceModel:
             named = {self._adapters.full[name]: value for name, value in params.items()}
             with self._recompute.off() if self._recompute else contextlib.nullcontext():
                 out = torch.func.functional_call(self._base, named, kwargs=inputs)
-        logits: Tensor = out.logits[:, -1, :]
+        logits = self._loaded.at_ends(batch, out.logits)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @contextlib.contextmanager

@@ -49,7 +49,9 @@ class ModelSpec:
     """The base model and the form of its prompts.
 
     ``id`` is a hub name, ``embedded``, or ``local:<hash>`` for a folder (paths stay out of keys). ``prompt``: the
-    task's text as it is (``plain``, the paper's), or as one turn of the tokenizer's template (``chat``).
+    task's text as it is (``plain``, the paper's), or as one turn of the tokenizer's template (``chat``). ``packing``:
+    the prompts of a batch share one row without padding (bench.data.packing). It shifts numbers by rounding and draws
+    dropout masks in another shape, so it belongs to the key.
     """
 
     id: str = "embedded"
@@ -58,6 +60,7 @@ class ModelSpec:
     dtype: str = "float32"
     lora: LoraSpec = dataclasses.field(default_factory=LoraSpec)
     prompt: str = dataclasses.field(default="plain", metadata={SINCE: "0.2"})
+    packing: bool = dataclasses.field(default=False, metadata={SINCE: "0.2"})
 
     def __post_init__(self) -> None:
         if self.prompt not in PROMPTS:

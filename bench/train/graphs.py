@@ -58,6 +58,8 @@ class GraphedLoss:
         return len(self._recorded)
 
     def __call__(self, batch: Batch) -> Tensor:
+        if batch.packed is not None:
+            raise ValueError("Packed prompts have no graph: leave out --graphs, or set packing = false in [model].")
         shape = tuple(size for tensor in _tensors(batch) for size in tensor.shape)
         if shape not in self._recorded:
             self._recorded[shape] = self._new(batch)

@@ -64,7 +64,7 @@ class Tape:
         handles += [a.host.register_forward_pre_hook(note(name)) for name, a in adapters.items()]
         try:
             with torch.enable_grad():
-                self.logits = model.logits(batch)
+                self.logits = model.logits(batch.padded())
         finally:
             for handle in handles:
                 handle.remove()

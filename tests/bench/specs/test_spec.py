@@ -133,6 +133,7 @@ OTHER: dict[type, dict[str, Any]] = {
         "dtype": "bfloat16",
         "lora": LoraSpec(r=2),
         "prompt": "chat",
+        "packing": True,
     },
     TrainSpec: {"steps": 201, "batch_size": 8, "micro_batches": 2, "max_length": 256, "clip_norm": 1.0},
     DataSpec: {"task": "arc_c", "version": 2, "revision": "abc+partial:0123"},

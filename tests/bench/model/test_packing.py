@@ -1,0 +1,157 @@
+"""Packed prompts against each prompt alone: equal or refused, for logits, for training and for what hooks read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import CPU, FAMILIES, LETTERS, PROMPTS, build, byte_level, drawn, examples, lora, one_by_one, save
+from torch import Tensor
+
+from bench.data.batches import Batch
+from bench.errors import ModelNotUsable
+from bench.model.choice_model import ChoiceModel, load_model
+from bench.plan.base_model import choose_model
+from bench.specs import RunSpec, to_json
+from bench.store.predictions import read_predictions
+from methods.blob.flipout import a_factors, flipout
+from methods.laplace.curvature import Tape, jacobians
+from tests.support import bench, compute, plan_few, result_bytes
+
+
+def model_of(name: str, folder: Path, targets: tuple[str, ...] = (), **options: Any) -> ChoiceModel:
+    config, own = FAMILIES[name]
+    saved = save(folder / name, build(name, config), byte_level("<s>"))
+    spec = dataclasses.replace(lora((*own, *targets)), **{"packing": True, **options})
+    model = load_model(spec, saved, CPU)
+    model.prepare(LETTERS[:4], seed=3)
+    return model
+
+
+def batch_of(model: ChoiceModel) -> Batch:
+    """Prompts of four lengths, the long one first, so that a leak would show."""
+    batch = model.encode(examples(PROMPTS[::-1]), 320).batch(range(len(PROMPTS)))
+    assert batch.packed is not None and batch.packed.input_ids.numel() < batch.input_ids.numel()
+    return batch
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "gpt2", "mistral", "gemma2", "granite", "phi3"])
+def test_packed_prompts_are_answered_as_each_alone(name: str, tmp_path: Path) -> None:
+    """Windows (mistral, gemma2), soft caps (gemma2), a logit scale (granite), learned positions (gpt2)."""
+    model = model_of(name, tmp_path)
+    with model.assign(drawn(model)), torch.no_grad():
+        alone = one_by_one(model, PROMPTS[::-1])
+        torch.testing.assert_close(model.logits(batch_of(model)), alone, rtol=0, atol=1e-5)
+
+
+def test_packed_gradients_and_the_inputs_of_the_head_are_those_of_padded_rows(tmp_path: Path) -> None:
+    model = model_of("gemma2", tmp_path, ("head",))
+    batch = batch_of(model)
+
+    def read(batch: Batch) -> list[Tensor]:
+        parameters = [value for name, value in model.params.items() if "lora_B" in name]
+        gradients = torch.autograd.grad(model.logits(batch).square().sum(), parameters)
+        return [*gradients, model.features(batch).detach(), *model.last_layer(batch)]
+
+    with model.assign(drawn(model)):
+        for packed, padded in zip(read(batch), read(batch.padded()), strict=True):
+            torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
+
+
+def test_curvature_reads_the_padded_rows(tmp_path: Path) -> None:
+    model = model_of("llama", tmp_path)
+    batch, names = batch_of(model), list(model.params)
+    with model.assign(drawn(model)):
+        assert all(rows.shape[:2] == batch.input_ids.shape for rows in Tape(model, batch, names).inputs.values())
+        packed, padded = (jacobians(model, one, names)[0] for one in (batch, batch.padded()))
+    assert all(torch.equal(packed[name], padded[name]) for name in names)
+
+
+def test_flipout_has_the_same_law_on_packed_rows(tmp_path: Path) -> None:
+    """Standard deviations of the logits over 150 passes; their standard error is 6 %."""
+    model = model_of("llama", tmp_path)
+    batch, names = batch_of(model), a_factors(model)
+    found = []
+    with model.assign(drawn(model)), torch.no_grad():
+        for one in (batch, batch.padded()):
+            sd = dict.fromkeys(names, torch.full((8, 32), 0.05))
+            with flipout(model, names, sd.__getitem__, torch.Generator().manual_seed(1)):
+                found.append(torch.stack([model.logits(one) for _ in range(150)]).std(0))
+    torch.testing.assert_close(found[0], found[1], rtol=0.3, atol=0)
+
+
+@pytest.mark.parametrize("name", ["opt", "falcon", "falcon_h1", "bloom", "mamba"])
+def test_a_base_that_would_read_across_prompts_is_refused(name: str, tmp_path: Path) -> None:
+    said = r"^tiny (does not answer packed|takes no positions).*read each other: set packing = false in \[model\]"
+    with pytest.raises(ModelNotUsable, match=said):
+        model_of(name, tmp_path)
+    model_of(name, tmp_path, packing=False)
+
+
+@pytest.mark.parametrize(("dtype", "quantization"), [("bfloat16", "none"), ("float32", "int8"), ("float32", "nf4")])
+def test_what_is_equal_up_to_rounding_is_accepted_in_every_precision(
+    dtype: str, quantization: str, tmp_path: Path
+) -> None:
+    model = model_of("llama", tmp_path, dtype=dtype, quantization=quantization)
+    batch = batch_of(model)
+    with torch.no_grad():
+        packed, padded = model.logits(batch), model.logits(batch.padded())
+    assert (packed - padded).abs().max() < (0.1 if quantization == "none" else 0.2) * padded.std()
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def packing(run: RunSpec) -> RunSpec:
+    """The same run, packed."""
+    return dataclasses.replace(
+        run, fit=dataclasses.replace(
+            run.fit, model=dataclasses.replace(run.fit.model, packing=True), bases=tuple(
+                dataclasses.replace(base, model=dataclasses.replace(base.model, packing=True)) for base in run.fit.bases
+            )
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["adamw", "ivon", "la_kfac", "vbll"])
+def test_a_packed_training_is_the_padded_one_up_to_rounding(method: str, tmp_path: Path) -> None:
+    """Without dropout, whose masks have the shape of the rows."""
+    run = plan_few(method, steps=30, lora={"dropout": 0.0})
+    padded, packed = compute(run, tmp_path / "padded"), compute(packing(run), tmp_path / "packed")
+    losses = []
+    for store, spec in ((padded, run), (packed, packing(run))):
+        root = spec.fit.root
+        text = (store.folder(root) / "trace.jsonl").read_text()
+        losses.append([row["loss"] for row in map(json.loads, text.splitlines()) if "loss" in row])
+    assert len(losses[0]) == 30
+    torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=0, atol=1e-5)
+    files = (padded.folder(run), packed.folder(packing(run)))
+    one, other = (read_predictions(folder / "predictions.safetensors")["log_probs"] for folder in files)
+    np.testing.assert_allclose(other, one, rtol=0, atol=1e-4)
+
+
+def test_the_same_packed_spec_gives_the_same_bytes(tmp_path: Path) -> None:
+    run = packing(plan_few("adamw"))
+    first, second = (result_bytes(compute(run, tmp_path / name), run) for name in "ab")
+    assert first == second
+
+
+# --- the option -------------------------------------------------------------------------------------------------------
+
+
+def test_packing_enters_a_key_only_where_it_is_on() -> None:
+    plain, packed = choose_model({})[0], choose_model({"packing": True})[0]
+    assert "packing" not in to_json(plain) and to_json(packed) == {**to_json(plain), "packing": True}
+    with pytest.raises(ValueError, match=r"packing .*true or false"):
+        choose_model({"packing": "yes"})
+
+
+def test_graphs_of_packed_prompts_are_refused_before_any_work(tmp_path: Path) -> None:
+    run = ("run", "--method", "adamw", "--task", "notes_two", "--device", "cuda")
+    said = bench(*run, "--graphs", "--packing", cwd=tmp_path, check=None)
+    assert "leave out one of --graphs and --packing" in said.stderr
