@@ -49,7 +49,10 @@ def checked(posterior: Any, method: str) -> Posterior:
                 "dictionaries from names to tensors."
             )
         for name, value in values.items():
-            _check_tensor(f"The {field.name} of {name!r} in the posterior of {method}", name, value)
+            where = f"The {field.name} of {name!r} in the posterior of {method}"
+            _check_tensor(where, name, value)
+            if field.name == "variance" and bool((value < 0).any()):
+                raise ValueError(f"{where} is {float(value.min()):.3g} at its smallest: a variance is 0 or more.")
     return posterior
 
 

@@ -74,6 +74,10 @@ def tensor(value: Any) -> Any:
         (tensor(torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)), "sparse, nested or quantised"),
         (tensor(torch.ones(2, dtype=torch.complex64)), "torch.complex64, which cannot be stored"),
         (tensor(torch.ones(2).to(torch.float8_e4m3fn)), "float8_e4m3fn, which cannot be stored"),
+        (
+            DiagGaussian({"a": torch.ones(2)}, {"a": torch.tensor([0.0, -1e-9])}),
+            "is -1e-09 at its smallest: a variance",
+        ),
         (Point({3: torch.ones(2)}), "a name that cannot be stored"),  # type: ignore[dict-item]
         (Point({"\ud800": torch.ones(2)}), "a name that cannot be stored"),
         (Point([torch.ones(2)]), "is a list: a posterior's fields are dictionaries"),  # type: ignore[arg-type]
