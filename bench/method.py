@@ -150,6 +150,7 @@ class PredictJob:
     max_length: int
     progress: Callable[[int], None] = lambda done: None
     _encoded: Encoded | None = None
+    batch_tokens: int = 0  # tokens per forward pass instead, pads included; 0: batch_size counts
 
     @property
     def model(self) -> ChoiceModel:
@@ -170,7 +171,7 @@ class PredictJob:
     def over_batches(self, function: Callable[[Batch], Tensor]) -> Tensor:
         """(N, C) on the CPU: ``function(batch) -> (B, C)`` over all examples, put back in their order."""
         parts, places = [], []
-        for rows, batch in self.encoded.in_order(self.batch_size):
+        for rows, batch in self.encoded.in_order(self.batch_size, self.batch_tokens):
             parts.append(function(batch))
             places += rows
             self.progress(len(rows))

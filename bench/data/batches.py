@@ -21,6 +21,11 @@ def ends_in_cue(prompt: str) -> bool:
     return prompt.rstrip().endswith(":")
 
 
+def padded_length(length: int) -> int:
+    """The width of a padded batch whose longest prompt has so many tokens."""
+    return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Left-padded prompts. (B, T) token ids, mask and positions; (B,) labels; the examples' ids.
@@ -107,8 +112,7 @@ class Encoded:
 
     def _padded(self, rows: Sequence[int]) -> Batch:
         """The examples at ``rows``, padded on the left to a multiple of 8; positions skip the pads."""
-        longest = max(len(self.tokens[row]) for row in rows)
-        width = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE
+        width = padded_length(max(len(self.tokens[row]) for row in rows))
         pads = [width - len(self.tokens[row]) for row in rows]
         input_ids = torch.tensor([[self.pad] * p + list(self.tokens[row]) for p, row in zip(pads, rows, strict=True)])
         starts = torch.tensor(pads).unsqueeze(1)
@@ -122,12 +126,25 @@ class Encoded:
             tuple(self.examples[row].id for row in rows),
         )
 
-    def in_order(self, batch_size: int) -> Iterator[tuple[list[int], Batch]]:
-        """All examples once, of similar length together: (their rows, the batch). The last batch may be smaller."""
+    def in_order(self, batch_size: int, tokens: int = 0) -> Iterator[tuple[list[int], Batch]]:
+        """All examples once, of similar length together: (their rows, the batch). The last batch may be smaller.
+
+        A batch has ``batch_size`` examples; with ``tokens``, as many as have that many tokens, pads included, or one.
+        """
         order = sorted(range(len(self)), key=lambda row: (len(self.tokens[row]), row))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        start = 0
+        while start < len(order):
+            stop = start + batch_size if not tokens else self._within(order, start, tokens)
+            rows = order[start:stop]
             yield rows, self._padded(rows)
+            start = stop
+
+    def _within(self, order: Sequence[int], start: int, tokens: int) -> int:
+        """Where a batch of at most ``tokens`` tokens ends that begins at place ``start`` of ``order``."""
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * padded_length(len(self.tokens[order[stop]])) <= tokens:
+            stop += 1
+        return stop
 
     def shuffled(self, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Batch]:
         """Endless training batches of equal size: each epoch is a fresh permutation, and batches run across epochs.

@@ -23,13 +23,14 @@ from bench.model.adapters import (
     choose_targets,
     linear_layers,
 )
-from bench.model.answers import answer_rows, answer_tokens, closing_tokens
+from bench.model.answers import answer_rows, answer_tokens
 from bench.model.base import Base, explained, load_base, repeated_layers
 from bench.model.guard import Guard
 from bench.model.identity import opened
-from bench.model.prompts import PLAIN, rendered
+from bench.model.prompts import PLAIN
 from bench.model.recompute import Recompute
 from bench.model.remarks import collected
+from bench.model.tokens import Tokens
 from bench.posterior import Params
 from bench.specs import ModelSpec
 from bench.task import Example
@@ -75,7 +76,7 @@ class ChoiceModel:
         self._loaded = base
         self.name, self.tokenizer = base.name, base.tokenizer
         self._base = self._module = model = base.model
-        self._closing = closing_tokens(self.tokenizer)
+        self._tokens = Tokens(self.tokenizer, self.name, spec.prompt)
         config = model.config.get_text_config(decoder=True)
         self._steady = checks.steady_length(config)
         self._places = checks.learned_places(model, config)
@@ -150,7 +151,7 @@ class ChoiceModel:
 
     def guard(self) -> Guard:
         """The state of the model now; ``guard.restore()`` undoes what a method leaves behind in it."""
-        state: list[object] = [self._adapters, self.tokenizer, self._base.config]
+        state: list[object] = [self._adapters, self.tokenizer, self._tokens, self._base.config]
         return Guard(self._base, [*state, self], self.params.values())
 
     def features(self, batch: Batch, params: Params | None = None) -> Tensor:
@@ -214,13 +215,11 @@ class ChoiceModel:
         Raises:
             ValueError: the model cannot read such prompts, or would answer them differently from batch to batch.
         """
-        plain = self.spec.prompt == PLAIN  # a template has the special tokens already
-        prompts = rendered(self.tokenizer, [example.prompt for example in examples], self.spec.prompt, self.name)
-        found = self.tokenizer(prompts, add_special_tokens=plain, verbose=False)["input_ids"]
+        plain = self.spec.prompt == PLAIN
+        prompts = [example.prompt for example in examples]
         tokens = []
         truncated = cue_lost = 0
-        for prompt, ids in zip(prompts, found, strict=True):
-            ids = ids[: len(ids) - self._closing * plain]  # an EOS would move the read-out off the prompt's end
+        for prompt, ids in zip(prompts, self._tokens(prompts), strict=True):
             truncated += len(ids) > max_length
             cue_lost += len(ids) > max_length and (not plain or ends_in_cue(prompt))
             tokens.append(tuple(ids[:max_length]))

@@ -54,6 +54,7 @@ class Grid:
     protocol: str = "paper"
     plugins: tuple[str, ...] = ()
     eval_every: int = 0
+    batch_tokens: int = 0
     source: DataSource = dataclasses.field(default_factory=DataSource)
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
     model_path: Path | None = None
@@ -69,7 +70,7 @@ class Grid:
     @functools.cached_property
     def planner(self) -> Planner:
         """The planner of the grid's runs."""
-        return Planner(self.model, self.source, self.protocol)
+        return Planner(self.model, self.source, self.protocol, self.batch_tokens)
 
     @functools.cached_property
     def variant_settings(self) -> dict[str, Settings]:
@@ -241,6 +242,7 @@ def read_grid(
         protocol=table.protocol,
         plugins=tuple(dict.fromkeys((*loaded, *extensions, *more))),
         eval_every=table.eval_every,
+        batch_tokens=table.batch_tokens,
         source=DataSource(folder, allow_partial or table.allow_partial_data),
         model=spec,
         model_path=path,

@@ -6,6 +6,7 @@ tasks = ["notes_two"]              # names, or files that describe a task (bench
 seeds = [1, 2]
 plugins = ["my_pkg.my_module"]     # optional: modules that register methods or tasks, and task files
 eval_every = 500                   # optional: steps between mid-run evaluations
+batch_tokens = 1024                # optional: tokens of a forward pass at prediction, instead of 32 prompts
 data_dir = "mirror"                # optional: local mirror of the datasets
 allow_partial_data = false         # optional: accept splits with missing rows
 
@@ -84,6 +85,9 @@ Location = Annotated[str, Field(min_length=1), _expect("the path of a file or fo
 Names = Annotated[tuple[str, ...], BeforeValidator(_once), _expect("a list of names")]
 Seeds = Annotated[tuple[int, ...], Field(min_length=1), BeforeValidator(_once), _expect("a list of whole numbers")]
 Steps = Annotated[int, Field(ge=0), BeforeValidator(_whole), _expect("a number of steps, or 0 for none")]
+Tokens = Annotated[
+    int, Field(ge=0, le=2**24), BeforeValidator(_whole), _expect("a number of tokens, or 0 for 32 prompts a pass")
+]
 Share = Annotated[float, Field(gt=0, lt=1), _expect("a share of the training split between 0 and 1")]
 Flag = Annotated[bool, _expect("true or false")]
 Values = Annotated[list[Any], Field(min_length=1), _expect("a list of values")]
@@ -156,6 +160,7 @@ class GridTable(BaseModel):
     protocol: Text = "paper"
     plugins: Names = ()
     eval_every: Steps = 0
+    batch_tokens: Tokens = 0
     data_dir: Location | None = None
     allow_partial_data: Flag = False
     model: ModelTable = ModelTable()

@@ -37,6 +37,7 @@ class Planner:
     model: ModelSpec
     source: DataSource
     protocol: str = "paper"
+    batch_tokens: int = 0
     _tasks: dict[str, Task] = dataclasses.field(default_factory=dict)
     _data: dict[str, DataSpec] = dataclasses.field(default_factory=dict)
 
@@ -104,6 +105,7 @@ class Planner:
             protocol=self.protocol,
             variant=variant,
             purpose=purpose,
+            batch_tokens=self.batch_tokens,
         )
 
     def fit(

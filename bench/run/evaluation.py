@@ -62,6 +62,7 @@ def evaluate(context: Context, run: RunSpec, encoded: Encoded | None, progress: 
         max_length=run.fit.train.max_length,
         progress=progress.advance,
         _encoded=encoded,
+        batch_tokens=run.batch_tokens,
     )
     if method.uses_model:
         job.make_ready()
@@ -77,7 +78,8 @@ def evaluate(context: Context, run: RunSpec, encoded: Encoded | None, progress: 
             seconds = time.perf_counter() - began
     except FloatingPointError:
         if method.uses_model:
-            blame_base(job.model, run.fit, task.answers, (batch for _, batch in job.encoded.in_order(run.batch_size)))
+            batches = job.encoded.in_order(run.batch_size, run.batch_tokens)
+            blame_base(job.model, run.fit, task.answers, (batch for _, batch in batches))
         raise
     progress.finish()
     warnings = remarks(log_probs)

@@ -98,7 +98,7 @@ def fit_kind(fit: FitSpec) -> str:
 def run_kind(run: RunSpec) -> str:
     """A name that evaluations of equal cost share."""
     options = sorted((name, _coarse(value)) for name, value in run.options.items())
-    return f"{run.method} {options} {run.data.task} {run.batch_size} {fit_kind(run.fit)}"
+    return f"{run.method} {options} {run.data.task} {run.batch_size} {run.batch_tokens} {fit_kind(run.fit)}"
 
 
 def _coarse(value: Option) -> Option:
@@ -219,6 +219,7 @@ class _Sized(Context):
             answers=task.answers,
             generator=torch.Generator().manual_seed(seed_for(spec, "predict")),
             batch_size=spec.batch_size,
+            batch_tokens=spec.batch_tokens,
             load=self.prepared(spec.fit, task.answers),
             max_length=spec.fit.train.max_length,
         )

@@ -142,6 +142,11 @@ class RunSpec:
     protocol: str = "paper"
     variant: str = ""  # the grid's label for a set of settings, such as "tuned"
     purpose: str = "result"  # "result" is ranked; "sweep" and "tune" are not
+    # tokens per forward pass, pads included, instead of batch_size examples; 0: batch_size counts
+    batch_tokens: int = dataclasses.field(default=0, metadata={SINCE: "0.2"})
+
+    def __post_init__(self) -> None:
+        _require(self.batch_tokens >= 0, f"batch_tokens is {self.batch_tokens}: must be a number of tokens, or 0.")
 
 
 def member(fit: FitSpec, number: int) -> FitSpec:

@@ -204,3 +204,17 @@ def test_what_truncation_cost_is_counted_and_told() -> None:
     )
     passages = dataclasses.replace(cut, cue_lost=0).loss_of_text("scored", 320)
     assert passages.startswith("2 of 2 scored prompts are longer than max_length=320 tokens and lost their end. What")
+
+
+# --- batches of so many tokens ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 64, 100, 10_000])
+def test_a_batch_within_a_budget_is_the_largest_that_has_no_more_tokens(tokens: int) -> None:
+    data = encoded([30, 3, 20, 3, 10, 9, 17, 40, 8])
+    found = list(data.in_order(2, tokens))
+    assert [row for rows, _ in found for row in rows] == [row for rows, _ in data.in_order(1) for row in rows]
+    for rows, batch in found:
+        assert len(rows) == 1 or batch.input_ids.numel() <= tokens
+    for (rows, _), (following, _) in itertools.pairwise(found):
+        assert data.batch([*rows, following[0]]).input_ids.numel() > tokens

@@ -259,6 +259,7 @@ def test_a_misspelt_name_gets_the_near_miss(grid: Any, old: str, new: str, said:
         ("steps = 10", "[sweep.ivon]\ntau = [1, 1.0]", "sweep.ivon.tau is [1, 1.0]: each value counts once"),
         ("steps = 10", "[tune.ivon]\nlr = []", "tune.ivon.lr is []: expected a list of values."),
         ('"clean"', '"clean"\neval_every = -5', "eval_every is -5: expected a number of steps"),
+        ('"clean"', '"clean"\nbatch_tokens = -5', "batch_tokens is -5: expected a number of tokens"),
         ('"clean"', '"clean"\ndata_dir = 3', "data_dir is 3: expected the path"),
     ],
 )

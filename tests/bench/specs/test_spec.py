@@ -160,6 +160,7 @@ OTHER: dict[type, dict[str, Any]] = {
         "protocol": "clean",
         "variant": "tuned",
         "purpose": "sweep",
+        "batch_tokens": 512,
     },
 }
 CHANGES = [(cls, name) for cls, values in OTHER.items() for name in values]
