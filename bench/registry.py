@@ -121,6 +121,13 @@ class Registry(Generic[T]):
         self._load()
         return sorted(self._classes.keys() - self._unlisted)
 
+    def unlisted(self) -> dict[str, str]:
+        """Names beyond :meth:`names`, ``NAME<suffix>`` for those that are derived, and what each stands for."""
+        self._load()
+        found = {name: self._classes[name] for name in sorted(self._unlisted)}
+        made = {f"NAME{suffix}": make for suffix, make in sorted(self._makers.items())}
+        return {name: (of.__doc__ or "").strip().partition("\n")[0] for name, of in (found | made).items()}
+
     def _derived(self, name: str) -> type[T] | None:
         for suffix, make in self._makers.items():
             inner = self._classes.get(name.removesuffix(suffix)) if name.endswith(suffix) else None

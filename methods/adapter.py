@@ -34,7 +34,7 @@ class Adapter(Method):
 
 @derive_methods(SUFFIX)
 def on_adapter(cls: type[Method]) -> type[Method] | None:
-    """The method ``<name>_adapter``: ``cls`` on the user's adapter in place of AdamW's.
+    """NAME on the adapter that --adapter names, in place of AdamW's training.
 
     There is none of a method that starts from something else, or from several trainings.
     """

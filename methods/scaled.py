@@ -123,7 +123,7 @@ def mixed(log_probs: Tensor) -> Tensor:
 
 @derive_methods(SUFFIX)
 def scaled(cls: type[Method]) -> type[Method]:
-    """The method ``<name>_ts``: temperature scaling of ``cls``."""
+    """NAME, with its log-probabilities divided by one temperature."""
     options: list[tuple[str, Any, Any]] = []
     for name, one in cls.hyperparameters().items():
         marker = Fit(**{field.name: getattr(one.marker, field.name) for field in dataclasses.fields(one.marker)})

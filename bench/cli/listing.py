@@ -76,3 +76,7 @@ def listing(
         load_extension(plugin)
     rows = list_methods() if what == "methods" else list_tasks()
     say(json.dumps(rows, indent=2) if as_json else render(rows))
+    if what == "methods" and not as_json:
+        from bench.method import METHODS
+
+        say("\n".join(["", "By name, too:", *(f"{name}  -  {means}" for name, means in METHODS.unlisted().items())]))

@@ -55,7 +55,7 @@ class FitJob:
         score: metrics of a posterior on the examples that mid-run evaluation watches; None for no such evaluation.
         eval_every: steps between mid-run evaluations; 0 for none.
         graphs: replay forward and backward passes as CUDA graphs, where a step is one pass of the default loss.
-        recompute: gradient checkpointing in the training; all bytes stay, and it takes a third longer.
+        recompute: gradient checkpointing in the training; the same results, in more time and less memory.
         trace: the rows of the training curve.
         tracking: where these rows go besides.
         train_seconds: seconds of optimization, by the training clock.

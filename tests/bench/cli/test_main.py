@@ -212,6 +212,9 @@ def test_plugins_of_every_kind_go_through_grid_and_leaderboard(tmp_path: Path) -
 def test_list_shows_methods_tasks_and_plugins(tmp_path: Path) -> None:
     text = bench("list", "methods", "--plugin", "bayes_by_backprop", cwd=tmp_path).stdout
     assert "ivon_mean  -  IVON (mean), from ivon" in text and "tau = 1.0 [prediction only]" in text and "bbb" in text
+    assert "NAME_ts  -  NAME, with its log-probabilities divided by one temperature." in text
+    assert "adapter  -  Predicts with the adapter that ``--adapter`` names." in text
+    assert "NAME_adapter  -  NAME on the adapter" in text
     tasks = {row["name"]: row for row in json.loads(bench("list", "tasks", "--json", cwd=tmp_path).stdout)}
     assert tasks["arc_e"]["rows"]["train"] == 2251 and tasks["boolq"]["licence"] == "CC BY-SA 3.0"
 
