@@ -38,3 +38,15 @@ def blame_base(model: ChoiceModel, fit: FitSpec, answers: Sequence[str], batches
         f"The logits of {model.name} itself, before any training (B = 0), are not finite in {model.spec.dtype} on "
         f"{bad} of {total} prompts; {fix}. Neither the method nor its learning rate is at fault."
     )
+
+
+def diverged(loss: float, step: int, fit: FitSpec) -> FloatingPointError:
+    """The error of a training whose mean loss is not finite at a step, numbered from 1, though the base's logits are.
+
+    The loss of step 1 was computed before any step was taken.
+    """
+    if step == 1:
+        fix = f"the settings of {fit.method} make it so. It will not help to lower the learning rate."
+    else:
+        fix = "lower the learning rate, or set clip_norm."
+    return FloatingPointError(f"The training loss is {loss} near step {step} of {fit.method} on {fit.data.task}: {fix}")

@@ -184,7 +184,8 @@ def test_draws_that_overflow_are_warned_of_in_the_record(
     assert "Every prediction is uniform" in facts["warnings"][0] and facts["warnings"][0] in caplog.text
 
 
-@pytest.mark.parametrize(("lr", "scale"), [(0, 1.0), (1e-3, 1e35)])  # 1e35 squared is infinite in float32
+# 1e35 squared is infinite in float32, 1e-30 squared is 0
+@pytest.mark.parametrize(("lr", "scale"), [(0, 1.0), (1e-3, 1e35), (1e-3, 1e-30)])
 def test_a_training_that_moves_nothing_is_warned_of(
     lr: float, scale: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

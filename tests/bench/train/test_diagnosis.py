@@ -44,6 +44,11 @@ def test_a_training_that_diverges_is_to_blame_itself(
         compute(plan(method), tmp_path)
 
 
+def test_a_loss_that_is_infinite_before_the_first_step_is_not_the_learning_rates_fault(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"near step 1 of map .*: the settings of map make it so"):
+        compute(plan("map", map={"prior_sd": 1e-30}), tmp_path)
+
+
 def test_a_float16_base_is_told_to_use_another_dtype(
     overflowing: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
