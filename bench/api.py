@@ -211,7 +211,9 @@ def load_posterior(
     task = result.fit.data.task
     if not is_task(task) and task.startswith(PREFIX):
         if answers is None:
-            raise LookupError(f"{key} was fitted to examples given in Python: pass the answers that they had.")
+            raise LookupError(
+                f"{key} was fitted to examples given in Python: pass the answers that they had (--answers A,B)."
+            )
         answers_only(task, answers, result.fit.data.revision)
     if method is not None:
         named = Settings(settings or {}).method(method, task)

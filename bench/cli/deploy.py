@@ -70,6 +70,9 @@ def predict(
         Path | None, typer.Option(metavar="FILE", help="Write here.", show_default="standard output")
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Questions per forward pass.")] = 32,
+    answers: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Answers of a fit that was made from Python (bench.api).")
+    ] = None,
     model: Base = None,
     plugins: Plugins = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
     runs: Runs = RUNS,
@@ -88,7 +91,8 @@ def predict(
     from bench.task import get_task
 
     make_runner(Store(runs), Execution(device=device.device, threads=device.threads, plugins=tuple(plugins)))
-    fitted = load_posterior(runs, key, model=model, device=device.device)
+    words = None if answers is None else [word.strip() for word in answers.split(",")]
+    fitted = load_posterior(runs, key, model=model, answers=words, device=device.device)
     result = fitted.result
     scored = result.run.data if result.run is not None else result.fit.data
     questions = read_questions(file, get_task(scored.task))

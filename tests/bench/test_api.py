@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,18 @@ def test_wrong_input_is_told_before_any_work(change: dict[str, object], error: t
     given = {"method": "adamw", "model": module(), "examples": PAIRS, "tokenizer": byte_level(), "settings": SETTINGS}
     with pytest.raises(error, match=said):
         fit(**{**given, **change}, answers=ANSWERS)  # type: ignore[arg-type]
+
+
+def test_the_command_line_predicts_with_a_fit_made_here(tmp_path: Path) -> None:
+    one = fit("adamw", "embedded", PAIRS, answers=ANSWERS, settings={"steps": 2}, runs=tmp_path, device="cpu")
+    (tmp_path / "q.jsonl").write_text(json.dumps({"prompt": PAIRS[0][0]}) + "\n")
+    call = [sys.executable, "-m", "bench", "predict", one.key, "--file", "q.jsonl", "--runs", ".", "--device", "cpu"]
+    more: list[list[str]] = [[], ["--answers", "A, B"]]
+    done = [subprocess.run([*call, *words], cwd=tmp_path, capture_output=True, text=True) for words in more]
+    assert done[0].returncode == 2 and "(--answers A,B)" in done[0].stderr
+    row = json.loads(done[1].stdout)
+    expected = predict(one, [PAIRS[0][0]]).probabilities[0]
+    np.testing.assert_allclose(list(row["probabilities"].values()), expected, atol=1e-6)
 
 
 def test_a_method_that_shares_the_fit_predicts_with_it(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_the_content_is_in_the_key_and_the_place_is_not(adapter: Path, tmp_path:
     shutil.copytree(adapter, tmp_path / "copy")
     made(EMBEDDED, tmp_path / "other", seed=4)
     keys = [run("adapter", place, tmp_path / f"runs{n}").key for n, place in enumerate((adapter, tmp_path / "copy"))]
+    files = [tmp_path / f"runs{n}" / "evals" / keys[0] / "predictions.safetensors" for n in (0, 1)]
+    assert files[0].read_bytes() == files[1].read_bytes()
     assert keys[0] == keys[1] != run("adapter", tmp_path / "other", tmp_path / "runs3").key
 
 
