@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test coverage tune docs clean
+.PHONY: demo test coverage bench tune docs clean
 
 demo: $(READY)
 	$(BIN)/bench grid bench/grids/demo.toml --runs runs/demo --workers $(WORKERS)
@@ -27,6 +27,17 @@ test: $(READY)
 # The same tests with coverage of the four packages, which takes a quarter longer.
 coverage: $(READY)
 	$(PYTEST) --cov --cov-report term:skip-covered
+
+# The CPU part of docs/performance.md, in a quarter of an hour on a quiet machine: each script writes a JSON file.
+TIMED := results/cpu
+bench: $(READY)
+	$(BIN)/python -m tools.time_step --part train --json $(TIMED)/time_step_train.json
+	$(BIN)/python -m tools.time_step --part predict --json $(TIMED)/time_step_predict.json
+	$(BIN)/python -m tools.time_ivon --json $(TIMED)/time_ivon.json
+	$(BIN)/python -m tools.time_curvature --json $(TIMED)/time_curvature.json
+	$(BIN)/python -m tools.time_launch --json $(TIMED)/time_launch.json
+	$(BIN)/python -m tools.time_report --methods 10 --variants 2 --json $(TIMED)/time_report.json
+	$(BIN)/python -m tools.write_performance
 
 # The search whose choice the demo uses; its result is committed, so this is only needed to repeat it.
 tune: $(READY)

@@ -1,6 +1,6 @@
 """The drills that take minutes, on a real SLURM on this machine: a real time limit, a dying node, a dying controller.
 
-    python benchmarks/slurm_drills.py [time-limit] [node] [controller]
+    python tools/drill_slurm.py [time-limit] [node] [controller]
 
 Needs Debian's slurmctld, slurmd, slurm-client and munge. Each drill prints what became of each family and compares
 every posterior, prediction and spec with those of the local launcher, undisturbed. Exits with 1 if a byte differs.

@@ -1,6 +1,6 @@
 """Curvature of one batch on the embedded base: the suite's hooks against laplace-torch's own backends, side by side.
 
-    python benchmarks/curvature.py [--batch 8] [--rounds 7]
+    python -m tools.time_curvature [--batch 8] [--rounds 7] [--json FILE]
 
 Prints medians over interleaved rounds and their ratios; see tests/methods/test_laplace.py for their equality.
 """
@@ -8,10 +8,9 @@ Prints medians over interleaved rounds and their ratios; see tests/methods/test_
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from bench.model.choice_model import load_model
 from bench.specs import ModelSpec
 from bench.task import get_task
 from methods.laplace.laplace_torch import AdapterCurvature, ReadOut
+from tools.timing import Ratio, report, take_turns
 
 FIELDS = ("input_ids", "attention_mask", "position_ids", "labels")
 
@@ -45,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model(ModelSpec(), None, torch.device("cpu"))
@@ -63,20 +64,12 @@ def main() -> None:
         "Jacobians, torch.func": lambda: by_func.jacobians(mapping),
         "diagonal, hooks": lambda: ours.diag(fed, batch.labels),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(options.rounds + 1):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - began)
-    for name, taken in seconds.items():
-        print(f"{name:32} {1000 * statistics.median(taken):8.1f} ms")
-    median = {name: statistics.median(taken) for name, taken in seconds.items()}
-    factors = median["Kronecker factors, curvlinops"] / median["Kronecker factors, hooks"]
-    jacobians = median["Jacobians, torch.func"] / median["Jacobians, hooks"]
-    print(f"curvlinops / hooks, factors:    {factors:.2f}")
-    print(f"torch.func / hooks, Jacobians:  {jacobians:.2f}")
+    ratios = [
+        Ratio("Kronecker factors, hooks", "Kronecker factors, curvlinops"),
+        Ratio("Jacobians, hooks", "Jacobians, torch.func"),
+    ]
+    settings = {"batch": options.batch, "threads": 1}
+    report(options.json, "curvature of a batch, embedded base", take_turns(ways, options.rounds), ratios, settings)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time an IVON step against AdamW and ivon-opt, on LoRA factors shaped like Llama-2-7B's.
 
-    python benchmarks/ivon_overhead.py [--repeats 15] [--threads 1] [--device cpu]
+    python -m tools.time_ivon [--repeats 15] [--threads 1] [--device cpu] [--json FILE]
 
 64 modules (query and value of 32 layers), A 8 x 4096 and B 4096 x 8, float32: 4.2 M parameters, 128 tensors.
 The gradient is given, no model runs: IVON is timed as entering a draw, leaving it and the step, AdamW
@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import statistics
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.nn import Parameter
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation, too
-
 from methods.ivon.optimizer import IVON
+from tools.timing import Ratio, report, take_turns
 
 Step = Callable[[], None]
 
@@ -90,41 +86,38 @@ def noise_alone(device: torch.device) -> Step:
     return lambda: (torch.randn(2 * 64 * 8 * 4096, device=device), None)[1]
 
 
+def then(first: Step | None, second: Step) -> Step:
+    """One after the other."""
+    return lambda: (first() if first is not None else None, second())[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time IVON against AdamW and ivon-opt on LoRA-shaped parameters.")
     parser.add_argument("--repeats", type=int, default=15, help="rounds that are timed (default 15)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default cpu)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
 
     made = {"AdamW (foreach)": adamw(device), "IVON (ours)": ours(device), "ivon-opt": ivon_opt(device)}
     steps = {name: step for name, step in made.items() if step is not None}
-    steps["noise alone"] = noise_alone(device)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_number in range(arguments.repeats + 2):
-        for name, step in steps.items():
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            start = time.perf_counter()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if round_number >= 2:  # the first rounds warm up
-                times[name].append(time.perf_counter() - start)
+    floor = noise_alone(device)
+    steps["noise alone"] = floor
+    steps["AdamW and its noise"] = then(made["AdamW (foreach)"], floor)
 
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    setting = f"{device}, {arguments.threads} thread(s), {arguments.repeats} interleaved rounds"
-    print(f"torch {torch.__version__}, {setting}")
-    print(f"{'':18}{'ms, median':>12}{'min':>9}{'to AdamW':>10}{'to ours':>9}")
-    for name, median in medians.items():
-        print(
-            f"{name:18}{1e3 * median:12.1f}{1e3 * min(times[name]):9.1f}"
-            f"{median / medians['AdamW (foreach)']:10.2f}{median / medians['IVON (ours)']:9.2f}"
-        )
-    if "ivon-opt" not in steps:
+    def waited(step: Step) -> Step:
+        return lambda: (step(), torch.cuda.synchronize(device) if device.type == "cuda" else None)[1]
+
+    seconds = take_turns({name: waited(step) for name, step in steps.items()}, arguments.repeats, warm=2)
+    ratios = [Ratio("IVON (ours)", "AdamW and its noise", 1.5), Ratio("IVON (ours)", "AdamW (foreach)")]
+    if "ivon-opt" in steps:
+        ratios.append(Ratio("IVON (ours)", "ivon-opt", 0.40))
+    else:
         print("ivon-opt is not installed (pip install ivon-opt): left out.")
+    settings = {"device": str(device), "threads": arguments.threads, "parameters": 2 * 64 * 8 * 4096}
+    report(arguments.json, "IVON draw + step on LoRA factors of Llama-2-7B's shape", seconds, ratios, settings)
 
 
 if __name__ == "__main__":

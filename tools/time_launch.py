@@ -1,6 +1,6 @@
 """Measure the overhead of a launcher and the gain of a second worker: one grid through each launcher, side by side.
 
-    python benchmarks/launch_overhead.py [--grid GRID.toml] [--rounds 1] [--slurm]
+    python -m tools.time_launch [--grid GRID.toml] [--rounds 1] [--slurm] [--json FILE]
 
 Without --grid: six families of 300 steps. One worker is the reference; "start-up and scheduling" is the time beyond it,
 per family and slot. Run it on a quiet machine. --slurm needs the packages that tests/slurm_cluster.py names.
@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tools.timing import Ratio, report
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = [sys.executable, "-m", "bench"]
@@ -43,6 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--grid", type=Path, help="default: six short families")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--slurm", action="store_true", help="also through a SLURM of one and of two slots")
     options = parser.parse_args()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
@@ -75,6 +78,9 @@ def main() -> int:
         slots = 2 if " 2 " in name else 1
         extra = (min(found) * slots - reference) / families
         print(f"{name:22} {min(found):8.1f} {reference / min(found):9.2f} {extra:38.2f}")
+    one, two = "local, 1 worker(s)", "local, 2 worker(s)"
+    ratios = [Ratio(two, one), Ratio("print, one by one", one)]
+    report(options.json, f"a grid of {families} families", times, ratios, {"rounds": options.rounds})
     return 0
 
 

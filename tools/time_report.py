@@ -1,6 +1,8 @@
 """Time `bench leaderboard` and `bench report` on a large synthetic store, and their memory.
 
-    python tools/time_report.py [--methods 20] [--variants 5] [--tasks 6] [--seeds 5] [--examples 500] [--keep FOLDER]
+    python -m tools.time_report [--methods 20] [--variants 5] [--tasks 6] [--seeds 5] [--examples 500] [--json FILE]
+
+With --keep FOLDER the store is kept there, and read again if it is there.
 
 The store has methods x variants x tasks x seeds results (3000 by default), half of them with ten draws. Memory is that
 of the command and its workers together, sampled while it runs.
@@ -25,6 +27,7 @@ from safetensors.numpy import save_file
 
 from bench.metrics import score
 from bench.specs import DataSpec, FitSpec, ModelSpec, RunSpec, TrainSpec, canonical, key, to_json
+from tools.timing import report
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAWS = 10
@@ -142,7 +145,10 @@ def main() -> None:
     for name, default in (("methods", 20), ("variants", 5), ("tasks", 6), ("seeds", 5), ("examples", 500)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--keep", type=Path, help="fill this folder, or read it if it is there, and keep it")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    seconds: dict[str, list[float]] = {}
+    memory: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         runs = options.keep or Path(scratch) / "runs"
         if not (runs / "evals").is_dir():
@@ -152,10 +158,11 @@ def main() -> None:
             ("leaderboard", "--runs", str(runs), "--out", f"{scratch}/leaderboard.csv"),
             ("report", "--runs", str(runs), "--out", f"{scratch}/report"),
         ):
-            seconds, processor, mebibytes = measure(*command)
-            print(
-                f"bench {command[0]}: {seconds:.1f} s ({processor:.1f} s of processor), {mebibytes:.0f} MiB", flush=True
-            )
+            name = f"bench {command[0]}"
+            elapsed, processor, memory[f"{name}, peak MiB"] = measure(*command)
+            seconds[name], seconds[f"{name}, processor"] = [elapsed], [processor]
+        count = sum(1 for _ in (runs / "evals").iterdir())
+    report(options.json, f"leaderboard and report of a store of {count} evaluations", seconds, further=memory)
 
 
 if __name__ == "__main__":

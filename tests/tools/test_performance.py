@@ -1,0 +1,62 @@
+"""Timing in turns, its JSON file and the page that is written from such files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import time_step
+from tools.timing import Ratio, compared, report, take_turns
+from tools.write_performance import ROOT, page
+
+
+def test_ways_take_turns_and_warm_rounds_do_not_count() -> None:
+    order: list[str] = []
+    seconds = take_turns({name: lambda name=name: order.append(name) for name in "ab"}, rounds=3, warm=2)  # type: ignore[misc]
+    assert "".join(order) == "ab" * 5
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_a_ratio_is_the_median_of_the_ratios_within_the_rounds() -> None:
+    """A round in which the machine was ten times slower changes neither."""
+    seconds = {"ours": [1.0, 20.0, 3.0], "theirs": [2.0, 40.0, 4.0]}
+    found = compared(seconds, Ratio("ours", "theirs", 0.6))
+    assert (found["median"], found["min"], found["max"], found["rounds"]) == (0.5, 0.5, 0.75, 3)
+
+
+def test_the_page_has_what_was_measured_and_says_what_was_not(tmp_path: Path) -> None:
+    seconds = {"ours": [0.5, 0.6, 0.7], "theirs": [1.0, 1.0, 1.0]}
+    ratios = [Ratio("ours", "theirs", 0.55), Ratio("theirs", "ours")]
+    report(tmp_path / "cpu" / "time_ivon.json", "one step", seconds, ratios, {"threads": 1}, {"peak MiB": 12.4})
+    text = page(tmp_path)
+    assert "| ours | 600.0 | 500.0 to 700.0 | 3 |" in text
+    assert "| ours | theirs | 0.60 | 0.50 to 0.70 | at most 0.55 | no |" in text
+    assert "| theirs | ours | 1.67 | 1.43 to 2.00 | - | - |" in text and "| peak MiB | 12 |" in text
+    assert text.count("\nUnmeasured.\n") == 5 and "### A training step\n\nUnmeasured." in text
+    assert "| 7 B base in bfloat16: steps, draws, curvature, memory | unmeasured |" in text
+
+
+def test_a_part_that_failed_on_the_gpu_is_not_called_measured(tmp_path: Path) -> None:
+    (tmp_path / "gpu").mkdir()
+    parts = {"graphs": {"error": "x"}, "smoke": {"a": {"passed": True}, "b": {"passed": False}}, "05b": {"ms": 1.0}}
+    (tmp_path / "gpu" / "one.json").write_text(json.dumps({"parts": parts}))
+    text = page(tmp_path)
+    assert "| 0.5 B base with CUDA graphs | failed, unmeasured |" in text
+    assert "| every method for 5 steps, against the CPU | 1 of 2 passed |" in text
+    assert "| 0.5 B base: steps, draws, curvature | measured |" in text
+
+
+def test_the_committed_page_is_the_one_of_the_committed_results() -> None:
+    assert (ROOT / "docs" / "performance.md").read_text() == page(ROOT / "results")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["train", "predict"])
+def test_both_sides_of_a_step_run_and_predict_the_same(part: str, tmp_path: Path) -> None:
+    file = tmp_path / "step.json"
+    more = ("--rounds", "1", "--layers", "1", "--batches", "1", "--prompts", "4")
+    time_step.main(["--part", part, *more, "--json", str(file)])
+    found = json.loads(file.read_text())
+    assert len(found["seconds"]) == 3 and len(found["ratios"]) == 2
