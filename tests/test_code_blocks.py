@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import re
 import shlex
 import shutil
@@ -181,16 +182,33 @@ def rounded(cells: Sequence[str], values: Sequence[float], digits: int) -> bool:
     )
 
 
-@pytest.mark.parametrize("heading", TABLES)
-def test_the_readmes_tables_are_those_of_the_leaderboard(heading: str) -> None:
-    metric, scale, digits = TABLES[heading]
+def leaderboard(metric: str) -> dict[tuple[str, str], dict[str, str]]:
+    """The tuned rows of a metric by (method, task)."""
     with (ROOT / "leaderboard.csv").open() as stream:
-        known = {
+        return {
             (row["method"], row["task"]): row
             for row in csv.DictReader(stream)
             if row["metric"] == metric and row["variant"] == "tuned" and row["eval_task"] == row["task"]
         }
-    lines = (ROOT / "README.md").read_text().partition(f"| {heading} |")[2].splitlines()
+
+
+def test_the_readmes_averages_are_those_of_the_leaderboard() -> None:
+    lines = (ROOT / "README.md").read_text().partition("| Average of three tasks |")[2].splitlines()
+    columns = [TABLES[cell.strip()] for cell in lines[0].strip("| ").split("|")]
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[2:]))
+    assert len(columns) == 3 and len(rows) >= 10
+    for row in rows:
+        method, *cells = (cell.replace("*", "").strip() for cell in row.strip("|").split("|"))
+        for (metric, scale, digits), cell in zip(columns, cells, strict=True):
+            means = [scale * float(one["mean"]) for (name, _), one in leaderboard(metric).items() if name == method]
+            assert len(means) == 3 and rounded([cell], [sum(means) / 3], digits), (method, metric, cell, means)
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_the_demos_tables_are_those_of_the_leaderboard(heading: str) -> None:
+    metric, scale, digits = TABLES[heading]
+    known = leaderboard(metric)
+    lines = (ROOT / "docs" / "demo.md").read_text().partition(f"| {heading} |")[2].splitlines()
     tasks = [cell.strip() for cell in lines[0].strip("| ").split("|")][:-1]
     rows = [line for line in lines[2:] if line.startswith("|")][: len({method for method, _ in known})]
     assert len(rows) >= 10 and len(tasks) == 3
