@@ -70,11 +70,11 @@ class Vbll(GaussianLogits, AdamOptions):
             optimizer,
             loss=loss,
             posterior=lambda: head.posterior(job.model.snapshot()),
-            diagnose=lambda: {"kl": float(head.divergence(prior_variance))},
+            diagnose=lambda: {"kl": float(head.divergence(prior_variance).detach())},
         )
         posterior = head.posterior(job.model.snapshot())
         job.facts.update(
-            kl=float(head.divergence(prior_variance)),
+            kl=float(head.divergence(prior_variance).detach()),
             mean_noise=float(posterior.rows["noise"].mean()),
             mean_sd=float(head.log_root.exp().mean()),
         )

@@ -33,6 +33,8 @@ SETTINGS = {
     "scalabl": {"lr": 3e-3, "draws": 2},
     # a narrow range: draws follow the singular vectors of B, which differ between bases after so few steps
     "tfb": {"draws": 2, "search_draws": 1, "largest": 1e-3},
+    # little noise: its size follows the preconditioner, whose first values are those of single gradients
+    "psgld": {"lr": 3e-4, "temperature": 1e-2},
     "ensemble": {"members": 2},
     "multi_swag": {"members": 2, "draws": 1},
     "la_kfac": {"jacobian_batch": 64},
