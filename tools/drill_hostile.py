@@ -15,6 +15,7 @@ import argparse
 import collections
 import copy
 import json
+import logging
 import os
 import shutil
 import stat
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from analysis.records.load import load
 from bench.process.holder import machine, started
 from bench.store.facts import digest_of
 from bench.store.files import sha256
@@ -37,6 +39,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("merge", "hostile", "--runs", "mine"),
     ("status", "g.toml", "--runs", "hostile"),
     ("leaderboard", "--runs", "hostile", "--out", "out/leaderboard.csv"),
+    ("report", "--runs", "hostile", "--out", "out/report"),
     ("show", "{key}", "--runs", "hostile"),
     ("logs", "{key}", "--runs", "hostile"),
     ("cancel", "g.toml", "--runs", "hostile"),
@@ -149,6 +152,13 @@ def every_leaf(store: Path, counts: collections.Counter[str]) -> None:
                 continue
             counts["records not named"] += len(bad) != 1 or str(file) not in bad[0]
             counts["other records hidden"] += len(good) != 1
+            try:
+                left_out = load(store).excluded  # as leaderboard and report read it
+            except Exception as error:
+                print(f"{'.'.join(map(str, path))} = {junk!r}: {error!r}")
+                counts["reports stopped"] += 1
+                continue
+            counts["records not named in a report"] += not any(file.parent.name in sentence for sentence in left_out)
     file.write_text(json.dumps(whole))
 
 
@@ -156,6 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--leaves", action="store_true", help="also replace every leaf of a facts.json")
     options = parser.parse_args()
+    logging.getLogger("analysis").setLevel(logging.CRITICAL)  # what is left out is counted
     counts: collections.Counter[str] = collections.Counter()
     bystander = subprocess.Popen(["sleep", "3600"])
     since = started(bystander.pid)

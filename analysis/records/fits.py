@@ -10,6 +10,7 @@ from typing import Any
 
 from analysis.records.facts import FitSummary, Malformed, RunSummary, fit_facts
 from analysis.records.names import printable
+from bench.process.reading import regular
 from bench.specs import FitSpec, key
 from bench.store.facts import FitFacts
 from bench.store.records import DamagedRecord, read_facts
@@ -69,7 +70,7 @@ class Fits:
         """The rows of a fit's ``trace.jsonl``; empty where it is missing, or not rows of finite numbers."""
         file = self.folder / key(fit) / "trace.jsonl"
         try:
-            rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+            rows = [json.loads(line) for line in regular(file).read_text().splitlines() if line.strip()]
             for number, row in enumerate(rows, 1):
                 if not _is_row(row):
                     raise Malformed(f"line {number} is not a row of finite numbers with {' and '.join(TRACED)}")

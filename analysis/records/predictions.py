@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.records.facts import PREDICTIONS, Malformed, RunSummary
 from bench.metrics import contradicted, mixture, score
+from bench.process.reading import regular
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of one prediction, which float32 keeps to 1e-6
 
@@ -41,7 +42,7 @@ def read_predictions(folder: Path, facts: RunSummary) -> Predictions:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    content = (folder / PREDICTIONS).read_bytes()
+    content = regular(folder / PREDICTIONS).read_bytes()
     if hashlib.sha256(content).hexdigest() != facts.predictions_sha256:
         raise Malformed("its content does not match the hash in facts.json")
     try:

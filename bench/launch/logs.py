@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.process.reading import regular
 from bench.store.store import PREFIX, Store
 
 
@@ -45,7 +46,7 @@ def _log(file: Path, lines: int) -> str:
 def _failure(file: Path) -> str:
     """The trace of a failure, and where it happened."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(regular(file).read_bytes())
         trace = content["trace"].rstrip()
         where = (content.get("attempt") or {}).get("node")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -14,6 +14,7 @@ from bench.launch.launcher import Queued, Silent, State, queued
 from bench.plan.runs import count_fits
 from bench.process.holder import read_claims
 from bench.process.progress import clock_text
+from bench.process.reading import regular
 from bench.specs import Family, key
 from bench.store.store import Store
 
@@ -113,7 +114,7 @@ def last_error(files: list[Path]) -> str:
     """The error of the newest of some failure files."""
     newest = max(files, key=lambda file: file.stem.rpartition("-")[2])
     try:
-        return str(json.loads(newest.read_text())["error"])
+        return str(json.loads(regular(newest).read_bytes())["error"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return f"{newest} cannot be read"
 

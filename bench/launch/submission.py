@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.process.reading import regular
 from bench.specs import FitSpec, RunSpec, build, key, to_json
 from bench.store.files import write_file
 from bench.store.store import is_whole
@@ -90,7 +91,7 @@ def read_submission(store: Store, name: str) -> Submission | None:
     if not _ID.fullmatch(name) or not file.is_file():
         return None
     try:
-        about = json.loads(file.read_text())
+        about = json.loads(regular(file).read_bytes())
         keys, sent = tuple(about["keys"]), tuple(map(tuple, about.get("runs", [()] * len(about["keys"]))))
         return Submission(file.parent, about["launcher"], about["grid"], about["time"], keys, sent)
     except (OSError, ValueError, KeyError, TypeError):

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.process.reading import regular
+
 SECONDS = 240.0  # a claim's life without a heartbeat
 LONGEST = 7 * 86400.0  # the longest such life, a week
 LARGEST_PID = 2**22  # Linux
@@ -168,12 +170,14 @@ def read_claim(file: Path) -> dict[str, Any] | None:
     Opened, not only looked at: a network file system asks the server again when a file is opened.
     """
     try:
-        with file.open("rb") as stream:
+        with regular(file).open("rb") as stream:
             text, touched = stream.read(), os.fstat(stream.fileno()).st_mtime
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ESTALE):
             return None
-        raise
+        if error.errno != errno.EINVAL:
+            raise
+        text, touched = b"", file.lstat().st_mtime  # a pipe, say: nobody's
     try:
         content = _checked({**_BLANK, "since": touched, **json.loads(text)})
     except (ValueError, TypeError, RecursionError):  # caught in mid-write, or damaged: nobody's until it is old

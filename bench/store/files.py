@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.process.reading import regular
+
 # What says "the file is not what it should be". Any other error says that it could not be read, now or by this user.
 DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EROFS: "it is read-only"}
@@ -62,12 +64,12 @@ def read_json(file: Path) -> Any:
         DamagedRecord: it is missing, cannot be read, or is not JSON.
     """
     with reading(file):
-        return json.loads(file.read_bytes())
+        return json.loads(regular(file).read_bytes())
 
 
 def sha256(file: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
-    with file.open("rb") as stream:
+    with regular(file).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.process.claim import sweep_claims
+from bench.process.reading import regular
 from bench.specs import FitSpec, RunSpec, key, to_json
 from bench.store import predictions
 from bench.store.facts import FitFacts, RunFacts, digest_of, to_plain
@@ -180,7 +181,7 @@ class Store:
         for file in sorted(self.work(spec).glob("attempt-*.json")):
             # cut off by a crash of the machine, say, or no number that JSON knows: the fit is worth more
             with contextlib.suppress(OSError, ValueError, RecursionError):
-                content = json.loads(file.read_text())
+                content = json.loads(regular(file).read_bytes())
                 json.dumps(content, allow_nan=False)
                 if isinstance(content, dict):
                     found.append(content)
@@ -279,7 +280,7 @@ def is_there(folder: Path) -> bool:
     """
     file = folder / "facts.json"
     try:
-        with file.open("rb") as stream:
+        with regular(file).open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - 2))
             if stream.read() != b"}\n":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.process.holder import read_claim
 from bench.store.files import (
     DamagedRecord,
     UnreadableRecord,
@@ -18,10 +19,12 @@ from bench.store.files import (
     publish_folder,
     read_json,
     replacing,
+    sha256,
     sweep,
     sync_folder,
     write_file,
 )  # fmt: skip
+from bench.store.store import is_there
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
@@ -136,3 +139,17 @@ def test_a_disk_that_takes_nothing_more_is_told_from_other_errors(error: Excepti
         outer = RuntimeError("outer")
         outer.__cause__ = error
         assert no_room(outer) == no_room(error)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_place_of_a_file_keeps_no_reader_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "facts.json")
+    with pytest.raises(UnreadableRecord, match=r"facts.json cannot be read \(it is not a regular file\)"):
+        read_json(tmp_path / "facts.json")
+    with pytest.raises(OSError, match="not a regular file"):
+        sha256(tmp_path / "facts.json")
+    with pytest.raises(UnreadableRecord):
+        is_there(tmp_path)
+    os.mkfifo(tmp_path / "0123456789abcdef.json")
+    claim = read_claim(tmp_path / "0123456789abcdef.json")
+    assert claim is not None and claim["touched"] > 0
