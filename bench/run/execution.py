@@ -20,7 +20,6 @@ class Execution:
     Attributes:
         source: where rows come from.
         model_path: folder of a local model, or None.
-        adapter_path: folder of the user's adapter, or None.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads of each process; sums are taken in another order with another number.
         eval_every: steps between mid-run evaluations; 0 for none.
@@ -30,11 +29,11 @@ class Execution:
         claim_seconds: life of a claim without a heartbeat.
         plugins: modules to import first.
         track: names of trackers (bench.train.trackers).
+        adapter_path: folder of a user-supplied adapter, or None.
     """
 
     source: DataSource = dataclasses.field(default_factory=DataSource)
     model_path: Path | None = None
-    adapter_path: Path | None = None
     device: str = "auto"
     threads: int = 1
     eval_every: int = 0
@@ -44,6 +43,7 @@ class Execution:
     claim_seconds: float = SECONDS
     plugins: tuple[str, ...] = ()
     track: tuple[str, ...] = ()
+    adapter_path: Path | None = None
 
 
 def pack(execution: Execution) -> dict[str, Any]:
