@@ -12,8 +12,8 @@ demo: $(READY)
 	$(BIN)/bench leaderboard --runs runs/demo
 	$(BIN)/bench report --runs runs/demo --out report
 
-# Some tests wait for schedulers and processes, so one worker more than there are cores pays.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Some tests wait for schedulers and processes most of their time, so four test processes pay on two cores.
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(BIN)/ruff check .

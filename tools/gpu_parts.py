@@ -126,6 +126,8 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
 
     def times(field: str) -> Any:
         value = getattr(eight, field)
+        if value is None:  # `packed`, as these prompts are padded
+            return None
         return value * DRAWS if isinstance(value, tuple) else value.repeat(DRAWS, *[1] * (value.ndim - 1))
 
     @torch.no_grad()
