@@ -37,10 +37,10 @@ def names(file: Path, package: str) -> bool:
             "transformers",
             {
                 f"bench/model/{name}.py"
-                for name in ("adapters", "base", "export", "formats", "libraries", "outline", "quantization", "remarks")
+                for name in ("adapters", "base", "export", "formats", "outline", "quantization", "remarks")
             },
         ),
-        ("peft", {"bench/model/adapters.py", "bench/model/libraries.py"}),
+        ("peft", {"bench/model/adapters.py"}),
         ("bitsandbytes", {"bench/model/quantization.py"}),
         ("datasets", {"bench/data/rows.py"}),
         ("laplace", {"methods/laplace/laplace_torch.py"}),
