@@ -117,10 +117,15 @@ def paired_difference(metric: str, ours: Sequence[Scored], theirs: Sequence[Scor
 
 
 def _parts(differences: Array, covariance: Array, examples: int) -> list[tuple[float, int]]:
-    """Variances of the mean difference, with their degrees of freedom: of examples, and of seeds if there are two."""
+    """Variances of the mean difference, with their degrees of freedom: of examples, and of seeds if there are two.
+
+    A metric that takes few values, such as accuracy, may differ by the same amount in every seed. That is chance, not
+    a spread of zero: the variance over examples with the seeds as they are, which counts the examples that each seed
+    differs in, then stands alone.
+    """
     seeds = len(differences)
-    if seeds == 1:
-        return [(float(covariance[0, 0]), examples - 1)]
+    if seeds == 1 or np.ptp(differences) < ROUNDING:
+        return [(float(covariance.mean()), examples - 1)]
     shared = float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
     return [(max(0.0, shared), examples - 1), (float(differences.var(ddof=1)) / seeds, seeds - 1)]
 

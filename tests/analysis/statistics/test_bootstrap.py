@@ -125,3 +125,17 @@ def test_no_difference_has_p_one():
 def test_one_example_has_no_spread():
     with pytest.raises(ValueError, match="at least two"):
         paired_difference("nll", *simulated(np.ones((2, 1))))
+
+
+def test_one_example_more_in_every_seed_is_chance() -> None:
+    """Accuracies that differ by the same amount in all seeds have no spread over seeds, and still prove nothing."""
+    labels = np.zeros(1000, dtype=np.int64)
+    right = np.log(np.tile([0.8, 0.2], (1000, 1)))
+    ours, theirs = [], []
+    for seed in range(2):
+        wrong = right.copy()
+        wrong[seed] = wrong[seed, ::-1]  # another example in each seed
+        ours += score_resamples([Scorable(wrong, labels)])
+        theirs += score_resamples([Scorable(right, labels)])
+    found = paired_difference("accuracy", ours, theirs)
+    assert found.mean == pytest.approx(-0.001) and found.low < -0.0015 and found.high > -0.0005 and found.p > 0.05
