@@ -106,7 +106,7 @@ def open_model(
     """A base with fresh adapters, for several fits.
 
     A module in memory is taken over: it is frozen, its layers get adapters, and its output layer is replaced by the
-    rows of the answers. Load it anew for any other use. It stays on the device that it is on.
+    rows of the answers. Reload it for any other use. It stays on the device that it is on.
 
     Args:
         model: a causal language model of transformers, or a name, folder or .gguf file as ``--model`` takes them.

@@ -71,11 +71,11 @@ def _panels(size: tuple[float, float], shape: tuple[int, int], top: float, above
     ``top`` and ``above`` are the inches over the first row and between two.
     """
     (width, height), (down, across) = size, shape
-    left, right, bottom, beside = 0.5, 0.12, 0.5, 0.2
-    wide = (width - left - right - beside * (across - 1)) / across
+    left, right, bottom, gap = 0.5, 0.12, 0.5, 0.2
+    wide = (width - left - right - gap * (across - 1)) / across
     high = (height - top - bottom - above * (down - 1)) / down
     return [
-        Panel(left + column * (wide + beside), height - top - high - row * (high + above), wide, high, low)
+        Panel(left + column * (wide + gap), height - top - high - row * (high + above), wide, high, low)
         for row in range(down)
         for column in range(across)
     ]
@@ -106,13 +106,13 @@ def _draw_bins(canvas: Axes, panels: Sequence[Panel], found: Sequence[Reliabilit
         canvas.add_collection(lines, autolim=False)
 
 
-def _label_ticks(canvas: Axes, panel: Panel, below: bool, beside: bool) -> None:
+def _label_ticks(canvas: Axes, panel: Panel, bottom: bool, left: bool) -> None:
     """The numbers at the tick marks of a panel, under it and to its left."""
     for tick, (x, y) in zip(panel.ticks, panel.at(panel.ticks, [-MARK] * len(panel.ticks)), strict=True):
-        if below:
+        if bottom:
             canvas.text(x, y - 0.04, f"{tick:.1f}", fontsize=7, ha="center", va="top")
     for tick, (x, y) in zip(TICKS, panel.at([panel.low] * len(TICKS), TICKS), strict=True):
-        if beside:
+        if left:
             canvas.text(x - 0.09, y, f"{tick:.1f}", fontsize=7, ha="right", va="center")
 
 
@@ -146,7 +146,7 @@ def _figure(study: Study, section: Section, task: str, groups: Sequence[Group]) 
             canvas.plot(*points.T, zorder=3, **style.get(group.name, {"color": GREY, "marker": "o"}))
             middle, top = panel.left + panel.width / 2, panel.bottom + panel.height
             canvas.text(middle, top + 0.07, text, fontsize=7, ha="center", va="bottom")
-            _label_ticks(canvas, panel, below=number + across >= len(found), beside=number % across == 0)
+            _label_ticks(canvas, panel, bottom=number + across >= len(found), left=number % across == 0)
         figure.supxlabel("confidence", fontsize=8)
         figure.supylabel("accuracy", fontsize=8)
     caption = (

@@ -120,14 +120,17 @@ def _parts(differences: Array, covariance: Array, examples: int) -> list[tuple[f
     """Variances of the mean difference, with their degrees of freedom: of examples, and of seeds if there are two.
 
     A metric that takes few values, such as accuracy, may differ by the same amount in every seed. That is chance, not
-    a spread of zero: the variance over examples with the seeds as they are, which counts the examples that each seed
-    differs in, then stands alone.
+    a spread of zero: the part of the variance over examples that seeds do not share then stands for that of seeds.
     """
     seeds = len(differences)
-    if seeds == 1 or np.ptp(differences) < ROUNDING:
-        return [(float(covariance.mean()), examples - 1)]
+    if seeds == 1:
+        return [(float(covariance[0, 0]), examples - 1)]
     shared = float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
-    return [(max(0.0, shared), examples - 1), (float(differences.var(ddof=1)) / seeds, seeds - 1)]
+    common = max(0.0, shared)
+    spread = float(differences.var(ddof=1)) / seeds
+    if np.ptp(differences) < ROUNDING:
+        spread = max(0.0, float(covariance.mean()) - common)
+    return [(common, examples - 1), (spread, seeds - 1)]
 
 
 def _half_width(alpha: float, parts: Sequence[tuple[float, int]]) -> float:

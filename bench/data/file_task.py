@@ -112,30 +112,30 @@ def is_task_file(name: str) -> bool:
     return name.endswith(".toml")
 
 
-def load_extension(name: str, beside: Path = Path()) -> str:
+def load_extension(name: str, folder: Path = Path()) -> str:
     """Load what ``--plugin`` names, a module or a task file; returns the name by which a worker finds it anywhere.
 
     Args:
-        beside: the folder where a relative path of a task file starts.
+        folder: the folder where a relative path of a task file starts.
     """
     if not is_task_file(name):
         load_plugin(name)
         return name
-    file = _in_full(name, beside)
+    file = _resolved(name, folder)
     register_task_file(file)
     return str(file)
 
 
-def named_task(name: str, beside: Path = Path()) -> tuple[str, tuple[str, ...]]:
+def named_task(name: str, folder: Path = Path()) -> tuple[str, tuple[str, ...]]:
     """(the name of a task, what a worker has to load for it), where a task may be named by its file."""
     if not is_task_file(name):
         return name, ()
-    file = _in_full(name, beside)
+    file = _resolved(name, folder)
     return register_task_file(file), (str(file),)
 
 
-def _in_full(name: str, beside: Path) -> Path:
-    return Path(beside, os.path.expanduser(name)).resolve()  # noqa: PTH111  (it never raises)
+def _resolved(name: str, folder: Path) -> Path:
+    return Path(folder, os.path.expanduser(name)).resolve()  # noqa: PTH111  (it never raises)
 
 
 def register_task_file(file: Path) -> str:
@@ -251,7 +251,7 @@ def _splits(table: Any, file: Path) -> dict[str, Path]:
             raise ValueError(f"{file.name}: splits.{split} is {name!r}: name a {', '.join(FORMATS)} file.")
     if not table.keys() & {"validation", "test"}:
         raise ValueError(f"{file.name}: [splits] has nothing to report: add validation or test.")
-    return {split: _in_full(name, file.parent) for split, name in table.items()}
+    return {split: _resolved(name, file.parent) for split, name in table.items()}
 
 
 def _text(value: Any, where: str) -> str:

@@ -168,6 +168,6 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         with safe_open(file, framework="pt") as stored:
-            return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+            return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118 (a file)
     except (SafetensorError, OSError):
         return {}

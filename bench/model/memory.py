@@ -25,7 +25,7 @@ def base_in_memory(model: Any, tokenizer: Any, lora: LoraSpec, prompt: str) -> t
         ModelNotUsable: it has adapters, is quantised, is spread over devices, or is no causal language model.
     """
     if not callable(getattr(model, "get_output_embeddings", None)):
-        raise ModelNotUsable(f"{NAME} is a {type(model).__name__}: give a causal language model of transformers.")
+        raise ModelNotUsable(f"{NAME} is a {type(model).__name__}: pass a causal language model of transformers.")
     if not callable(tokenizer):
         raise ModelNotUsable(f"{NAME} needs its tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(...).")
     if any("lora_" in name for name, _ in model.named_parameters()):

@@ -55,15 +55,15 @@ class OwnAdapter:
     revision: str
 
 
-def find_adapter(name: str, beside: Path | None = None) -> Path:
-    """The folder of an adapter: a local one, of the working directory or ``beside``, or one of the hub.
+def find_adapter(name: str, folder: Path | None = None) -> Path:
+    """The folder of an adapter: a local one, of the working directory or ``folder``, or one of the hub.
 
     Raises:
         ModelNotUsable: there is neither.
     """
     from bench.specs.toml import expanded
 
-    for place in (expanded(name), *([beside / expanded(name)] if beside else [])):
+    for place in (expanded(name), *([folder / expanded(name)] if folder else [])):
         if place.is_dir():
             return place
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):

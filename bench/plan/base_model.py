@@ -12,13 +12,13 @@ from bench.specs import ModelSpec
 from bench.specs.toml import expanded
 
 
-def choose_model(table: Layer, beside: Path | None = None) -> tuple[ModelSpec, Path | None]:
+def choose_model(table: Layer, folder: Path | None = None) -> tuple[ModelSpec, Path | None]:
     """(resolved spec, path of a local model or None) of a ``[model]`` table.
 
     Args:
-        table: ``id`` is ``embedded``, a folder or .gguf file (of the working directory, or of ``beside``), or a name
+        table: ``id`` is ``embedded``, a folder or .gguf file (of the working directory, or of ``folder``), or a name
             on the hub.
-        beside: the folder of the grid file.
+        folder: the folder of the grid file.
 
     Raises:
         LookupError, ValueError: a key is misspelt, a value does not fit, or the model cannot be found.
@@ -26,7 +26,7 @@ def choose_model(table: Layer, beside: Path | None = None) -> tuple[ModelSpec, P
     asked = read_model_table(table)
     if not asked.id:
         raise ValueError("The model is '': use embedded, a name on the hub, or a folder (--model, or id in [model]).")
-    path = None if asked.id == "embedded" else _local(asked.id, beside)
+    path = None if asked.id == "embedded" else _local(asked.id, folder)
     if asked.revision is not None and (asked.id == "embedded" or path is not None):
         raise ModelNotUsable(
             f"The model {path or asked.id} has no revisions, so '{asked.revision}' (--revision, or revision in "
@@ -43,9 +43,9 @@ def overridden(table: Layer, overrides: Layer) -> Layer:
     return {**{name: value for name, value in table.items() if name not in dropped}, **overrides}
 
 
-def _local(name: str, beside: Path | None) -> Path | None:
+def _local(name: str, folder: Path | None) -> Path | None:
     """The folder or file that ``name`` names, or None for a name on the hub."""
-    places = [expanded(name), *([beside / expanded(name)] if beside else [])]
+    places = [expanded(name), *([folder / expanded(name)] if folder else [])]
     for place in places:
         if is_local(place):
             return place

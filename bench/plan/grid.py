@@ -266,18 +266,18 @@ def _trackers(names: Iterable[str]) -> tuple[str, ...]:
     return chosen
 
 
-def _tasks(named: Iterable[str], beside: Path = Path()) -> tuple[tuple[str, ...], list[str]]:
+def _tasks(named: Iterable[str], folder: Path = Path()) -> tuple[tuple[str, ...], list[str]]:
     """(the names of tasks, what a worker has to load for them), where a task may be named by its file."""
-    found = [named_task(name, beside) for name in named]
+    found = [named_task(name, folder) for name in named]
     return tuple(name for name, _ in found), [extension for _, loaded in found for extension in loaded]
 
 
-def _evals(table: GridTable, tasks: Collection[str], beside: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+def _evals(table: GridTable, tasks: Collection[str], folder: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     evals, extensions = {}, []
     for task, named in table.eval.items():
         if task not in tasks:
             raise LookupError(f"[eval] names '{task}', which the grid does not train on.{near_miss(task, tasks)}")
-        others, loaded = _tasks(named, beside)
+        others, loaded = _tasks(named, folder)
         evals[task] = _others(task, others, f"eval.{task}")
         extensions += loaded
     return evals, extensions

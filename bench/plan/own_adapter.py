@@ -40,12 +40,12 @@ def check_needed(adapter: OwnAdapter | str | None, *methods: str) -> None:
         )
 
 
-def choose_adapter(table: Layer, methods: Sequence[str], beside: Path | None = None) -> tuple[OwnAdapter | None, Layer]:
+def choose_adapter(table: Layer, methods: Sequence[str], folder: Path | None = None) -> tuple[OwnAdapter | None, Layer]:
     """(the adapter that a ``[model]`` table names, or None; the table, with that adapter's base where it names none).
 
     Args:
         methods: those that are planned.
-        beside: the folder of the grid file.
+        folder: the folder of the grid file.
 
     Raises:
         ModelNotUsable: the adapter cannot be used.
@@ -55,7 +55,7 @@ def choose_adapter(table: Layer, methods: Sequence[str], beside: Path | None = N
     check_needed(name, *methods)
     if name is None:
         return None, table
-    adapter = read_adapter(find_adapter(name, beside))
+    adapter = read_adapter(find_adapter(name, folder))
     return adapter, table if "id" in table else {**table, **named_base(adapter)}
 
 
