@@ -27,6 +27,7 @@ from bench.model.answers import answer_rows, answer_tokens
 from bench.model.base import Base, explained, load_base, repeated_layers
 from bench.model.guard import Guard
 from bench.model.identity import opened
+from bench.model.packed_attention import attend_by_prompt
 from bench.model.prompts import PLAIN
 from bench.model.recompute import Recompute
 from bench.model.remarks import collected
@@ -84,6 +85,7 @@ class ChoiceModel:
         with collected(), explained(base.name, spec, PROBING):
             checks.check_padding(spec, base, probe)
             if spec.packing:
+                attend_by_prompt(model, base.accepts)
                 checks.check_packing(spec, base, probe)
             layers = linear_layers(model)
             ran = checks.layers_that_run(layers, lambda: model(**base.inputs(probe.batch([0]))))

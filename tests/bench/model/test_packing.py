@@ -40,13 +40,35 @@ def batch_of(model: ChoiceModel) -> Batch:
     return batch
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "gpt2", "mistral", "gemma2", "granite", "phi3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "gpt2", "opt", "mistral", "gemma2", "granite", "phi3"])
 def test_packed_prompts_are_answered_as_each_alone(name: str, tmp_path: Path) -> None:
-    """Windows (mistral, gemma2), soft caps (gemma2), a logit scale (granite), learned positions (gpt2)."""
+    """Windows (mistral, gemma2), soft caps (gemma2), a logit scale (granite), learned positions (gpt2, opt)."""
     model = model_of(name, tmp_path)
     with model.assign(drawn(model)), torch.no_grad():
         alone = one_by_one(model, PROMPTS[::-1])
         torch.testing.assert_close(model.logits(batch_of(model)), alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_attention_never_sees_two_packed_prompts_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it where gradient checkpointing computes a layer again."""
+    model = model_of(name, tmp_path)
+    batch = batch_of(model)
+    assert batch.packed is not None
+    seen: list[int] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(query: Tensor, *others: Any, **options: Any) -> Tensor:
+        seen.append(query.shape[2])
+        return attend(query, *others, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    with model.recompute().on():
+        model.logits(batch).sum().backward()  # type: ignore[no-untyped-call]
+    passes = 2 * model._base.config.num_hidden_layers
+    assert sorted(seen) == sorted(passes * batch.packed.lengths)
 
 
 def test_packed_gradients_and_the_inputs_of_the_head_are_those_of_padded_rows(tmp_path: Path) -> None:
@@ -85,7 +107,7 @@ def test_flipout_has_the_same_law_on_packed_rows(tmp_path: Path) -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0.3, atol=0)
 
 
-@pytest.mark.parametrize("name", ["opt", "falcon", "falcon_h1", "bloom", "mamba"])
+@pytest.mark.parametrize("name", ["falcon", "falcon_h1", "bloom", "mamba"])
 def test_a_base_that_would_read_across_prompts_is_refused(name: str, tmp_path: Path) -> None:
     said = r"^tiny (does not answer packed|takes no positions).*read each other: set packing = false in \[model\]"
     with pytest.raises(ModelNotUsable, match=said):
