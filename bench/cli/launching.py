@@ -77,6 +77,11 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
             "--graphs records a graph for each shape of a batch, and packed prompts have a new shape at nearly every "
             "step: leave out one of --graphs and --packing (packing in [model])."
         )
+    if execution.compile and grid.model.quantization != "none":
+        raise ValueError(
+            f"--compile cannot compile the layers of a base in {grid.model.quantization}: leave out one of --compile "
+            "and --quantization."
+        )
     return Execution(
         source=grid.source,
         model_path=grid.model_path,
@@ -85,6 +90,7 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
         threads=execution.threads,
         eval_every=grid.eval_every,
         graphs=execution.graphs,
+        compile=execution.compile,
         recompute=execution.gradient_checkpointing,
         checkpoint_seconds=execution.checkpoint_seconds,
         claim_seconds=execution.claim_seconds,

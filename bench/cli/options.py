@@ -160,6 +160,12 @@ class ExecutionOptions(DeviceOptions):
         bool,
         typer.Option("--graphs", help="Train with CUDA graphs: faster for small models.", rich_help_panel=_MACHINE),
     ] = False
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Train with compiled layers; together with --graphs, too.", rich_help_panel=_MACHINE
+        ),
+    ] = False
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(

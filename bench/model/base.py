@@ -225,8 +225,10 @@ def output_layer(model: Any, name: str) -> Any:
     return head
 
 
-def repeated_layers(model: nn.Module, name: str) -> list[nn.Module]:
+def repeated_layers(model: nn.Module, name: str, use: str) -> list[nn.Module]:
     """The layers that the model is a stack of, as far as transformers can checkpoint them.
+
+    ``use`` is what they cannot be where there are none, and the fix: the end of a sentence.
 
     Raises:
         ModelNotUsable: it has none.
@@ -236,7 +238,7 @@ def repeated_layers(model: nn.Module, name: str) -> list[nn.Module]:
     kind: Any = GradientCheckpointingLayer
     found = [module for module in model.modules() if isinstance(module, kind)]
     if not found:
-        raise ModelNotUsable(f"{name} has no layers that can be computed again: leave out --gradient-checkpointing.")
+        raise ModelNotUsable(f"{name} has no layers that can be {use}.")
     inner = {id(module) for layer in found for module in layer.modules() if module is not layer}
     return [layer for layer in found if id(layer) not in inner]
 

@@ -25,6 +25,7 @@ from bench.model.adapters import (
 )
 from bench.model.answers import answer_rows, answer_tokens
 from bench.model.base import Base, explained, load_base, repeated_layers
+from bench.model.compiled import Compiled
 from bench.model.guard import Guard
 from bench.model.identity import opened
 from bench.model.packed_attention import attend_by_prompt
@@ -98,6 +99,7 @@ class ChoiceModel:
         self._answer_ids: tuple[int, ...] = ()
         self._passed = _Passed()
         self._recompute: Recompute | None = None
+        self._compiled: Compiled | None = None
 
     def recompute(self) -> Recompute:
         """Gradient checkpointing for the layers of the base.
@@ -106,8 +108,19 @@ class ChoiceModel:
             ModelNotUsable: the base has no such layers.
         """
         if self._recompute is None:
-            self._recompute = Recompute(repeated_layers(self._base, self.name))
+            why = "computed again: leave out --gradient-checkpointing"
+            self._recompute = Recompute(repeated_layers(self._base, self.name, why))
         return self._recompute
+
+    def compiled(self) -> Compiled:
+        """Compilation of the layers of the base.
+
+        Raises:
+            ModelNotUsable: the base has no such layers.
+        """
+        if self._compiled is None:
+            self._compiled = Compiled(repeated_layers(self._base, self.name, "compiled: leave out --compile"))
+        return self._compiled
 
     @property
     def forwards(self) -> int:
@@ -263,10 +276,18 @@ class ChoiceModel:
             out = self._base(**inputs)
         else:
             named = {self._adapters.full[name]: value for name, value in params.items()}
-            with self._recompute.off() if self._recompute else contextlib.nullcontext():
+            with self._plain_layers():
                 out = torch.func.functional_call(self._base, named, kwargs=inputs)
         logits = self._loaded.at_ends(batch, out.logits)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @contextlib.contextmanager
+    def _plain_layers(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for switched in (self._recompute, self._compiled):
+                if switched is not None:
+                    stack.enter_context(switched.off())
+            yield
 
     @contextlib.contextmanager
     def assign(self, params: Params) -> Iterator[None]:

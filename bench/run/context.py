@@ -44,6 +44,7 @@ class Context:
         device: where to compute.
         eval_every: steps between mid-run evaluations (0: none). It changes nothing but the trace.
         graphs: train with CUDA graphs (bench.train.graphs). Same results up to rounding.
+        compile: train with compiled layers (bench.model.compiled). Same results up to rounding.
         recompute: gradient checkpointing (bench.model.recompute). Same results.
         checkpoint_seconds: least time between checkpoints.
         track: names of trackers (bench.train.trackers).
@@ -59,6 +60,7 @@ class Context:
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     eval_every: int = 0
     graphs: bool = False
+    compile: bool = False
     recompute: bool = False
     checkpoint_seconds: float = 30.0
     track: tuple[str, ...] = ()

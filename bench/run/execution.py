@@ -24,6 +24,7 @@ class Execution:
         threads: CPU threads of each process; sums are taken in another order with another number.
         eval_every: steps between mid-run evaluations; 0 for none.
         graphs: train with CUDA graphs (bench.train.graphs).
+        compile: train with compiled layers (bench.model.compiled).
         recompute: gradient checkpointing in trainings (bench.model.recompute).
         checkpoint_seconds: least time between two checkpoints.
         claim_seconds: life of a claim without a heartbeat.
@@ -38,6 +39,7 @@ class Execution:
     threads: int = 1
     eval_every: int = 0
     graphs: bool = False
+    compile: bool = False
     recompute: bool = False
     checkpoint_seconds: float = 30.0
     claim_seconds: float = SECONDS

@@ -98,6 +98,7 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
         score=_watch(context, spec, method, protocol, model),
         eval_every=context.eval_every,
         graphs=context.graphs,
+        compile=context.compile and not method.reads_maps,
         recompute=context.recompute and not method.reads_maps,
         tracking=Tracking.open(context.track, context.store.root / "tracking", spec),
     )
@@ -120,6 +121,11 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
         job.warnings.append(
             f"{spec.method} hooks the adapters' maps, which must run once in a step: --gradient-checkpointing does not "
             "apply to it."
+        )
+    if context.compile and method.reads_maps and job.trained:
+        job.warnings.append(
+            f"{spec.method} hooks the adapters' maps, which compiled layers do not call: --compile does not apply to "
+            "it."
         )
     diagnostics, odd = plain(job.facts, spec.method)
     job.warnings += odd

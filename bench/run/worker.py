@@ -63,6 +63,8 @@ def make_runner(
         raise ValueError(f"--graphs records CUDA graphs, and the device is {device}: leave it out.")
     if execution.graphs and execution.recompute:
         raise ValueError("--graphs and --gradient-checkpointing exclude each other: leave one out.")
+    if execution.compile and execution.recompute:
+        raise ValueError("--compile and --gradient-checkpointing exclude each other: leave one out.")
     return Runner(
         store=store,
         source=execution.source,
@@ -71,6 +73,7 @@ def make_runner(
         device=device,
         eval_every=execution.eval_every,
         graphs=execution.graphs,
+        compile=execution.compile,
         recompute=execution.recompute,
         track=execution.track,
         checkpoint_seconds=execution.checkpoint_seconds,

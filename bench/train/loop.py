@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bench.data.batches import Batch, Encoded
 from bench.model.choice_model import ChoiceModel
+from bench.model.compiled import Compiled
 from bench.model.own_adapter import no_adapter
 from bench.posterior import Params, Point, Posterior
 from bench.process.progress import Progress
@@ -56,6 +57,7 @@ class FitJob:
         score: metrics of a posterior on the examples that mid-run evaluation watches; None for no such evaluation.
         eval_every: steps between mid-run evaluations; 0 for none.
         graphs: replay forward and backward passes as CUDA graphs, where a step is one pass of the default loss.
+        compile: compiled layers in the training; the same results up to rounding.
         recompute: gradient checkpointing in the training; the same results, in more time and less memory.
         trace: the rows of the training curve.
         tracking: where these rows go besides.
@@ -75,6 +77,7 @@ class FitJob:
     score: Callable[[Posterior], Mapping[str, float]] | None = None
     eval_every: int = 0
     graphs: bool = False
+    compile: bool = False
     recompute: bool = False
     generator: torch.Generator = dataclasses.field(default_factory=torch.Generator)
     step: int = 0
@@ -181,7 +184,11 @@ class FitJob:
         passes = self._passes(now.parameters, loss, draws, perturb)
         log_every = max(1, settings.steps // TRACE_POINTS)
         recompute = self.model.recompute() if self.recompute else None
-        with self.model.dropout(), recompute.on() if recompute else contextlib.nullcontext(), clock.running():
+        compiled = self.model.compiled() if self.compile else None
+        switched = recompute or compiled
+        with self.model.dropout(), switched.on() if switched else contextlib.nullcontext(), clock.running():
+            if compiled and now.step < settings.steps:
+                self._compile(compiled, now)
             for batch in self._batches(now.step):
                 self.step = now.step
                 self._seed(now.step)
@@ -203,6 +210,14 @@ class FitJob:
                 self.progress.step(done)
                 if done < settings.steps:
                     self._save(now)
+        if compiled:
+            self.facts["compiled"] = not compiled.failed and not compiled.kept
+            if compiled.failed:
+                self.warnings.append(f"--compile had no effect, layers were not compiled ({compiled.failed}).")
+            elif compiled.kept:
+                self.warnings.append(
+                    "--compile changed nothing where the method passes parameters of its own to the model."
+                )
         if recompute and recompute.kept:
             self.warnings.append(
                 "--gradient-checkpointing saved nothing where the method passes parameters of its own to the model."
@@ -229,6 +244,11 @@ class FitJob:
         seed = digest(seed_for(self.spec, "train"), step)
         seed_global(seed, self.model.device)
         self.generator.manual_seed(seed)
+
+    def _compile(self, compiled: Compiled, now: TrainState) -> None:
+        """Compile with the first batch, or find that it cannot be done."""
+        batch = next(next(self._batches(now.step)).split(self.spec.train.micro_batches))
+        compiled.check(lambda: self.loss(batch), list(self.model.params.values()), lambda: self._seed(now.step))
 
     def _passes(
         self,
