@@ -4,13 +4,14 @@
     python tools/gpu.py --out gpu.json --tiny          # the same code at a tiny shape, on a CPU too
 
 Bases are randomly initialised at the shape of Llama-2-7B and of Qwen2.5-0.5B, prompts have the lengths of ARC-E's, the
-models, methods and training loop are the suite's own. After each part the JSON is written again; a part that fails
+models, methods and training loop are the suite's own. The JSON is written as figures become known; a part that fails
 leaves its error there and the next one starts; one that no longer fits into ``--seconds`` is left out and says so.
 
 Parts: machine, smoke (every registered method for 5 steps on the embedded base), 7b_bf16, 7b_int8, 7b_nf4 (passes,
 draws, optimizer steps, curvature, predictives; time and peak memory of each), 05b (the same in bfloat16), graphs (a
-0.5 B step eager and with CUDA graphs), workers (1, 4, 8 processes on the card; with ``--mps`` under NVIDIA's MPS too),
-compile (``torch.compile`` of the loss, warm-up counted).
+0.5 B training step eager and with CUDA graphs, and the kernels of its pieces), workers (1, 4, 8 processes on the card;
+with ``--mps`` under NVIDIA's MPS too), compile (that step with compiled layers, with and without CUDA graphs, warm-up
+counted apart).
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import platform
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs without an installation, too
 
-from tools.gpu_common import Bench
-from tools.gpu_parts import compiled, graphs, shape
+from tools.gpu_common import Bench, failure
+from tools.gpu_parts import shape
+from tools.gpu_speed import compiled, graphs
 from tools.gpu_workers import worker, workers
 
 
@@ -86,11 +87,13 @@ def smoke(b: Bench) -> dict[str, Any]:
         if status:
             traces = [json.loads(file.read_text()) for file in (runs / "failures").glob("*.json")]
             found[name] |= {"said": said, "failures": [str(trace)[-1500:] for trace in traces[-1:]]}
-    plain = ("--set", "lora.dropout=0", "--set", "ivon.lr=0.1")
-    for name in ("adamw", "ivon", "la_kfac"):
+    for name, more in (("adamw", ()), ("ivon", ("--set", "lr=0.1")), ("la_kfac", ())):
+        plain = ("--set", "lora.dropout=0", *more)
         ways = {"cpu": ("--device", "cpu"), "device": ("--device", b.device.type)}
         if b.device.type == "cuda":
             ways["graphs"] = ("--device", "cuda", "--graphs")
+            ways["compile"] = ("--device", "cuda", "--compile")
+            ways["compile + graphs"] = ("--device", "cuda", "--compile", "--graphs")
         rows = {}
         for way, flags in ways.items():
             status, said, runs = run(name, f"{name}-{way}", *plain, *flags)
@@ -130,6 +133,7 @@ def main() -> None:
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as the suite's workers do, for its NaN gradients
     with tempfile.TemporaryDirectory() as folder:
         ends = time.monotonic() + args.seconds
         b = Bench(torch.device(args.device), args.tiny, Path(folder), ends=ends, mps=args.mps)
@@ -140,27 +144,23 @@ def main() -> None:
 
 
 def measure(b: Bench, names: list[str], out: Path) -> dict[str, Any]:
-    """Run the parts in turn; ``out`` is whole after each."""
-    began, found = time.monotonic(), dict[str, Any]()
+    """Run the parts in turn; ``out`` is whole at any time."""
+    b.out, found = out, b.found
     for name in names:
         part, needs = PARTS[name]
         since = time.monotonic()
+        found[name] = b.part = {}
         if since + needs > b.ends:
-            found[name] = {"skipped": "out of time"}
+            b.part["skipped"] = "out of time"
         else:
-            try:
-                found[name] = part(b)
-            except Exception:
-                found[name] = {"error": traceback.format_exc()[-3000:]}
-            found[name]["part_seconds"] = time.monotonic() - since
+            with failure(b.part):
+                b.part |= part(b)
+            b.part["part_seconds"] = time.monotonic() - since
         gc.collect()
         if b.device.type == "cuda":
             with contextlib.suppress(RuntimeError):
                 torch.cuda.empty_cache()
-        whole = {"tiny": b.tiny, "seconds": time.monotonic() - began, "parts": found}
-        new = out.with_suffix(".new")
-        new.write_text(json.dumps(whole, indent=1, default=str) + "\n")
-        new.replace(out)
+        b.write()
         print(f"{name}: {time.monotonic() - since:.0f} s{' ERROR' if 'error' in found[name] else ''}", flush=True)
     return found
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import statistics
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,26 @@ LENGTHS = Path(__file__).parent / "arc_e_lengths.json"
 
 @dataclasses.dataclass(eq=False)
 class Bench:
-    """Shared by all parts."""
+    """Shared by all parts: ``found`` has what they measured, ``part`` what the present one has so far."""
 
     device: torch.device
     tiny: bool
     folder: Path
     ends: float = float("inf")
     mps: bool = False
+    out: Path | None = None
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    found: dict[str, Any] = dataclasses.field(default_factory=dict)
+    part: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def write(self) -> None:
+        """Write what is known by now; ``out`` is whole at any time."""
+        if self.out is None:
+            return
+        whole = {"tiny": self.tiny, "seconds": time.monotonic() - self.began, "parts": self.found}
+        new = self.out.with_suffix(".new")
+        new.write_text(json.dumps(whole, indent=1, default=str) + "\n")
+        new.replace(self.out)
 
     @functools.cache  # noqa: B019 (one object for the whole run)
     def ceiling(self) -> float:
@@ -74,12 +89,27 @@ class Bench:
             found |= {"peak_mib": peak / 2**20, "peak_over_held_mib": (peak - before) / 2**20}
         return found
 
+    def peak(self) -> Callable[[], dict[str, float]]:
+        """Start to watch the peak memory, which the result tells; nothing on a CPU."""
+        self._allocated(reset=True)
+        cuda = self.device.type == "cuda"
+        return lambda: {"peak_mib": torch.cuda.max_memory_allocated(self.device) / 2**20} if cuda else {}
+
     def _allocated(self, reset: bool) -> int:
         if self.device.type != "cuda":
             return 0
         if reset:
             torch.cuda.reset_peak_memory_stats(self.device)
         return torch.cuda.memory_allocated(self.device)
+
+
+@contextlib.contextmanager
+def failure(row: dict[str, Any]) -> Iterator[None]:
+    """An error inside is left in ``row`` and goes no further."""
+    try:
+        yield
+    except Exception:
+        row["error"] = traceback.format_exc()[-1500:]
 
 
 def fit_job(b: Bench, model: ChoiceModel, data: Encoded, steps: int = 8, **more: Any) -> FitJob:

@@ -1,4 +1,4 @@
-"""Parts of tools/gpu.py in one process: one base's passes, steps, curvature and predictives; graphs; torch.compile."""
+"""The part of tools/gpu.py on one base: passes, draws, optimizer steps, curvature and predictives."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.data.batches import Batch
 from bench.posterior import DiagGaussian, Point
-from bench.train.graphs import CudaRecorder, GraphedLoss
 from methods.adamw import AdamW
 from methods.ivon import Ivon
 from methods.ivon.optimizer import IVON
@@ -34,7 +34,8 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
     b.synchronize()
     data = b.data(model, 64)
     parameters = list(model.params.values())
-    found: dict[str, Any] = {
+    found = b.part
+    found |= {
         "load_seconds": time.perf_counter() - began,
         "adapter_parameters": sum(p.numel() for p in parameters),
         "held_mib": torch.cuda.memory_allocated() / 2**20 if b.device.type == "cuda" else None,
@@ -53,6 +54,7 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
         except Exception:
             found[what] = {"error": traceback.format_exc()[-1500:]}
         gc.collect()
+        b.write()
 
     def passes() -> None:
         with model.dropout():
@@ -110,18 +112,26 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
             steps = 4 if b.tiny else 24
             method.fit(fit_job(b, model, data, 4))  # warm-up
             timed = fit_job(b, model, data, steps)
+            peak = b.peak()
             method.fit(timed)
-            found[f"training step of {method.name}"] = {"ms": 1e3 * timed.train_seconds / steps, "steps": steps}
+            found[f"training step of {method.name}"] = {
+                "ms": 1e3 * timed.train_seconds / steps, "steps": steps, **peak()
+            }  # fmt: skip
+    with noted("share of IVON in its step"):
+        whole = found["training step of ivon"]["ms"]
+        found["share of IVON in its step"] = {
+            source: found[f"ivon_draw_and_step, noise from {source}"]["ms"] / whole for source in ("cpu", "device")
+        }
     posterior: Any = DiagGaussian(model.snapshot(), {n: torch.full_like(p, 1e-4) for n, p in model.params.items()})
     draws = [dict(draw) for draw in posterior.draws(DRAWS, torch.Generator().manual_seed(5))]
-    eight = data.batch(range(8))
+    eight, more = data.batch(range(8)), b.data(model, 8 * DRAWS).batch(range(8 * DRAWS))
 
     @torch.no_grad()
-    def looped() -> Tensor:
+    def looped(batch: Batch = eight) -> Tensor:
         rows = []
         for params in draws:
             with model.assign(params):
-                rows.append(model.logits(eight))
+                rows.append(model.logits(batch))
         return torch.stack(rows)
 
     def times(field: str) -> Any:
@@ -142,6 +152,8 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
             "examples": 8,
             "looped": b.milliseconds(looped, repeats=5),
             "batched": b.milliseconds(batched, repeats=5),
+            "looped, as many rows a pass": b.milliseconds(lambda: looped(more), repeats=3, warm=1)
+            | {"examples": 8 * DRAWS},
             "largest_logit_difference": float(difference),
             "spread_of_logits": float(looped().std()),
         }
@@ -152,8 +164,7 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
             seconds = {}
             for count in (4, 8) if b.tiny else (4, 8, 24):  # the first warms up
                 one_job = fit_job(b, model, b.data(model, count), starts=start)
-                if b.device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
+                peak = b.peak()
                 since = time.perf_counter()
                 fitted = laplace.fit(one_job)
                 b.synchronize()
@@ -163,66 +174,10 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
             found[laplace.name] = {
                 "curvature_ms_per_example": 1e3 * per,
                 "evidence_and_factors_seconds": seconds[high] - high * per,
+                **peak(),
             }
-            if b.device.type == "cuda":
-                found[laplace.name]["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
             predict = predict_job(model, b.data(model, 8), fitted)
             one = b.milliseconds(functools.partial(laplace.predict, predict), repeats=2, warm=1)
             found[laplace.name]["linearised_predictive"] = one | {"ms_per_example": one["ms"] / 8}
             del fitted, predict
     return found
-
-
-def graphs(b: Bench) -> dict[str, Any]:
-    """A 0.5 B training step as the loop takes it, eager and with CUDA graphs, AdamW and IVON; and the pass alone."""
-    model = b.model("qwen_05b")
-    data = b.data(model, 64)
-    found: dict[str, Any] = {}
-    steps = 4 if b.tiny else 64
-    ways = (False, True) if b.device.type == "cuda" else (False,)
-    for method in (AdamW(lr=1e-5), Ivon(lr=1e-3)):
-        for graphed in ways:
-            for count in (steps, 2 * steps):  # recording costs the same in both: the difference is steps alone
-                job = fit_job(b, model, data, count, graphs=graphed)
-                method.fit(job)
-                found.setdefault(f"{method.name}, {'graphs' if graphed else 'eager'}", {})[count] = job.train_seconds
-    for row in found.values():
-        row["ms_per_step"] = 1e3 * (row[2 * steps] - row[steps]) / steps
-        row["start_seconds"] = 2 * row[steps] - row[2 * steps]
-    if b.device.type == "cuda":
-        batch = data.batch(range(4))
-        job = fit_job(b, model, data)
-        replay = GraphedLoss(job.loss, list(model.params.values()), CudaRecorder())
-        found["pass alone, graph"] = b.milliseconds(lambda: replay(batch), repeats=20)
-        found["reserved_mib"] = torch.cuda.max_memory_reserved() / 2**20  # of one process, its CUDA context not counted
-        found["pass alone, eager"] = b.milliseconds(lambda: job.loss(batch).backward(), repeats=20)
-    return found
-
-
-def compiled(b: Bench) -> dict[str, Any]:
-    """torch.compile of the loss over three prompt lengths: seconds of compiling, and the step after it."""
-    model = b.model("qwen_05b")
-    data = b.data(model, 64)
-    batches = [data.batch(range(start, start + 4)) for start in (0, 4, 8)]
-    began = time.perf_counter()
-
-    @torch.compile(dynamic=True, backend="eager" if b.tiny else "inductor")
-    def loss(input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, labels: Tensor) -> Tensor:
-        out = model._base(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-            logits_to_keep=1,
-        )
-        return torch.nn.functional.cross_entropy(out.logits[:, -1].float(), labels)
-
-    def passes() -> None:
-        for batch in batches:
-            loss(batch.input_ids, batch.attention_mask, batch.position_ids, batch.labels).backward()
-
-    passes()
-    b.synchronize()
-    warm = time.perf_counter() - began
-    one = b.milliseconds(passes)
-    return {"compile_seconds": warm, "pass_ms": one["ms"] / len(batches), **one}

@@ -52,6 +52,41 @@ def test_the_committed_page_is_the_one_of_the_committed_results() -> None:
     assert (ROOT / "docs" / "performance.md").read_text() == page(ROOT / "results")
 
 
+def test_the_gpu_figures_are_shown_with_their_targets(tmp_path: Path) -> None:
+    """As tools/gpu.py writes them; a later file that failed replaces nothing."""
+    (tmp_path / "gpu").mkdir()
+    int8 = {
+        "forward_backward": {"ms": 150.0, "peak_mib": 10240.0, "tokens_per_s": 1234.0, "share_of_matmul": 0.25},
+        "ivon_draw_and_step, noise from device": {"ms": 0.25, "peak_mib": 9216.0},
+        "share of IVON in its step": {"device": 0.0015, "cpu": 0.2},
+        "la_kfac": {"curvature_ms_per_example": 52.0, "peak_mib": 25600.0, "linearised_predictive": {"ms": 900.0}},
+    }
+    steps = {"adamw, eager": {"ms_per_step": 100.0, "start_seconds": 0.5}, "kernels": {"clipping": 7}}
+    ways = {"adamw, compile + graphs": {"ms_per_step": 10.0, "start_seconds": 40.0}, "ivon, compile": {"error": "x"}}
+    rates = {"eager, 1": 10.0, "eager, 8": 50.0, "graphs, 1": 80.0, "graphs, 8": 160.0}
+    workers = {"plain": {name: {"steps_per_s": rate} for name, rate in rates.items()}}
+    parts = {"7b_int8": int8, "graphs": steps, "compile": ways, "workers": workers}
+    (tmp_path / "gpu" / "one.json").write_text(json.dumps({"parts": parts}))
+    (tmp_path / "gpu" / "two.json").write_text(json.dumps({"parts": {"graphs": {"error": "x"}}}))
+    text = page(tmp_path)
+    for line in (
+        "| forward and backward, 4 prompts | unmeasured | unmeasured | 150 (10.0) | unmeasured |",
+        "| curvature per example, KFAC | unmeasured | unmeasured | 52 (25.0) | unmeasured |",
+        "| share of the matmul ceiling | unmeasured | unmeasured | 25.00% | unmeasured |",
+        "| eager | 100.0 | 1.00 | 0.5 | unmeasured | unmeasured | unmeasured |",
+        "| compiled, CUDA graphs | 10.0 | 0.10 | 40.0 | unmeasured | unmeasured | unmeasured |",
+        "| clipping | 7 |",
+        "| 8 | 50.0 | 160.0 | unmeasured | unmeasured |",
+        "| 7 B int8: IVON draw + step over its training step | 0.15% | at most 0.20% | yes |",
+        "| 0.5 B: best step over the eager one (AdamW) | 0.10 | at most 0.50 | yes |",
+        "| 0.5 B: 8 workers over one, both eager | 5.00 | at least 3.00 | yes |",
+        "| 0.5 B: the best of 8 workers over the best of one | 2.00 | at least 3.00 | no |",
+        "| 7 B int8: largest peak of any operation, GiB | 25.0 | at most 24.0 | no |",
+        "| torch.compile | measured, but for ivon, compile |",
+    ):
+        assert line in text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["train", "predict"])
 def test_both_sides_of_a_step_run_and_predict_the_same(part: str, tmp_path: Path) -> None:
