@@ -141,7 +141,8 @@ class TuneTable(BaseModel):
 
     criterion: Literal["nll", "brier", "ece"] = "nll"  # lower is better
     holdout: Share = 0.25
-    seeds: Seeds | None = None
+    seeds: Seeds | None = None  # the grid's
+    tasks: Annotated[Names, Field(min_length=1), _expect("a list of at least one name")] | None = None  # the grid's
 
     @property
     def lists(self) -> dict[str, dict[str, list[Any]]]:

@@ -9,6 +9,7 @@ infinity and is not tried again; any other failure stops the search.
     [tune]
     holdout = 0.25
     seeds = [101, 102]
+    tasks = ["arc_c"]   # all of the grid's by default
     [tune.ivon]
     lr = [0.1, 0.3]
     ess = [1e4, 1e5]
@@ -28,6 +29,7 @@ from typing import Any
 
 import tomli_w
 
+from bench.errors import near_miss
 from bench.method import get_method
 from bench.plan.grid import Grid, check_count
 from bench.plan.runs import families
@@ -93,8 +95,11 @@ def plan_tuning(
     budgets = {method: math.prod(map(len, lists.values())) for method, lists in grid.tune.lists.items()}
     if len(set(budgets.values())) > 1:
         raise ValueError(f"[tune] gives the methods unequal budgets ({budgets}): list equally many combinations.")
-    seeds = grid.tune.seeds or grid.seeds
-    check_count(sum(budgets.values()) * len(grid.tasks) * len(seeds), f"[tune] of {grid.name}")
+    seeds, tasks = grid.tune.seeds or grid.seeds, grid.tune.tasks or grid.tasks
+    for task in tasks:
+        if task not in grid.tasks:
+            raise LookupError(f"tune.tasks names '{task}', which the grid does not have.{near_miss(task, grid.tasks)}")
+    check_count(sum(budgets.values()) * len(tasks) * len(seeds), f"[tune] of {grid.name}")
     base = grid.settings
     for method, values in (chosen or {}).items():
         base = base.over({method: values})
@@ -109,7 +114,7 @@ def plan_tuning(
                 grid.planner.run(
                     method, task, seed, settings, variant="tune", purpose="tune", tune_share=grid.tune.holdout
                 )
-                for task in grid.tasks
+                for task in tasks
                 for seed in seeds
             )
             candidates.append(Candidate(method, values, runs))

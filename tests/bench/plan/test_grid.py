@@ -479,6 +479,13 @@ def test_a_search_tries_every_combination_on_every_task_and_seed(grid: Any) -> N
     assert len(tuning.families()) == 8
 
 
+def test_a_search_may_judge_on_a_part_of_the_tasks(grid: Any) -> None:
+    text = TUNE.replace("seeds = [101]", "seeds = [101]\ntasks = ['notes_four']")
+    tuning = plan_tuning(grid(text))
+    assert {run.data.task for candidate in tuning.candidates for run in candidate.runs} == {"notes_four"}
+    assert {run.data.task for run in grid(text).runs()} == {"notes_two", "notes_four"}
+
+
 def test_a_search_scores_held_out_training_data_only(grid: Any) -> None:
     for candidate in plan_tuning(grid(TUNE)).candidates:
         assert {(run.split, run.fit.holdout, run.purpose) for run in candidate.runs} == {("holdout", 0.25, "tune")}
@@ -505,6 +512,11 @@ def test_unequal_budgets_are_refused(grid: Any) -> None:
         ("[tune.ivon]\nlr = [1, 1]\n", r"tune\.ivon\.lr is \[1, 1\]: each value counts once"),
         ("[tune.ivon]\n", r"\[tune\.ivon\] is empty: list the values"),
         ("[tune]\nseeds = []\n[tune.ivon]\nlr = [1]\n", r"tune\.seeds is \[\]: expected a list of whole numbers"),
+        ("[tune]\ntasks = []\n[tune.ivon]\nlr = [1]\n", r"tune\.tasks is \[\]: expected a list of at least one name"),
+        (
+            "[tune]\ntasks = ['notes_tow']\n[tune.ivon]\nlr = [1]\n",
+            r"tune\.tasks names 'notes_tow', which the grid does not have\. Did you mean 'notes_two'",
+        ),
     ],
 )
 def test_a_search_that_is_misspelt_is_refused(grid: Any, text: str, said: str) -> None:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from bench.data.batches import Batch, Encoded
 from bench.model.adapters import Adapter
 from bench.model.choice_model import ChoiceModel
+from bench.process.progress import Progress
 from bench.task import Example
 from methods.laplace import curvature
 from methods.laplace.curvature import Tape, diagonal, jacobians
 from methods.laplace.kronecker import Factors, Rows
-from methods.laplace.laplace_torch import AdapterCurvature, ReadOut, SharedKronLaplace, tune_prior
+from methods.laplace.laplace_torch import AdapterCurvature, Passes, ReadOut, SharedKronLaplace, tune_prior
 
 
 class Whole(nn.Module):
@@ -161,3 +162,17 @@ def test_the_conjugate_posterior_of_a_linear_model(monkeypatch: pytest.MonkeyPat
     variance = 1 / (diagonal(Tape(Linear(), batch, ["w"]))["w"].flatten() + prior)
     distance = (variance / exact.inverse().diagonal() - 1).abs().max()
     assert distance < 1e-10 if orthogonal else 0.001 < distance < 0.2
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_accelerator_takes_batches_of_many_tokens(device: str) -> None:
+    tokens = tuple((1,) * (20 + i % 50) for i in range(200))
+    examples = tuple(Example("", 0, id=str(i)) for i in range(200))
+    data = Encoded(tokens, examples, 0, torch.device(device), 0)
+    sizes = [tuple(passed["batch"].input_ids.shape) for passed in Passes(data, 4, Progress())]
+    assert sum(rows for rows, _ in sizes) == 200
+    if device == "cpu":
+        assert {rows for rows, _ in sizes} == {4}
+    else:
+        assert max(rows * length for rows, length in sizes) <= Passes.TOKENS
+        assert len(sizes) < 15
