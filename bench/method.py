@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bench.data.batches import Batch, Encoded
 from bench.errors import BrokenPlugin
+from bench.model import side_by_side
 from bench.model.choice_model import ChoiceModel
 from bench.options import Hyperparameter, Reader, hyperparameters, make
 from bench.posterior import Params, Posterior
@@ -84,14 +86,14 @@ class Method:
         raise TypeError(f"Method '{self.name}' has no fit: define fit(job), or name a `base` whose posterior it uses.")
 
     def predict(self, job: PredictJob) -> Tensor:
-        """(S, N, C) log-probabilities: S draws, N examples, C answers. The default evaluates :meth:`draw` in turn.
+        """(S, N, C) log-probabilities: S draws, N examples, C answers. The default evaluates :meth:`draw`.
 
         The draws are fixed for the whole evaluation set. A closed-form predictive returns S = 1.
         """
-        drawn = [job.log_probs(params) for params in self.draw(job) or ()]
-        if not drawn:
+        drawn = job.log_probs_of_draws(self.draw(job) or ())
+        if not len(drawn):
             raise ValueError(f"{self.name}.draw gave no adapter values: return at least one.")
-        return torch.stack(drawn)
+        return drawn
 
     def draw(self, job: PredictJob) -> Iterable[Params]:
         """The adapter values to predict with; the default is the posterior mean."""
@@ -169,7 +171,7 @@ class PredictJob:
         _ = self.encoded
 
     def over_batches(self, function: Callable[[Batch], Tensor]) -> Tensor:
-        """(N, C) on the CPU: ``function(batch) -> (B, C)`` over all examples, put back in their order."""
+        """(N, ...) on the CPU: ``function(batch) -> (B, ...)`` over all examples, put back in their order."""
         parts, places = [], []
         for rows, batch in self.encoded.in_order(self.batch_size, self.batch_tokens):
             parts.append(function(batch))
@@ -184,6 +186,40 @@ class PredictJob:
         """(N, C) log-probabilities of all examples with the adapters at ``params``."""
         with self.model.assign(params):
             return self.over_batches(lambda batch: log_softmax(self.model.logits(batch)))
+
+    @torch.no_grad()
+    def log_probs_of_draws(self, draws: Iterable[Params]) -> Tensor:
+        """(S, N, C) log-probabilities of all examples for each of S draws: in turn, or side by side on a GPU."""
+        if not side_by_side.gains(self.model.device):
+            found = [self.log_probs(params) for params in draws]
+        else:
+            found, waiting = [], iter(draws)
+            while group := list(itertools.islice(waiting, side_by_side.MOST_DRAWS)):
+                found += self._together(group)
+        return torch.stack(found) if found else torch.empty(0)
+
+    def _together(self, draws: Sequence[Params]) -> Iterable[Tensor]:
+        """(N, C) for each draw, as many draws in a pass as the memory for its tokens allows."""
+        model = self.model
+        if len(draws) == 1 or not side_by_side.alike(draws, model.adapters):
+            return [self.log_probs(params) for params in draws]
+        matrices = side_by_side.stack(model.adapters, draws)
+
+        def one(batch: Batch) -> Tensor:
+            count = max(1, side_by_side.MOST_TOKENS // batch.input_ids.numel())
+            parts = []
+            for start in range(0, len(draws), count):
+                part = {name: value[start : start + count] for name, value in matrices.items()}
+                held = min(count, len(draws) - start)
+                with side_by_side.stacked(model.adapters, part, batch):
+                    logits = model.logits(side_by_side.repeated(batch, held))
+                parts.append(log_softmax(logits).reshape(held, len(batch), -1))
+            return torch.cat(parts).transpose(0, 1)
+
+        try:
+            return self.over_batches(one).unbind(1)
+        except side_by_side.NotRowWise:
+            return [self.log_probs(params) for params in draws]
 
 
 def log_softmax(logits: Tensor) -> Tensor:

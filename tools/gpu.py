@@ -90,6 +90,7 @@ def smoke(b: Bench) -> dict[str, Any]:
     for name, more in (("adamw", ()), ("ivon", ("--set", "lr=0.1")), ("la_kfac", ())):
         plain = ("--set", "lora.dropout=0", *more)
         ways = {"cpu": ("--device", "cpu"), "device": ("--device", b.device.type)}
+        ways["packed"] = ("--device", b.device.type, "--packing")
         if b.device.type == "cuda":
             ways["graphs"] = ("--device", "cuda", "--graphs")
             ways["compile"] = ("--device", "cuda", "--compile")

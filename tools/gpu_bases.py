@@ -1,11 +1,10 @@
-"""For tools/gpu.py: randomly initialised bases of a given shape, made on the device itself, and stacked adapters."""
+"""For tools/gpu.py: randomly initialised bases of a given shape, made on the device itself."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -138,24 +137,3 @@ def prompts(lengths: Sequence[int], vocabulary: int, device: torch.device) -> En
     labels = torch.randint(0, len(ANSWERS), (len(lengths),), generator=generator).tolist()
     examples = tuple(Example("", label, id=str(number)) for number, label in enumerate(labels))
     return Encoded(tokens, examples, 0, device, 0)
-
-
-@contextlib.contextmanager
-def stacked(model: ChoiceModel, draws: Sequence[dict[str, Tensor]]) -> Iterator[None]:
-    """S adapters side by side: rows s B to (s + 1) B of every batch inside go through draw s."""
-    count = len(draws)
-    modules = []
-    for name, adapter in model.adapters.items():
-        weights = torch.stack([draw[name] for draw in draws]).mT.contiguous()  # (S, in, out)
-
-        def forward(x: Tensor, weights: Tensor = weights) -> Tensor:
-            rows = x.reshape(count, -1, x.shape[-1])
-            return torch.bmm(rows, weights).reshape(*x.shape[:-1], weights.shape[-1])
-
-        adapter.linear.forward = forward  # type: ignore[method-assign]
-        modules.append(adapter.linear)
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import gc
 import time
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor
 
 from bench.data.batches import Batch
+from bench.model import side_by_side
 from bench.posterior import DiagGaussian, Point
 from methods.adamw import AdamW
 from methods.ivon import Ivon
 from methods.ivon.optimizer import IVON
 from methods.laplace import LaplaceDiag, LaplaceKfac
 from methods.swa import Moments
-from tools.gpu_bases import stacked
 from tools.gpu_common import Bench, fit_job, predict_job
 
 DRAWS = 10
@@ -134,17 +133,10 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
                 rows.append(model.logits(batch))
         return torch.stack(rows)
 
-    def times(field: str) -> Any:
-        value = getattr(eight, field)
-        if value is None:  # `packed`, as these prompts are padded
-            return None
-        return value * DRAWS if isinstance(value, tuple) else value.repeat(DRAWS, *[1] * (value.ndim - 1))
-
     @torch.no_grad()
     def batched() -> Tensor:
-        wide = type(eight)(**{f.name: times(f.name) for f in dataclasses.fields(eight)})
-        with stacked(model, draws):
-            return model.logits(wide).unflatten(0, (DRAWS, -1))
+        with side_by_side.stacked(model.adapters, side_by_side.stack(model.adapters, draws), eight):
+            return model.logits(side_by_side.repeated(eight, DRAWS)).unflatten(0, (DRAWS, -1))
 
     with noted("ten_draws"):
         difference = (looped() - batched()).abs().max()

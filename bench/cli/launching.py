@@ -77,6 +77,11 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
             "--graphs records a graph for each shape of a batch, and packed prompts have a new shape at nearly every "
             "step: leave out one of --graphs and --packing (packing in [model])."
         )
+    if execution.compile and grid.model.packing:
+        raise ValueError(
+            "--compile would compile again for the lengths of every packed batch: leave out one of --compile and "
+            "--packing (packing in [model])."
+        )
     if execution.compile and grid.model.quantization != "none":
         raise ValueError(
             f"--compile cannot compile the layers of a base in {grid.model.quantization}: leave out one of --compile "

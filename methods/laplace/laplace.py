@@ -85,8 +85,7 @@ class Laplace(Linked):
         if self.tau == 0 or not job.posterior.uncertain:
             return job.log_probs(job.posterior.mean).unsqueeze(0)
         if self.predictive == "sampled":
-            draws = job.posterior.draws(self.draws, job.generator, self.tau)
-            return torch.stack([job.log_probs(params) for params in draws])
+            return job.log_probs_of_draws(job.posterior.draws(self.draws, job.generator, self.tau))
         model, posterior = job.model, job.posterior.to(job.model.device)
         names = posterior.uncertain
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools import gpu, gpu_bases
+from tools import gpu
 from tools.gpu_common import Bench
 
 pytestmark = pytest.mark.slow
@@ -28,25 +28,6 @@ def test_a_random_base_reads_and_learns(quantization: str, tiny: Bench) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.params.values())
     kinds = {type(module).__name__ for module in model._base.modules()}
     assert {"none": "Linear", "int8": "Linear8bitLt", "nf4": "Linear4bit"}[quantization] in kinds
-
-
-def test_stacked_draws_predict_what_looped_ones_do(tiny: Bench) -> None:
-    model = tiny.model("qwen_05b")
-    batch = tiny.data(model, 3).batch(range(3))
-    draws = [{name: torch.randn_like(p) for name, p in model.params.items()} for _ in range(2)]
-    wide = type(batch)(
-        *(torch.cat([getattr(batch, name)] * 2) for name in ("input_ids", "attention_mask", "position_ids", "labels")),
-        ids=batch.ids * 2,
-    )
-    with torch.no_grad():
-        with gpu_bases.stacked(model, draws):
-            side_by_side = model.logits(wide).unflatten(0, (2, -1))
-        looped = []
-        for draw in draws:
-            with model.assign(draw):
-                looped.append(model.logits(batch))
-    assert not torch.allclose(looped[0], looped[1])
-    torch.testing.assert_close(side_by_side, torch.stack(looped), rtol=0.02, atol=0.02)  # a bfloat16 base
 
 
 def test_parts_are_written_as_they_end_and_errors_do_not_stop_the_rest(tiny: Bench, tmp_path: Path) -> None:

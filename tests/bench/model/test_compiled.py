@@ -143,6 +143,7 @@ def test_where_it_does_not_apply_that_is_told_and_the_bytes_stay(
     ("more", "said"),
     [
         (("--quantization", "int8"), "leave out one of --compile and --quantization"),
+        (("--packing",), "leave out one of --compile and --packing"),
         (("--gradient-checkpointing",), "--compile and --gradient-checkpointing exclude each other"),
     ],
 )
