@@ -144,7 +144,7 @@ def shape(b: Bench, name: str, quantization: str) -> dict[str, Any]:
             "examples": 8,
             "looped": b.milliseconds(looped, repeats=5),
             "batched": b.milliseconds(batched, repeats=5),
-            "looped, as many rows a pass": b.milliseconds(lambda: looped(more), repeats=3, warm=1)
+            "looped, as many rows a pass": b.milliseconds(lambda: looped(more), repeats=2, warm=0)
             | {"examples": 8 * DRAWS},
             "largest_logit_difference": float(difference),
             "spread_of_logits": float(looped().std()),

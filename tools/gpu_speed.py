@@ -8,11 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from bench.data.batches import Batch
+from bench.model.choice_model import load_model
+from bench.specs import ModelSpec
 from bench.train.graphs import CudaRecorder, GraphedLoss
+from bench.train.seeding import seed_global
 from methods.adamw import AdamW
 from methods.ivon import Ivon
 from methods.ivon.optimizer import IVON
+from tools.gpu_bases import ANSWERS, prompts
 from tools.gpu_common import Bench, failure, fit_job
 
 LEAST = 30.0  # seconds that one way needs
@@ -46,7 +52,49 @@ def graphs(b: Bench) -> dict[str, Any]:
 
 def compiled(b: Bench) -> dict[str, Any]:
     """The step eager, with CUDA graphs, with compiled layers and with both: AdamW and IVON, warm-up counted apart."""
+    b.part["dropout"] = row = dict[str, Any]()
+    with failure(row):
+        row |= _dropout(b)
+    b.write()
     return _steps(b, tuple(WAYS))
+
+
+def _dropout(b: Bench) -> dict[str, float]:
+    """Distances of gradients of the embedded base with dropout on, over the norm of the eager ones of seed 7.
+
+    Those of one seed must be those of eager passes, however often they are made; those of another seed are far.
+    """
+    model = load_model(ModelSpec(), None, b.device)
+    model.prepare(ANSWERS, seed=1)
+    with torch.no_grad():
+        for parameter in model.params.values():
+            parameter.add_(0.05)
+    parameters, batch = list(model.params.values()), prompts([14, 9], 200, b.device).batch([0, 1])
+    job = fit_job(b, model, prompts([14, 9], 200, b.device))
+
+    def gradients(run: Callable[[Batch], Any], seed: int) -> Tensor:
+        seed_global(seed, b.device)
+        for parameter in parameters:
+            parameter.grad = None
+        run(batch)
+        return torch.cat([p.grad.flatten().clone() for p in parameters if p.grad is not None])
+
+    def plain(batch: Batch) -> None:
+        job.loss(batch).backward()
+
+    found, compiled = {}, model.compiled()
+    with model.dropout():
+        wanted = gradients(plain, 7)
+        for way, options in WAYS.items():
+            if "graphs" in options and b.device.type != "cuda":
+                continue
+            with compiled.on() if "compile" in options else contextlib.nullcontext():
+                run = GraphedLoss(job.loss, parameters, CudaRecorder()) if "graphs" in options else plain
+                for name, seed in (("", 7), (", repeated", 7), (", another seed", 8)):
+                    found[way + name] = float((gradients(run, seed) - wanted).norm() / wanted.norm())
+            if "compile" in options and compiled.failed:
+                raise RuntimeError(compiled.failed)
+    return found
 
 
 def _steps(b: Bench, ways: tuple[str, ...]) -> dict[str, Any]:
