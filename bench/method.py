@@ -190,12 +190,10 @@ class PredictJob:
     @torch.no_grad()
     def log_probs_of_draws(self, draws: Iterable[Params]) -> Tensor:
         """(S, N, C) log-probabilities of all examples for each of S draws: in turn, or side by side on a GPU."""
-        if not side_by_side.gains(self.model.device):
-            found = [self.log_probs(params) for params in draws]
-        else:
-            found, waiting = [], iter(draws)
-            while group := list(itertools.islice(waiting, side_by_side.MOST_DRAWS)):
-                found += self._together(group)
+        found, waiting = list[Tensor](), iter(draws)
+        for first in waiting:
+            more = side_by_side.MOST_DRAWS - 1 if side_by_side.gains(self.model.device) else 0
+            found += self._together([first, *itertools.islice(waiting, more)])
         return torch.stack(found) if found else torch.empty(0)
 
     def _together(self, draws: Sequence[Params]) -> Iterable[Tensor]:
