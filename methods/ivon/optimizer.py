@@ -21,7 +21,7 @@ the terms collected.) Outside of a draw the parameters hold m. One training step
     optimizer.zero_grad()
 
 Large elementwise work runs on one flat buffer per (group, device, dtype), not on each of the many small LoRA
-factors.
+factors; on a CPU in blocks, so that all operations on a block find it in the cache.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class IVON(torch.optim.Optimizer):
                 self._collect(noises, drawn)
 
     def _noise(self, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """n standard normal numbers on `device`; override it to choose the draws."""
+        """n standard normal numbers on `device`, a tensor that is written to; override it to choose the draws."""
         if self._generator is None:
             return torch.randn(n, device=device, dtype=dtype)
         source = self._generator
@@ -248,9 +248,10 @@ class IVON(torch.optim.Optimizer):
     def _scaled_noise(self, bucket: Bucket) -> Tensor:
         group = self.param_groups[bucket.group]
         noise = self._noise(bucket.hessian.numel(), bucket.device, bucket.hessian.dtype)
-        precision = (bucket.hessian + group["weight_decay"]).mul_(group["ess"])
-        scaled: Tensor = precision.rsqrt_().mul_(noise)
-        return scaled
+        for block in bucket.blocks():
+            precision = (bucket.hessian[block] + group["weight_decay"]).mul_(group["ess"])
+            noise[block].mul_(precision.rsqrt_())
+        return noise
 
     @torch.no_grad()
     def _collect(self, noises: list[Tensor], drawn: list[Tensor | None]) -> None:
@@ -337,29 +338,21 @@ class IVON(torch.optim.Optimizer):
     @torch.no_grad()
     def _update(self, bucket: Bucket) -> None:
         group = self.param_groups[bucket.group]
-        delta, radius = float(group["weight_decay"]), float(group["clip_radius"])
-        rate = 1 - group["beta2"]
-        momentum, hessian = bucket.momentum, bucket.hessian
-        grad = bucket.flat_grad([p.grad for p in bucket.params])
+        grad = bucket.flat_grad([p.grad for p in bucket.params], bucket.grad_memory)
+        product = self._product(bucket, grad)
+        mean = bucket.means() if group["weight_decay"] and group.get("shrink_mean", True) else None
         bucket.step += 1
-
-        curvature = hessian + delta
-        change = self._product(bucket, grad).mul_(curvature)  # hhat / ess
-        change.mul_(rate * group["ess"]).sub_(hessian, alpha=rate)  # u
-        hessian.add_(change).addcdiv_(change.square_(), curvature, value=0.5)
-        torch.add(hessian, delta, out=curvature)
-
-        momentum.lerp_(grad, 1 - group["beta1"])
-        update = torch.div(momentum, 1 - group["beta1"] ** int(bucket.step), out=grad)
-        if delta and group.get("shrink_mean", True):
-            update.add_(bucket.means(), alpha=delta)
-        update.div_(curvature)
-        if radius < math.inf:
-            bucket.clipped = torch.count_nonzero(torch.abs(update, out=change).gt_(radius))
-            update.clamp_(-radius, radius)
-        else:
-            bucket.clipped.zero_()
-        torch._foreach_add_(bucket.params, bucket.pieces(update), alpha=-step_size(group))
+        bucket.clipped.zero_()
+        for block in bucket.blocks():
+            hessian = bucket.hessian[block]
+            curvature = _update_hessian(hessian, product[block], group)
+            update = _newton_step(bucket.momentum[block], grad[block], int(bucket.step), group)
+            if mean is not None:
+                update.add_(mean[block], alpha=float(group["weight_decay"]))
+            update.div_(curvature)
+            if group["clip_radius"] < math.inf:
+                bucket.clipped += _clip(update, float(group["clip_radius"]), product[block])
+        torch._foreach_add_(bucket.params, bucket.pieces(grad), alpha=-step_size(group))
 
     # What was learned
 
@@ -390,3 +383,26 @@ class IVON(torch.optim.Optimizer):
                         f"{bucket.device} when the optimizer was made: move or convert the model first, then "
                         "make the optimizer."
                     )
+
+
+def _update_hessian(hessian: Tensor, product: Tensor, group: dict[str, Any]) -> Tensor:
+    """The line for h, in place, from sum_s g_s (theta_s - m), which is used up; returns h + delta."""
+    delta, rate = float(group["weight_decay"]), 1 - group["beta2"]
+    curvature = hessian + delta
+    change = product.mul_(curvature)  # hhat / ess
+    change.mul_(rate * group["ess"]).sub_(hessian, alpha=rate)  # u
+    hessian.add_(change).addcdiv_(change.square_(), curvature, value=0.5)
+    return torch.add(hessian, delta, out=curvature) if delta else hessian
+
+
+def _newton_step(momentum: Tensor, grad: Tensor, step: int, group: dict[str, Any]) -> Tensor:
+    """g, in place, from ghat, which becomes g / (1 - beta1^t)."""
+    momentum.lerp_(grad, 1 - group["beta1"])
+    return torch.div(momentum, 1 - group["beta1"] ** step, out=grad)
+
+
+def _clip(update: Tensor, radius: float, scratch: Tensor) -> Tensor:
+    """Clip in place; returns the number of coordinates that were clipped."""
+    clipped = torch.abs(update, out=scratch).gt_(radius).sum()  # exact: a block has fewer numbers than 2^24
+    update.clamp_(-radius, radius)
+    return clipped.long()

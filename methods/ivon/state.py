@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 HYPER = ("lr", "ess", "h0", "beta1", "beta2", "weight_decay", "clip_radius", "rescale_lr")
+BLOCK = 2**15  # numbers: a handful of such buffers stay in a processor's second-level cache
+LARGEST = 2**23  # numbers of a block on other devices: their count is exact in float32
 
 
 @dataclass(eq=False)
@@ -24,9 +26,16 @@ class Bucket:
     hessian: Tensor
     step: Tensor  # int64, on the CPU
     clipped: Tensor  # number of coordinates clipped in the last step, on the bucket's device
+    mean_memory: Tensor  # kept: memory that is new at every step costs more than what is written to it
+    grad_memory: Tensor
     noise: Tensor | None = None  # theta - m before rounding to dtype, while exactly one draw is pending
     product: Tensor | None = None  # sum_s g_s (theta_s - m), while several are
     at_exit: Tensor | None = None  # p.grad as the last of several draws left it
+
+    def blocks(self) -> list[slice]:
+        """The parts of a flat buffer that are worked on in turn."""
+        n, size = self.momentum.numel(), BLOCK if self.device.type == "cpu" else LARGEST
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def pieces(self, flat: Tensor) -> list[Tensor]:
         """Views of a flat buffer in the shapes of the parameters."""
@@ -34,15 +43,16 @@ class Bucket:
         return [part.view(p.shape) for part, p in zip(parts, self.params, strict=True)]
 
     def means(self) -> Tensor:
-        return torch.cat([p.detach().reshape(-1) for p in self.params])
+        """The parameters as one flat buffer, which the next call overwrites."""
+        return torch.cat([p.detach().reshape(-1) for p in self.params], out=self.mean_memory)
 
-    def flat_grad(self, grads: list[Tensor | None]) -> Tensor:
-        """Gradients (one per parameter) as one flat buffer in the state's dtype; None counts as zero."""
+    def flat_grad(self, grads: list[Tensor | None], out: Tensor | None = None) -> Tensor:
+        """Gradients (one per parameter) as one flat buffer in the state's dtype, in ``out``; None counts as zero."""
         zero = self.momentum.new_zeros(1)
         parts = [
             zero.expand(p.numel()) if g is None else g.reshape(-1) for p, g in zip(self.params, grads, strict=True)
         ]
-        return torch.cat(parts).to(self.momentum.dtype)
+        return torch.cat(parts, out=torch.empty_like(self.momentum) if out is None else out)
 
 
 def new_buckets(index: int, group: dict[str, Any]) -> list[Bucket]:
@@ -80,6 +90,8 @@ def new_buckets(index: int, group: dict[str, Any]) -> list[Bucket]:
                 hessian=torch.full((n,), float(group["h0"]), device=device, dtype=state_dtype),
                 step=torch.zeros((), dtype=torch.int64),
                 clipped=torch.zeros((), device=device, dtype=torch.int64),
+                mean_memory=torch.empty(n, device=device, dtype=dtype),
+                grad_memory=torch.empty(n, device=device, dtype=state_dtype),
             )
         )
     return buckets

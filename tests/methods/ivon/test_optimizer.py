@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from methods.ivon import state
 from methods.ivon.optimizer import IVON
 
 
@@ -27,7 +28,7 @@ class Fed(IVON):
     def _noise(self, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         noise = self.queue.pop(0)
         assert noise.numel() == n
-        return noise.to(device, dtype)
+        return noise.to(device, dtype, copy=True)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -830,3 +831,20 @@ def test_h_stays_positive_under_wild_gradients() -> None:
         optimizer.step()
         optimizer.zero_grad()
         assert float(optimizer.state[w]["hessian"].min()) > 0
+
+
+def test_blocks_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operation is elementwise, so that cutting the flat buffers changes nothing but the time."""
+    found = []
+    for size in (2**15, 7):
+        monkeypatch.setattr(state, "BLOCK", size)
+        params = parameters(torch.float32)
+        optimizer = IVON(params, 0.1, ess=30.0, h0=0.5, weight_decay=0.1, clip_radius=0.3, generator=seeded(2))
+        for step in range(5):
+            with optimizer.sampled():
+                backward(loss_of(params, step))
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append([*(p.detach() for p in params), *optimizer.posterior_variance(), optimizer.buckets[0].clipped])
+    assert all(torch.equal(whole, cut) for whole, cut in zip(*found, strict=True))
+    assert found[0][-1] > 0
