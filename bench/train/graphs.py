@@ -74,6 +74,9 @@ class GraphedLoss:
     def _new(self, batch: Batch) -> tuple[Batch, Run]:
         values: dict[str, Any] = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         values.update({name: value.clone() for name, value in values.items() if isinstance(value, Tensor)})
+        # transformers drops a mask without pads unless a graph is recorded: with one, the run that warms up takes the
+        # way that is recorded (and compiled layers are compiled for it). The batch itself is copied over it.
+        values["attention_mask"][0, 0] = 0
         held = Batch(**values)
 
         def run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,24 @@ def check(device: torch.device, record: Recorder, tolerance: float) -> None:
 
 def test_a_replayed_pass_is_the_plain_one() -> None:
     check(torch.device("cpu"), Again(), 0)
+
+
+def test_a_pass_warms_up_with_a_pad_and_replays_the_batch_itself() -> None:
+    """Else transformers would drop the mask of the first run and keep that of the recorded one."""
+    model, data = model_and_data(torch.device("cpu"))
+    batch, seen = dataclasses.replace(data.batch([0, 2]), attention_mask=torch.ones(2, 8, dtype=torch.long)), []
+
+    def loss(held: Batch) -> Tensor:
+        seen.append(bool(held.attention_mask.all()))
+        return torch.nn.functional.cross_entropy(model.logits(held), held.labels)
+
+    class Twice:
+        def __call__(self, run: Run) -> Run:
+            run()
+            return run
+
+    GraphedLoss(loss, list(model.params.values()), Twice())(batch)
+    assert seen == [False, True]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
