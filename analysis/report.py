@@ -21,7 +21,7 @@ from analysis.figures.gallery import draw_all
 from analysis.figures.panels import Draw
 from analysis.page.write import write_page
 from analysis.statistics.study import Study, study
-from analysis.tables import costs, curves, differences, headline, seed_rows, settings, tuning
+from analysis.tables import costs, curves, differences, headline, optimum, seed_rows, settings, tuning, variants
 from analysis.tables import ranks as rank_tables
 from analysis.tables import results as result_tables
 from analysis.tables.latex import results_latex
@@ -40,7 +40,9 @@ LEADERBOARD = Table("", "", _leaderboard, csv=Csv("results.csv", COLUMNS, lambda
 
 TABLES: tuple[Table, ...] = (
     headline.TABLE,
+    variants.TABLE,
     result_tables.TABLE,
+    optimum.TABLE,
     seed_rows.DETECTION,
     seed_rows.FURTHER,
     rank_tables.TABLE,

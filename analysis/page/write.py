@@ -19,9 +19,12 @@ from analysis.figures.gallery import Kind, Picture
 from analysis.page.data import page_data
 from analysis.statistics.differences import compare
 from analysis.statistics.study import Study
-from analysis.tables.headline import MARKS, headline
+from analysis.statistics.variants import outcomes
+from analysis.tables.headline import headline
+from analysis.tables.marks import MARKS
 from analysis.tables.preamble import facts_and_warnings
 from analysis.tables.text import write_text
+from analysis.tables.variants import parts
 
 
 def write_page(study: Study, out: Path, kinds: Sequence[Kind], figures: Path, notes: Sequence[str]) -> Path:
@@ -41,6 +44,7 @@ def write_page(study: Study, out: Path, kinds: Sequence[Kind], figures: Path, no
         hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
         data=page_data(study, out),
         headlines=headline(study, study.once(compare)[0]),
+        variants=parts(study.once(outcomes)[0]),
         marks=MARKS,
         baseline=study.baseline,
         facts=facts,

@@ -107,13 +107,30 @@ def paired_difference(metric: str, ours: Sequence[Scored], theirs: Sequence[Scor
     if examples < 2:
         raise ValueError(f"{examples} examples have no spread: a difference needs at least two.")
     pairs = list(zip(ours, theirs, strict=True))
-    differences = [a.whole[metric] - b.whole[metric] for a, b in pairs]
+    differences = np.array([a.whole[metric] - b.whole[metric] for a, b in pairs])
+    return _estimate(differences, np.stack([a.shifts[metric] - b.shifts[metric] for a, b in pairs]), examples)
+
+
+def paired_mean(terms: Sequence[Array]) -> Estimate:
+    """The mean of differences that are known for each example: (N,) of every seed, on the same examples.
+
+    Raises:
+        ValueError: there are fewer than two examples.
+    """
+    table = np.column_stack(terms)  # (N, S)
+    if len(table) < 2:
+        raise ValueError(f"{len(table)} examples have no spread: a difference needs at least two.")
+    whole = table.mean(axis=0)
+    return _estimate(whole, (_resampled(table) - whole).T, len(table))
+
+
+def _estimate(differences: Array, shifts: Array, examples: int) -> Estimate:
+    """From the (S,) differences of the seeds, and by how much they differ on (S, R) resamples of the examples."""
     mean = float(np.mean(differences))
-    by_seed = np.stack([a.shifts[metric] - b.shifts[metric] for a, b in pairs])  # (S, R)
-    parts = _parts(np.array(differences), np.atleast_2d(np.cov(by_seed)), examples)
+    parts = _parts(differences, np.atleast_2d(np.cov(shifts)), examples)
     half = _half_width(1 - LEVEL, parts)
     agree = sum(np.sign(difference) == np.sign(mean) for difference in differences)
-    return Estimate(mean, mean - half, mean + half, int(agree), len(pairs), _p(mean, parts))
+    return Estimate(mean, mean - half, mean + half, int(agree), len(differences), _p(mean, parts))
 
 
 def _parts(differences: Array, covariance: Array, examples: int) -> list[tuple[float, int]]:

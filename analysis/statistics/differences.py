@@ -39,6 +39,11 @@ class Difference:
             return "no difference shown"
         return "better" if self.estimate.mean * direction > 0 else "worse"
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is a difference: the verdict is better or worse."""
+        return self.verdict in ("better", "worse")
+
 
 def compare(study: Study) -> tuple[list[Difference], list[str]]:
     """All differences to the study's baseline, and a sentence for each comparison that could not be made."""

@@ -13,7 +13,7 @@ from analysis.records.evaluation import Evaluation
 from analysis.records.predictions import Predictions
 from analysis.statistics.bootstrap import Scorable
 from analysis.statistics.detection import familiarity, pair
-from analysis.statistics.quality import QUALITY
+from analysis.statistics.quality import QUALITY, excess
 from analysis.statistics.reliability import Reliability, reliability
 from bench.metrics import METRICS, mixture
 
@@ -33,6 +33,7 @@ class Measured:
         quality: the further metrics.
         by_draws: number of draws to metrics of the mixture over so many first draws; empty with a single draw.
         familiarity: scores per example, where the run is one of a pair for detection out of distribution.
+        excess: (N,) -log p of the label less that of the true answer distribution; None where that is not stored.
     """
 
     examples: str
@@ -42,6 +43,7 @@ class Measured:
     quality: Mapping[str, float] = dataclasses.field(default_factory=dict)
     by_draws: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     familiarity: Mapping[str, NDArray[np.float64]] = dataclasses.field(default_factory=dict)
+    excess: NDArray[np.float64] | None = None
 
 
 class Measurements(dict[str, Measured]):
@@ -77,6 +79,7 @@ def measure(given: Predictions, result: bool = True, paired: bool = False) -> Me
         quality={name: value for name, value in quality.items() if value is not None},
         by_draws=over_draws(given),
         familiarity=familiarity(given) if paired else {},
+        excess=excess(given),
     )
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.records.predictions import Predictions
-from bench.metrics import EXCESS_NLL, Metric, bin_of, ece, nll
+from bench.metrics import EXCESS_NLL, Metric, bin_of, ece
 
 BINS = 15
 
@@ -117,11 +117,19 @@ def entropy(given: Predictions) -> float:
     return float(entropies(given.log_probs).mean())
 
 
-def excess_nll(given: Predictions) -> float | None:
-    """NLL less that of the truth; None where the truth is not stored."""
+def excess(given: Predictions) -> Array | None:
+    """(N,) log p_true(y) - log p(y) of the labels, in nats; None where the truth is not stored."""
     if given.truth is None:
         return None
-    return nll(given.log_probs, given.labels) - nll(given.truth, given.labels)
+    rows = np.arange(len(given.labels))
+    terms: Array = given.truth[rows, given.labels] - given.log_probs[rows, given.labels]
+    return terms
+
+
+def excess_nll(given: Predictions) -> float | None:
+    """NLL less that of the truth; None where the truth is not stored."""
+    terms = excess(given)
+    return None if terms is None else float(terms.mean())
 
 
 @dataclasses.dataclass(frozen=True)

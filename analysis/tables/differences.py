@@ -47,14 +47,15 @@ def _cell(difference: Difference | None) -> str:
     if difference is None:
         return GAP
     metric, estimate = metric_of(difference.metric), difference.estimate
-    mean, low, high = (_signed(metric.show(value)) for value in (estimate.mean, estimate.low, estimate.high))
+    mean, low, high = (signed(metric.show(value)) for value in (estimate.mean, estimate.low, estimate.high))
     clear = difference.verdict in ("better", "worse")
     text = f"{bold(mean)} [{low}, {high}] {difference.verdict}" if clear else f"{mean} [{low}, {high}]"
     only = "" if estimate.seeds > 1 else f" {difference.covers}"
     return Markup(f"{text} {estimate.agree}/{estimate.seeds}{only} p={difference.p_holm:.2g}")
 
 
-def _signed(text: str) -> str:
+def signed(text: str) -> str:
+    """A number as text, with its sign; 0 has none."""
     return text if text.startswith("-") or float(text) == 0 else f"+{text}"
 
 

@@ -10,11 +10,9 @@ from analysis.records.order import row_names
 from analysis.statistics.differences import Difference, compare
 from analysis.statistics.study import Study
 from analysis.tables.markdown import GAP, Markup, bold, escape, heading, table
+from analysis.tables.marks import JUDGED_BY, MARKS, Marks, marks
 from analysis.tables.results import Block, blocks
 from analysis.tables.table import Table
-from bench.metrics import METRICS
-
-MARKS = {"better": "▲", "worse": "▼"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +35,16 @@ class Headline:
 
 def headline(study: Study, found: Sequence[Difference]) -> list[Headline]:
     """The opening tables: one per protocol and model that the main variant has results of."""
-    verdicts = {(d.group.section, d.group.name, d.group.task, d.metric): d.verdict for d in found}
+    shown = marks(found)
     tables = []
     for section in study.sections:
-        inner = [block for block in blocks(study.of(section), study.baseline) if block.metric.name in METRICS]
+        inner = [block for block in blocks(study.of(section), study.baseline) if block.metric.name in JUDGED_BY]
         if section.variant == study.main_variant and inner:
             columns = max((block.columns for block in inner), key=len)
             titles = {group.name: group.title for group in study.of(section)}
             order = row_names(study.of(section), study.baseline)
             lines = [
-                _line(block, name, columns, section, titles, verdicts, first=place == 0)
+                _line(block, name, columns, section, titles, shown, first=place == 0)
                 for block in inner
                 for place, name in enumerate(name for name in order if name in block.rows)
             ]
@@ -60,15 +58,14 @@ def _line(
     columns: Sequence[str],
     section: Section,
     titles: Mapping[str, str],
-    verdicts: Mapping[tuple[Section, str, str, str], str],
+    shown: Marks,
     first: bool,
 ) -> Line:
     cells = []
     for column in columns:
         cell = block.cells.get((name, column))
-        mark = MARKS.get(verdicts.get((section, name, column, block.metric.name), ""), "")
-        shown = GAP if cell is None else block.metric.show(cell.mean)
-        cells.append((shown, block.best(name, column), mark))
+        text = GAP if cell is None else block.metric.show(cell.mean)
+        cells.append((text, block.best(name, column), shown.get((section, name, column, block.metric.name), "")))
     return Line(block.metric.heading if first else "", titles[name], tuple(cells))
 
 

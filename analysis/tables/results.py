@@ -15,10 +15,12 @@ from functools import cached_property
 from analysis.records.groups import Group, Section
 from analysis.records.order import BASELINE, row_names
 from analysis.records.published import AVERAGE, task_order
+from analysis.statistics.differences import compare
 from analysis.statistics.metric import metric_of, metric_order
 from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
 from analysis.tables.markdown import GAP, Markup, bold, heading, table
+from analysis.tables.marks import MARKS, marks
 from analysis.tables.table import Csv, Table
 from analysis.tables.text import Value
 from bench.metrics import Metric
@@ -131,19 +133,23 @@ def compute(study: Study) -> tuple[Blocks, list[str]]:
 
 def results(study: Study, found: Blocks) -> str:
     """Markdown: a part per protocol, model and variant."""
-    parts = []
+    parts, shown = [], marks(study.once(compare)[0])
     for section, inner in found:
-        parts += [heading(3, section.title), *map(markdown, inner)]
+        here = {place[1:]: mark for place, mark in shown.items() if place[0] == section}
+        parts += [heading(3, section.title), *(markdown(block, here) for block in inner)]
     return "\n".join(parts)
 
 
-def markdown(block: Block) -> str:
-    """A block as a Markdown table: mean ± standard error (change) [missing seeds and flags]."""
-    lines = [[row, *(_text(block, row, column) for column in block.columns)] for row in block.rows]
+def markdown(block: Block, shown: Mapping[tuple[str, str, str], str] | None = None) -> str:
+    """A block as a Markdown table: mean ± standard error (change) and mark [missing seeds and flags].
+
+    ``shown`` has the marks of significant differences by row, column and metric.
+    """
+    lines = [[row, *(_text(block, row, column, shown or {}) for column in block.columns)] for row in block.rows]
     return f"{bold(block.metric.heading)}\n\n{table(['method', *block.columns], lines)}"
 
 
-def _text(block: Block, row: str, column: str) -> str:
+def _text(block: Block, row: str, column: str, shown: Mapping[tuple[str, str, str], str]) -> str:
     cell = block.cells.get((row, column))
     if cell is None:
         return GAP
@@ -151,8 +157,9 @@ def _text(block: Block, row: str, column: str) -> str:
     text = bold(mean) if block.best(row, column) else mean
     text += "" if cell.sem is None else f" ± {block.metric.show(cell.sem)}"
     text += f" ({change})" if (change := block.signed(row, column)) else ""
-    marks = ", ".join(filter(None, [block.seeds(row, column), *cell.flags]))
-    return Markup(f"{text} [{marks}]" if marks else text)
+    text += f" {mark}" if (mark := shown.get((row, column, block.metric.name))) else ""
+    remarks = ", ".join(filter(None, [block.seeds(row, column), *cell.flags]))
+    return Markup(f"{text} [{remarks}]" if remarks else text)
 
 
 def _rows(study: Study, found: Blocks) -> Iterator[dict[str, Value]]:
@@ -181,7 +188,8 @@ def _numbers(block: Block, row: str, column: str) -> dict[str, Value]:
 
 TEXT = (
     "Mean ± standard error over seeds (change against {baseline}); `-` is a missing run. Bold is the best displayed "
-    "mean of a trained method without a disqualifying flag, which says nothing of chance: see the differences. In "
-    "brackets: missing seeds, and flags, which the warnings above explain.\n"
+    "mean of a trained method without a disqualifying flag, which says nothing of chance; "
+    f"{MARKS['better']} better and {MARKS['worse']} worse than {{baseline}} do: p at most 0.05, Holm-corrected (see "
+    "the differences). In brackets: missing seeds, and flags, which the warnings above explain.\n"
 )
 TABLE = Table("Results", TEXT, compute, results, Csv("table1.csv", COLUMNS, _rows))

@@ -1,0 +1,26 @@
+"""The marks of significant differences to the baseline, as tables show them next to a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from analysis.records.groups import Section
+from analysis.statistics.differences import Difference
+from bench.metrics import EXCESS_NLL, METRICS
+
+MARKS = {"better": "▲", "worse": "▼"}
+JUDGED_BY = {**{name: name for name in METRICS}, EXCESS_NLL.name: "nll"}
+"""Metrics of the main tables, each with the one whose differences it shares: the optimum cancels in a difference."""
+
+Marks = Mapping[tuple[Section, str, str, str], str]  # section, row, task and metric to the mark
+
+
+def marks(found: Sequence[Difference]) -> Marks:
+    """A mark for every difference that is shown."""
+    shown = {(d.group.section, d.group.name, d.group.task, d.metric): MARKS[d.verdict] for d in found if d.shown}
+    return {
+        (section, name, task, metric): mark
+        for (section, name, task, judged), mark in shown.items()
+        for metric, by in JUDGED_BY.items()
+        if by == judged
+    }
