@@ -5,12 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test coverage bench tune docs clean
+.PHONY: demo ablations test coverage bench tune docs clean
 
 demo: $(READY)
 	$(BIN)/bench grid bench/grids/demo.toml --runs runs/demo --workers $(WORKERS)
 	$(BIN)/bench leaderboard --runs runs/demo
 	$(BIN)/bench report --runs runs/demo --out report
+
+# What the demo has no time for, in about as much time as it takes: docs/demo.md has the table.
+ablations: $(READY)
+	$(BIN)/bench grid bench/grids/ablations.toml --runs runs/ablations --workers $(WORKERS)
+	$(BIN)/bench report --runs runs/ablations --out report/ablations
 
 # Some tests wait for schedulers and processes most of their time, so four test processes pay on two cores.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder

@@ -754,28 +754,49 @@ def own_methods() -> set[str]:
     return {name for name in method_names() if get_method(name).__module__.startswith("methods.")}
 
 
-def test_the_demo_grid_trains_each_root_once_and_the_ensembles_other_members(demo: Grid) -> None:
-    """For each task and seed: AdamW, SWA and IVON carry eleven rows; two more members each for the two ensembles.
-
-    What the demo has no time for is in another grid.
-    """
-    runs = [run for run in demo.runs() if run.variant in ("tuned", "")]
-    each = len(demo.tasks) * len(demo.seeds)
-    others = [read_grid(file) for file in GRIDS.glob("*.toml") if not file.name.endswith(("demo.toml", ".tuned.toml"))]
-    assert {run.method for run in runs} == set(demo.methods) <= own_methods()
+def test_every_method_of_the_suite_is_in_a_grid(demo: Grid) -> None:
+    """What the demo has no time for is in another."""
+    others = [read_grid(file) for file in GRIDS.glob("*.toml") if not file.name.endswith(".tuned.toml")]
+    assert {run.method for run in demo.runs()} == set(demo.methods) <= own_methods()
     shown = set(demo.methods).union(*(grid.methods for grid in others))
     assert own_methods() == {name.removesuffix("_ts") for name in shown}  # <name>_ts is made of <name>
+
+
+@pytest.mark.parametrize("variant", ["long", "tuned"])
+def test_the_demo_grid_trains_each_root_once(demo: Grid, variant: str) -> None:
+    """For each task and seed: AdamW, SWA and IVON carry all rows of Table 1."""
+    runs = [run for run in demo.runs() if run.variant == variant]
+    each = len(demo.tasks) * len(demo.seeds)
     trained = {name: count // each for name, count in count_fits(runs).items() if get_method(name).base is None}
-    assert trained == {"adamw": 1 + 2, "swa": 1 + 2, "ivon": 1, "map": 1, "zero_shot": 1, "bayes_optimal": 1}
-    table = ("adamw", "mc_dropout", "la_kfac", "la_diag", "swa", "swag", "ivon", "ivon_mean", "temperature")
-    shared = count_fits([run for run in runs if run.method in table])
+    assert max(trained.values()) == 1
+    table = {"adamw", "mc_dropout", "la_kfac", "la_diag", "swa", "swag", "ivon_mean", "ivon"}
+    assert table <= {run.method for run in runs}
+    shared = count_fits([run for run in runs if run.method in {*table, "temperature"}])
     roots = {name: count // each for name, count in shared.items() if get_method(name).base is None}
     assert roots == {"adamw": 1, "swa": 1, "ivon": 1}
 
 
-def test_the_demo_grid_shows_the_paper_settings_as_a_variant(demo: Grid) -> None:
+def test_the_demo_grid_trains_long_as_it_states(demo: Grid) -> None:
+    """Tens of epochs, as in the paper, whatever is tuned for shorter trainings."""
+    fits = {run.fit.root.method: run.fit.root for run in demo.runs() if run.variant == "long"}
+    assert demo.main_variant == "long" and {fits[name].train.steps for name in ("adamw", "swa", "ivon")} == {3000}
+    assert [fits[name].options["lr"] for name in ("adamw", "swa", "ivon")] == [2e-3, 2e-3, 0.3]
+    assert [fits["ivon"].options[name] for name in ("ess", "h0", "clip_radius")] == [2e4, 1e-2, 1e-3]
+    assert 3000 * fits["adamw"].train.batch_size / 256 > 40  # epochs
+
+
+def test_the_demo_grid_has_two_labelled_variants(demo: Grid) -> None:
     if demo.variants == {"": Variant()}:
         pytest.skip("bench tune has yet to write demo.tuned.toml")
-    assert set(demo.variants) == {"tuned", "paper", "evidence", "sampled"}
-    (lr,) = {run.fit.options["lr"] for run in demo.runs() if run.variant == "paper" and run.fit.method == "adamw"}
-    assert lr == 5e-5
+    assert set(demo.variants) == {"long", "tuned"}
+
+
+def test_the_ablations_are_the_demos_tasks_and_the_papers_settings(demo: Grid) -> None:
+    ablations = read_grid(GRIDS / "ablations.toml")
+    assert (ablations.tasks, ablations.protocol, ablations.model) == (demo.tasks, demo.protocol, demo.model)
+    assert set(ablations.variants) == {"tuned", "paper", "evidence", "sampled"}
+    runs = [run for run in ablations.runs() if run.variant == "paper" and run.fit.method == "adamw"]
+    assert {run.fit.options["lr"] for run in runs} == {5e-5}
+    known = {key(run.fit) for run in demo.runs() if run.variant == "tuned"}
+    fits = {key(run.fit) for run in ablations.runs() if run.variant == "tuned" and run.method in demo.methods}
+    assert fits <= known  # shared with the demo
