@@ -30,6 +30,7 @@ class Provenance:
     threads: int
     time: str  # ISO 8601
     plugins: bool  # code of plug-ins took part
+    base: str  # a readable name of a local base; "" for others
 
     @property
     def machine(self) -> str:
@@ -149,4 +150,5 @@ def _provenance(facts: Mapping[str, Any]) -> Provenance:
         threads=facts["threads"],
         time=facts["time"],
         plugins=bool(facts.get("plugins")),
+        base=facts.get("base", ""),
     )

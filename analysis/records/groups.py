@@ -18,6 +18,8 @@ from analysis.records.origin import Origin, origin
 from analysis.records.published import TITLES
 from bench.specs import RunSpec
 
+LOCAL = "local:"  # before the hash in the id of a local base
+
 
 class Section(NamedTuple):
     """The scope of one table: one protocol, one base model, one variant of the settings."""
@@ -46,6 +48,7 @@ class Group:
         records: the runs.
         settings: canonical JSON of all but the seed.
         data: fingerprints of its rows, where results on unlike rows of one name must be kept apart; else empty.
+        base: what tables call its base model.
         name: identifies the row among those of its table.
         title: the same for people; unlike names have unlike titles.
         origin: where its numbers come from.
@@ -54,6 +57,7 @@ class Group:
     records: tuple[Evaluation, ...]
     settings: str
     data: tuple[str, ...]
+    base: str
     name: str
     title: str
     origin: Origin
@@ -66,8 +70,8 @@ class Group:
     @property
     def model(self) -> str:
         """Name of the base model, with its quantization if it has one."""
-        model = self.spec.fit.model
-        return model.id if model.quantization == "none" else f"{model.id} {model.quantization}"
+        quantization = self.spec.fit.model.quantization
+        return self.base if quantization == "none" else f"{self.base} {quantization}"
 
     @property
     def section(self) -> Section:
@@ -140,7 +144,11 @@ class Runs:
 
 
 def group(
-    records: Iterable[Evaluation], fits: Fits, data: DataIdentity, titles: Mapping[str, str]
+    records: Iterable[Evaluation],
+    fits: Fits,
+    data: DataIdentity,
+    titles: Mapping[str, str],
+    bases: Mapping[str, str],
 ) -> tuple[Group, ...]:
     """Records grouped by all of their settings but the seed, and by the content of their rows; named."""
     found: dict[tuple[str, tuple[str, ...]], list[Evaluation]] = {}
@@ -150,7 +158,8 @@ def group(
     for (settings, rows), members in sorted(found.items()):
         runs = tuple(sorted(members, key=lambda run: (run.seed, run.key)))
         source = origin(runs, _reference(runs), fits, data)
-        groups.append(Group(runs, settings, rows, members[0].spec.method, "", source))
+        spec = members[0].spec
+        groups.append(Group(runs, settings, rows, bases[spec.fit.model.id], spec.method, "", source))
     entries = [(g.name, (g.section, g.task), {**flatten(g.settings), **_data(g)}) for g in groups]
     return tuple(
         dataclasses.replace(g, name=name, title=titled(name, g.name, titles))
@@ -165,6 +174,24 @@ def _reference(records: Sequence[Evaluation]) -> bool:
 def _data(group: Group) -> dict[str, str]:
     """The setting that distinguishes groups on different rows."""
     return {"data": "+".join(word[:8] for word in group.data)} if group.data else {}
+
+
+def base_names(records: Iterable[Evaluation]) -> dict[str, str]:
+    """What tables call each base model: its id, or the name that the newest record has of a local one.
+
+    Of local bases that share a name with another, the start of the hash is shown as well.
+    """
+    said: dict[str, tuple[str, str]] = {}
+    for record in records:
+        source = record.facts.provenance
+        entry = (source.time if source.base else "", source.base)
+        said[record.spec.fit.model.id] = max(entry, said.get(record.spec.fit.model.id, entry))
+    names = {model: (name if model.startswith(LOCAL) and name else model) for model, (_, name) in said.items()}
+    counts = Counter(names.values())
+    return {
+        model: name if counts[name] == 1 or name == model else f"{name} ({model.removeprefix(LOCAL)[:8]})"
+        for model, name in names.items()
+    }
 
 
 def method_titles(records: Iterable[Evaluation]) -> dict[str, str]:

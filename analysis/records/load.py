@@ -11,7 +11,7 @@ from analysis.records.data_identity import DataIdentity
 from analysis.records.evaluation import Evaluation
 from analysis.records.facts import PREDICTIONS, Malformed, run_facts
 from analysis.records.fits import Fits
-from analysis.records.groups import Runs, group, method_titles
+from analysis.records.groups import Runs, base_names, group, method_titles
 from analysis.records.names import printable
 from analysis.records.predictions import Predictions, check_metrics, read_predictions
 from bench.store.names import PURPOSES
@@ -54,7 +54,10 @@ def load(
     fits = Fits(runs)
     data = DataIdentity(good, fits)
     titles = method_titles(good)
-    results, sweeps, tunes = (group([r for r in good if r.spec.purpose == p], fits, data, titles) for p in PURPOSES)
+    bases = base_names(good)
+    results, sweeps, tunes = (
+        group([r for r in good if r.spec.purpose == p], fits, data, titles, bases) for p in PURPOSES
+    )
     sentences = tuple(printable(sentence) for sentence in (*excluded, *fits.complaints.values()))
     for sentence in sentences:
         log.warning("left out: %s", sentence)

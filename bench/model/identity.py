@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from bench.specs import ModelSpec
 DTYPES = ("float32", "bfloat16", "float16")
 LOCAL = "local:"
 MEMORY = "memory:"
+LONGEST = 60  # characters of a readable name
 SECONDS = 5.0  # waited for the hub to answer at all
 
 Stats = tuple[tuple[int, ...], ...]
@@ -48,6 +50,24 @@ def resolve_model(spec: ModelSpec, path: Path | None) -> ModelSpec:
 def is_local(path: Path) -> bool:
     """Whether ``path`` is to be read as a local base, rather than as a name on the hub."""
     return path.is_dir() or path.suffix == ".gguf"
+
+
+def readable_name(path: Path) -> str:
+    """What people call a local base, for tables: the name in its config.json, else that of its folder or file.
+
+    No key depends on it. It is not unique, and may be empty.
+    """
+    name = path.stem if path.is_file() else path.resolve().name
+    if path.parent.name == "snapshots":  # of the hub's cache
+        name = path.parent.parent.name.removeprefix("models--").replace("--", "/")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        stated = config.get("_name_or_path") if isinstance(config, dict) else None
+    except (OSError, ValueError, RecursionError):
+        stated = None
+    if isinstance(stated, str) and stated:
+        name = stated if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", stated) else Path(stated).name
+    return re.sub(r"[^\w./-]+", "-", name).strip("-.")[:LONGEST]
 
 
 def fingerprint(path: Path, prompt: str = PLAIN) -> str:

@@ -105,7 +105,10 @@ class Plugin:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Code, versions, machine and time. ``commit`` and ``dirty`` are None outside a git checkout."""
+    """Code, versions, machine and time. ``commit`` and ``dirty`` are None outside a git checkout.
+
+    ``base`` is a readable name of a local base; "" for others, and in earlier records.
+    """
 
     commit: Needed[Commit | None]
     dirty: Needed[bool | None]
@@ -118,6 +121,7 @@ class Provenance:
     time: Needed[Time]
     data_from: Line
     plugins: tuple[Plugin, ...] = ()
+    base: Line = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from tiny import CPU, TRUTHS, altered, lora, one_batch
 
 from bench.errors import ModelNotUsable
 from bench.model.choice_model import load_model
-from bench.model.identity import SECONDS, opened, resolve_model
+from bench.model.identity import SECONDS, opened, readable_name, resolve_model
 from bench.specs import ModelSpec
 
 
@@ -36,6 +36,35 @@ def test_unknown_settings_get_a_near_miss(options: dict[str, Any], sentence: str
 
 
 # Identity
+
+
+@pytest.mark.parametrize(
+    ("stated", "called"),
+    [
+        ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf"),
+        ("/data/models/my llama", "my-llama"),
+        ("./out", "out"),
+        ("", "folder"),
+        (None, "folder"),
+        (3, "folder"),
+    ],
+)
+def test_a_local_base_is_called_as_its_configuration_says_or_as_its_folder(
+    stated: Any, called: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({} if stated is None else {"_name_or_path": stated}))
+    assert readable_name(folder) == called
+
+
+def test_files_and_the_hubs_cache_name_a_base_too(tmp_path: Path) -> None:
+    (tmp_path / "qwen.Q8_0.gguf").write_bytes(b"")
+    assert readable_name(tmp_path / "qwen.Q8_0.gguf") == "qwen.Q8_0"
+    cached = tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots" / ("0" * 40)
+    cached.mkdir(parents=True)
+    (cached / "config.json").write_text("[")
+    assert readable_name(cached) == "Qwen/Qwen3-0.6B"
 
 
 def test_a_model_is_its_content_not_its_place(llama: Path, tmp_path: Path) -> None:
