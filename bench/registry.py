@@ -66,7 +66,7 @@ class Registry(Generic[T]):
         """Let ``<name><suffix>`` name what ``make`` makes of the class called ``name``, for each that is registered.
 
         Such classes are made when they are asked for; :meth:`names` does not list them. Where ``make`` returns None
-        there is no such class.
+        there is no such class. What was derived can be derived from again: ``tfb_adapter_ts``.
         """
         self._makers[suffix] = make
 
@@ -130,7 +130,10 @@ class Registry(Generic[T]):
 
     def _derived(self, name: str) -> type[T] | None:
         for suffix, make in self._makers.items():
-            inner = self._classes.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
+            if not name.endswith(suffix):
+                continue
+            stem = name.removesuffix(suffix)
+            inner = self._classes.get(stem) or self._derived(stem)
             if inner is None:
                 continue
             if name not in self._made or self._made[name][0] is not inner:

@@ -122,8 +122,13 @@ def mixed(log_probs: Tensor) -> Tensor:
 
 
 @derive_methods(SUFFIX)
-def scaled(cls: type[Method]) -> type[Method]:
-    """NAME, with its log-probabilities divided by one temperature."""
+def scaled(cls: type[Method]) -> type[Method] | None:
+    """NAME, with its log-probabilities divided by one temperature.
+
+    There is none of a method that is scaled already.
+    """
+    if issubclass(cls, Scaled):
+        return None
     options: list[tuple[str, Any, Any]] = []
     for name, one in cls.hyperparameters().items():
         marker = Fit(**{field.name: getattr(one.marker, field.name) for field in dataclasses.fields(one.marker)})

@@ -114,6 +114,21 @@ def test_methods_start_from_it_and_nothing_is_trained(adapter: Path, tmp_path: P
     torch.testing.assert_close(after.double(), divided, rtol=0, atol=1e-5)
 
 
+def test_a_method_that_starts_from_it_can_be_tempered(adapter: Path, tmp_path: Path) -> None:
+    quick = ("--set", "tfb_adapter.draws=2", "--set", "tfb_adapter.search_draws=1")
+    record = run("tfb_adapter_ts", adapter, tmp_path, *quick)
+    store, fit = Store(tmp_path), record.spec.fit
+    (base,) = fit.bases
+    assert (base.method, base.bases[0].method) == ("tfb_adapter", "adapter")
+    assert fit.options["draws"] == 2 and base.options["search_draws"] == fit.options["search_draws"] == 1
+    assert store.fit_facts(fit)["steps"] == 0 and store.fit_facts(fit)["diagnostics"]["temperature"] > 0
+    assert get_method("tfb_adapter_ts").title == "TFB (adapter) + T"
+    plain, scaled = (run(name, adapter, tmp_path) for name in ("temperature_adapter", "adapter_ts"))
+    one, other = (store.predictions(each.spec)["log_probs"] for each in (plain, scaled))
+    assert abs(one - other).max() < 1e-5, "of a point, one temperature is the other"
+    assert not any(map(is_method, ("adapter_ts_ts", "tfb_adapter_ts_ts", "tfb_ts_adapter", "swag_adapter_ts")))
+
+
 def test_the_content_is_in_the_key_and_the_place_is_not(adapter: Path, tmp_path: Path) -> None:
     shutil.copytree(adapter, tmp_path / "copy")
     made(EMBEDDED, tmp_path / "other", seed=4)
