@@ -28,6 +28,7 @@ from bench.model.choice_model import ChoiceModel, adapted, load_model
 from bench.model.identity import is_local
 from bench.model.memory import base_in_memory
 from bench.model.own_adapter import find_adapter, read_adapter
+from bench.model.placement import DeviceMap
 from bench.plan.base_model import choose_model
 from bench.plan.own_adapter import check_needed, settings_over
 from bench.plan.runs import Planner, check_seed
@@ -101,6 +102,7 @@ def open_model(
     device: str = "auto",
     prompt: str = "plain",
     packing: bool = False,
+    device_map: DeviceMap | None = None,
     **table: str,
 ) -> Model:
     """A base with fresh adapters, for several fits.
@@ -115,6 +117,8 @@ def open_model(
         device: "auto", "cpu", "cuda" or "cuda:N", for a model that is loaded.
         prompt: "plain", or "chat" for the tokenizer's template.
         packing: train on rows that hold all prompts of a batch, without padding.
+        device_map: spread the layers of a model that is loaded over devices: "auto", "balanced", "sequential", or a
+            device for each part, as ``--device-map`` takes them.
         table: ``revision``, ``quantization`` and ``dtype`` of a model that is loaded.
 
     Raises:
@@ -124,7 +128,7 @@ def open_model(
     if isinstance(model, str | Path):
         spec, path = choose_model({"id": str(model), "prompt": prompt, "packing": packing, **table})
         spec = dataclasses.replace(spec, lora=form)
-        return Model(spec, load_model(spec, path, choose_device(device)))
+        return Model(spec, load_model(spec, path, choose_device(device), device_map))
     spec, base = base_in_memory(model, tokenizer, form, prompt)
     spec = dataclasses.replace(spec, packing=packing)
     return Model(spec, adapted(spec, base, next(model.parameters()).device))
@@ -193,6 +197,7 @@ def load_posterior(
     method: str | None = None,
     settings: Mapping[str, Any] | None = None,
     device: str = "auto",
+    device_map: DeviceMap | None = None,
 ) -> Fitted:
     """A stored fit or evaluation by the start of its key; the base is loaded at the first prediction.
 
@@ -202,6 +207,7 @@ def load_posterior(
             evaluation's, or the fit's own.
         settings: of that method's prediction, such as ``{"ivon": {"draws": 20}}``.
         answers: those of :func:`fit`, for a posterior that it stored in another process.
+        device, device_map: where the base is loaded, as for :func:`open_model`.
 
     Raises:
         LookupError: there is no such key, or its task is not known here.
@@ -220,7 +226,7 @@ def load_posterior(
         if (owner := _owner(method)) != result.fit.method:
             raise ValueError(f"'{method}' predicts with a fit of '{owner}', and {key} is one of '{result.fit.method}'.")
         result = Result(result.store, result.fit, _run(result.fit, named))
-    return Fitted(result, _stored_context(result, model, tokenizer, device))
+    return Fitted(result, _stored_context(result, model, tokenizer, device, device_map))
 
 
 def predict(fitted: Fitted, prompts: Iterable[str | Example], *, batch_size: int = 32) -> Prediction:
@@ -261,13 +267,14 @@ def _context(store: Store, model: Model) -> Context:
     return context
 
 
-def _stored_context(result: Result, model: Base, tokenizer: Any, device: str) -> Context:
+def _stored_context(result: Result, model: Base, tokenizer: Any, device: str, device_map: DeviceMap | None) -> Context:
     fit: FitSpec = result.fit
     if model is None or isinstance(model, str | Path):
         path = Path(model) if model is not None and is_local(Path(model)) else None
         if model is not None and path is None and str(model) != fit.model.id:
             raise ValueError(f"The model is {model}, and the fit was made on {fit.model.id}: give that one.")
-        return Context(store=result.store, model_path=path, device=choose_device(device))
+        where = choose_device(device)
+        return Context(store=result.store, model_path=path, device=where, device_map=device_map)
     opened = model
     if not isinstance(model, Model):
         form = fit.model

@@ -37,10 +37,20 @@ def names(file: Path, package: str) -> bool:
             "transformers",
             {
                 f"bench/model/{name}.py"
-                for name in ("adapters", "base", "export", "formats", "outline", "quantization", "remarks")
+                for name in (
+                    "adapters",
+                    "base",
+                    "export",
+                    "formats",
+                    "outline",
+                    "packed_attention",
+                    "quantization",
+                    "remarks",
+                )
             },
         ),
         ("peft", {"bench/model/adapters.py"}),
+        ("accelerate", {"bench/model/placement.py"}),
         ("bitsandbytes", {"bench/model/quantization.py"}),
         ("datasets", {"bench/data/rows.py"}),
         ("laplace", {"methods/laplace/laplace_torch.py"}),

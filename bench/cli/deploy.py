@@ -92,7 +92,7 @@ def predict(
 
     make_runner(Store(runs), Execution(device=device.device, threads=device.threads, plugins=tuple(plugins)))
     words = None if answers is None else [word.strip() for word in answers.split(",")]
-    fitted = load_posterior(runs, key, model=model, answers=words, device=device.device)
+    fitted = load_posterior(runs, key, model=model, answers=words, device=device.device, device_map=device.placed)
     result = fitted.result
     scored = result.run.data if result.run is not None else result.fit.data
     questions = read_questions(file, get_task(scored.task))

@@ -101,6 +101,7 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
         claim_seconds=execution.claim_seconds,
         plugins=grid.plugins,
         track=grid.trackers,
+        device_map=execution.placed,
     )
 
 
@@ -135,6 +136,11 @@ def launch(
                 f"--{option.replace('_', '-')} means nothing to the launcher '{launcher.name}': leave it out."
             )
     how = execution_of(grid, execution)
+    if how.device_map is not None and options.workers > 1:
+        raise ValueError(
+            "--device-map spreads one base over every device, and each worker would load a base of its own: leave out "
+            "--workers."
+        )
     store = Store(runs)
     undone, given_up = missing(families, store, sys.maxsize if options.retry_failed else options.retries)
     known = launcher.queue(store) if launcher.queue else {}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.process.holder import SECONDS
+
+if TYPE_CHECKING:
+    from bench.model.placement import DeviceMap
 
 _SPEC, _MACHINE, _LAUNCH = "What is run", "This machine", "Where it runs"  # groups of options in the help
 
@@ -144,12 +147,38 @@ class DeviceOptions:
         int, typer.Option(metavar="N", help="CPU threads of each process.", rich_help_panel=_MACHINE)
     ] = 1
 
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Spread a base larger than one GPU over devices: auto, balanced, sequential, or a .json file.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
         """Refuse what is out of range, before any work."""
         if not 1 <= self.threads <= MANY:
             raise ValueError(f"--threads {self.threads}: use 1 to {MANY}.")
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
             raise ValueError(f"--device '{self.device}': use auto, cpu, cuda or cuda:N.")
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError("--device-map says where each layer goes: leave out --device.")
+
+    @property
+    def placed(self) -> DeviceMap | None:
+        """The device map.
+
+        Raises:
+            ValueError: the option names none.
+            ModelNotUsable: accelerate is missing.
+        """
+        if self.device_map is None:
+            return None
+        from bench.model.placement import check_accelerate, read_device_map
+
+        check_accelerate()
+        return read_device_map(self.device_map)
 
 
 @dataclasses.dataclass(frozen=True)

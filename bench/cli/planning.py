@@ -58,6 +58,7 @@ def _probed(grid: Grid, need: Need, device: DeviceOptions) -> Costs | None:
         device=device.device,
         threads=device.threads,
         plugins=grid.plugins,
+        device_map=device.placed,
     )
     try:
         check_here(grid.model, grid.model_path)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import ModelNotUsable, near_miss
+from bench.model.placement import device_of
 from bench.specs import LoraSpec
 
 NAME = "default"  # PEFT's name of the one adapter that we add
@@ -101,11 +102,20 @@ def _kind(layer: str) -> str:
 
 
 def add_lora(base: nn.Module, lora: LoraSpec, layers: Sequence[str]) -> None:
-    """Adapt ``layers`` (full names) of the base in place; adapters in float32 whatever the base is in."""
+    """Adapt ``layers`` (full names) of the base in place; adapters in float32 whatever the base is in.
+
+    Raises:
+        ModelNotUsable: DoRA is asked for, and the weights that it reads are offloaded.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
     if not layers:
         return
+    if "dora" in lora.variant and (away := [name for name in layers if base.get_submodule(name).weight.is_meta]):
+        raise ModelNotUsable(
+            f"DoRA reads the weights of the layers that it adapts, and --device-map offloads such as {away[0]}: use "
+            "lora.variant=lora, or a map that keeps them on a GPU."
+        )
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -116,8 +126,15 @@ def add_lora(base: nn.Module, lora: LoraSpec, layers: Sequence[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT remarks on fan_in_fan_out for GPT-2's Conv1D, and sets it right
         inject_adapter_in_model(config, base, adapter_name=NAME)
-    for name, parameter in base.named_parameters():
-        if _trains(name):
+    for name, parameter in list(base.named_parameters()):
+        if not _trains(name):
+            continue
+        if parameter.is_meta:  # PEFT puts them where the weights are, and those are offloaded: prepare() sets values
+            host: Any = base.get_submodule(name[: name.index(".lora_")])
+            owner, _, leaf = name.rpartition(".")
+            value = torch.zeros(parameter.shape, device=device_of(host.get_base_layer()))
+            setattr(base.get_submodule(owner), leaf, nn.Parameter(value))
+        else:
             parameter.data = parameter.data.float()  # PROTOCOL: code
     for module in base.modules():
         layer: Any = module
@@ -200,7 +217,7 @@ class Parameters:
     def renew(self, name: str, value: Tensor) -> None:
         """Replace a parameter by a new one, which has no gradient, no hooks and no history."""
         owner, _, leaf = self.full[name].rpartition(".")
-        parameter = nn.Parameter(value.to(self.values[name].dtype))
+        parameter = nn.Parameter(value.to(self.values[name]))
         setattr(self.module.get_submodule(owner), leaf, parameter)
         self.values[name] = parameter
 

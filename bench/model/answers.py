@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from bench.model.placement import at_hand
 from bench.model.prompts import PLAIN, before_answer
 
 
@@ -45,9 +46,10 @@ def answer_rows(head: Any, ids: Sequence[int]) -> nn.Linear:
     """The rows ``ids`` of an output layer, with their biases, as a frozen linear layer (C, d)."""
     bias = getattr(head, "bias", None)
     rows = nn.Linear(head.weight.shape[1], len(ids), bias=bias is not None, device="meta").eval()
-    rows.weight = nn.Parameter(head.weight.detach()[list(ids)], requires_grad=False)
-    if bias is not None:
-        rows.bias = nn.Parameter(bias.detach()[list(ids)], requires_grad=False)
+    with at_hand(head):
+        rows.weight = nn.Parameter(head.weight.detach()[list(ids)], requires_grad=False)
+        if bias is not None:
+            rows.bias = nn.Parameter(head.bias.detach()[list(ids)], requires_grad=False)
     return rows
 
 

@@ -17,6 +17,7 @@ from bench.data.batches import Batch
 from bench.errors import ModelNotUsable
 from bench.model.formats import Source
 from bench.model.packed_attention import LENGTHS, NAME
+from bench.model.placement import DeviceMap, check_accelerate, quiet
 from bench.model.quantization import QUANTIZATIONS, quiet_bitsandbytes
 from bench.model.remarks import check_loaded, check_tokenizer, check_weights, collected, worth_showing
 from bench.specs import ModelSpec
@@ -118,8 +119,8 @@ def load_tokenizer(spec: ModelSpec, source: Source) -> Any:
         return AutoTokenizer.from_pretrained(source.place, trust_remote_code=False, **source.options)
 
 
-def load_base(spec: ModelSpec, source: Source, device: torch.device) -> Base:
-    """Tokenizer and frozen weights on ``device``, in the spec's dtype and quantisation.
+def load_base(spec: ModelSpec, source: Source, device: torch.device, placed: DeviceMap | None = None) -> Base:
+    """Tokenizer and frozen weights on ``device``, or where ``placed`` says, in the spec's dtype and quantisation.
 
     Raises:
         ModelNotUsable: files are missing or damaged, or the model is of a kind that cannot be used.
@@ -128,7 +129,7 @@ def load_base(spec: ModelSpec, source: Source, device: torch.device) -> Base:
 
     with collected() as said, explained(source.name, spec):
         tokenizer = AutoTokenizer.from_pretrained(source.place, trust_remote_code=False, **source.options)
-        model, warnings = _load_model(spec, source, device)
+        model, warnings = _load_model(spec, source, device, placed)
         warnings += check_tokenizer(
             source, tokenizer, _settings(source, "tokenizer_config.json").get("tokenizer_class")
         )
@@ -137,7 +138,9 @@ def load_base(spec: ModelSpec, source: Source, device: torch.device) -> Base:
     return Base(source.name, model, tokenizer, head, accepted(model, source.name), tuple(warnings))
 
 
-def _load_model(spec: ModelSpec, source: Source, device: torch.device) -> tuple[Any, list[str]]:
+def _load_model(
+    spec: ModelSpec, source: Source, device: torch.device, placed: DeviceMap | None
+) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM
 
     dtype, quantization = getattr(torch, spec.dtype), QUANTIZATIONS[spec.quantization]
@@ -158,8 +161,14 @@ def _load_model(spec: ModelSpec, source: Source, device: torch.device) -> tuple[
     settings = quantization.config(dtype)
     if settings is not None:
         options |= {"quantization_config": settings, "device_map": {"": str(device)}}
+    if placed is not None:
+        check_accelerate()
+        options["device_map"] = placed
     loader: Any = AutoModelForCausalLM
-    model, report = loader.from_pretrained(source.place, output_loading_info=True, trust_remote_code=False, **options)
+    with quiet():
+        model, report = loader.from_pretrained(
+            source.place, output_loading_info=True, trust_remote_code=False, **options
+        )
     warnings = check_loaded(source, report)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelNotUsable(
@@ -168,7 +177,8 @@ def _load_model(spec: ModelSpec, source: Source, device: torch.device) -> tuple[
     quantization.adjust(model, device, dtype)
     if settings is None:
         _copy_weights(model)
-        model.to(device)
+        if placed is None:
+            model.to(device)
     elif all(parameter.is_floating_point() for parameter in model.parameters()):
         raise ModelNotUsable(f"No layer of {source.name} can be quantised to {spec.quantization}: use 'none'.")
     warnings += check_weights(source, model)

@@ -29,6 +29,7 @@ from bench.model.compiled import Compiled
 from bench.model.guard import Guard
 from bench.model.identity import opened
 from bench.model.packed_attention import attend_by_prompt
+from bench.model.placement import DeviceMap, device_of, follow_inputs
 from bench.model.prompts import PLAIN
 from bench.model.recompute import Recompute
 from bench.model.remarks import collected
@@ -158,7 +159,7 @@ class ChoiceModel:
             fresh = self._magnitudes.get(name, torch.zeros(shape)).clone()
             if "lora_A" in name:
                 nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
-            self._adapters.renew(name, fresh.to(self.device))
+            self._adapters.renew(name, fresh)
 
     def rows_of_answers(self, whole: Tensor) -> Tensor:
         """(C, ...): the rows of the answers of (V, ...), one row per token of the vocabulary."""
@@ -181,7 +182,7 @@ class ChoiceModel:
         finally:
             hook.remove()
         last = self._loaded.at_ends(batch, found[-1])
-        return last.to(torch.promote_types(last.dtype, torch.float32))
+        return last.to(device=self.device, dtype=torch.promote_types(last.dtype, torch.float32))
 
     @property
     def head(self) -> nn.Module:
@@ -207,17 +208,20 @@ class ChoiceModel:
         found = [torch.autograd.grad(one.sum(), outputs, retain_graph=True)[0] for one in logits.unbind(1)]
         slopes = torch.stack([self._loaded.at_ends(batch, one) for one in found], 1)
         wide = torch.promote_types(features.dtype, torch.float32)
-        last = self._loaded.at_ends(batch, features)
-        return LastLayer(last.detach().to(wide), logits.detach(), slopes.to(wide))
+        last = self._loaded.at_ends(batch, features).detach()
+        return LastLayer(last.to(self.device, wide), logits.detach(), slopes.to(self.device, wide))
 
     def _set_answers(self, ids: tuple[int, ...]) -> None:
         """Put the answer rows of the output layer in its place, so no (B, T, vocabulary) logits are ever made."""
         self._answer_ids = ids
         rows = answer_rows(self._loaded.head, ids)
+        where = device_of(rows)
         if not self.targets.head:
+            follow_inputs(self._base, rows, where)
             self._base.set_output_embeddings(rows)
             return
-        head = adapted_rows(rows, self.spec.lora).to(self.device)
+        head = adapted_rows(rows, self.spec.lora).to(where)
+        follow_inputs(self._base, head, where)
         self._base.set_output_embeddings(head)
         self._adapters = Parameters.of(self._base, head, self._adapters.shapes)
         self._magnitudes = self._adapters.magnitudes() | self._magnitudes_of_layers
@@ -333,14 +337,19 @@ class ChoiceModel:
                 module.train(mode)
 
 
-def load_model(spec: ModelSpec, path: Path | None, device: torch.device) -> ChoiceModel:
+def load_model(
+    spec: ModelSpec, path: Path | None, device: torch.device, placed: DeviceMap | None = None
+) -> ChoiceModel:
     """Load base, tokenizer and adapters on ``device``; ``path`` is the folder or file of a local model.
+
+    With ``placed`` the layers go where it says, and prompts to the device of the first of them.
 
     Raises:
         ModelNotUsable: it cannot be loaded, would answer wrongly, or is not what ``spec`` names; with the fix.
     """
     with opened(spec, path) as source:
-        return adapted(spec, load_base(spec, source, device), device)
+        base = load_base(spec, source, device, placed)
+        return adapted(spec, base, device if placed is None else device_of(base.model.get_input_embeddings()))
 
 
 def adapted(spec: ModelSpec, base: Base, device: torch.device) -> ChoiceModel:

@@ -95,6 +95,8 @@ class _Hooks:
 
 def _mark(weight: Any) -> Mark:
     """A cheap signature of a weight: its memory, dtype and shape, and a sum over the bits of a sample."""
+    if weight.is_meta:  # offloaded: what a pass reads is a copy
+        return 0, weight.dtype, tuple(weight.shape), 0
     flat = weight.detach().reshape(-1)
     every = max(1, flat.numel() // SAMPLE)
     sample = flat[::every].contiguous().cpu()

@@ -28,6 +28,7 @@ class Switched:
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
         """Layers run as :meth:`run` says inside, wherever gradients are computed."""
+        placed = [vars(layer).get("forward") for layer in self._layers]  # accelerate's, of a base spread over devices
         for layer in self._layers:
             layer.forward = functools.partial(self._forward, layer.forward)
         self._active, self.kept = True, False
@@ -35,8 +36,10 @@ class Switched:
             yield
         finally:
             self._active = False
-            for layer in self._layers:
+            for layer, before in zip(self._layers, placed, strict=True):
                 del layer.forward  # the class's own shows again
+                if before is not None:
+                    layer.forward = before
 
     @contextlib.contextmanager
     def off(self) -> Iterator[None]:

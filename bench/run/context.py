@@ -15,7 +15,9 @@ import torch
 from bench.data.splits import DataSource
 from bench.method import Method, get_method
 from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.identity import readable_name
 from bench.model.own_adapter import adapter_values, no_adapter
+from bench.model.placement import DeviceMap
 from bench.posterior import Params
 from bench.process.holder import SECONDS, Worker
 from bench.run import codebase
@@ -42,6 +44,7 @@ class Context:
         model_path: folder of a local model, or None.
         adapter_path: folder of the user's adapter, or None.
         device: where to compute.
+        device_map: how the layers of the base are spread over devices, or None.
         eval_every: steps between mid-run evaluations (0: none). It changes nothing but the trace.
         graphs: train with CUDA graphs (bench.train.graphs). Same results up to rounding.
         compile: train with compiled layers (bench.model.compiled). Same results up to rounding.
@@ -51,6 +54,7 @@ class Context:
         worker: who computes, for claims and records.
         claim_seconds: the life of a claim without a heartbeat.
         stop: the reason to stop, "" as long as there is none.
+        watch_seconds: what mid-run evaluations have taken so far.
     """
 
     store: Store
@@ -58,6 +62,7 @@ class Context:
     model_path: Path | None = None
     adapter_path: Path | None = None
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    device_map: DeviceMap | None = None
     eval_every: int = 0
     graphs: bool = False
     compile: bool = False
@@ -67,6 +72,7 @@ class Context:
     worker: Worker = dataclasses.field(default_factory=Worker)
     claim_seconds: float = SECONDS
     stop: Callable[[], str] = lambda: ""
+    watch_seconds: float = dataclasses.field(default=0.0, init=False)
     _model: tuple[ModelSpec, ChoiceModel] | None = None
 
     @functools.cached_property
@@ -85,7 +91,7 @@ class Context:
         def make() -> ChoiceModel:
             if self._model is None or self._model[0] != spec.model:
                 self._model = None  # free the old base before the new one is loaded
-                self._model = (spec.model, load_model(spec.model, self.model_path, self.device))
+                self._model = (spec.model, load_model(spec.model, self.model_path, self.device, self.device_map))
                 for sentence in self._model[1].warnings:
                     logger.warning("%s", sentence)
             model = self._model[1]
@@ -138,7 +144,8 @@ class Context:
     def provenance(self, spec: FitSpec | RunSpec) -> Provenance:
         """Provenance of a spec's numbers: this process, with the plug-ins that take part."""
         found: Provenance = load(Provenance, provenance(self.device, self.source))
-        return dataclasses.replace(found, plugins=codebase.plugins(classes_of(spec)))
+        base = "" if self.model_path is None else readable_name(self.model_path)
+        return dataclasses.replace(found, plugins=codebase.plugins(classes_of(spec)), base=base)
 
     def warn(self, spec: FitSpec | RunSpec, sentence: str) -> None:
         """Show a sentence about a fit or an evaluation."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.splits import DataSource
+from bench.model.placement import DeviceMap
 from bench.process.holder import SECONDS
 
 PATHS, LISTS = ("data_dir", "model_path", "adapter_path"), ("plugins", "track")  # fields that JSON has otherwise
@@ -31,6 +32,7 @@ class Execution:
         plugins: modules to import first.
         track: names of trackers (bench.train.trackers).
         adapter_path: folder of a user-supplied adapter, or None.
+        device_map: how the layers of the base are spread over devices (bench.model.placement), or None.
     """
 
     source: DataSource = dataclasses.field(default_factory=DataSource)
@@ -46,6 +48,7 @@ class Execution:
     plugins: tuple[str, ...] = ()
     track: tuple[str, ...] = ()
     adapter_path: Path | None = None
+    device_map: DeviceMap | None = None
 
 
 def pack(execution: Execution) -> dict[str, Any]:

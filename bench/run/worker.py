@@ -65,12 +65,16 @@ def make_runner(
         raise ValueError("--graphs and --gradient-checkpointing exclude each other: leave one out.")
     if execution.compile and execution.recompute:
         raise ValueError("--compile and --gradient-checkpointing exclude each other: leave one out.")
+    for option, given in (("--graphs", execution.graphs), ("--compile", execution.compile)):
+        if given and execution.device_map is not None:
+            raise ValueError(f"{option} and --device-map exclude each other: leave one out.")
     return Runner(
         store=store,
         source=execution.source,
         model_path=execution.model_path,
         adapter_path=execution.adapter_path,
         device=device,
+        device_map=execution.device_map,
         eval_every=execution.eval_every,
         graphs=execution.graphs,
         compile=execution.compile,

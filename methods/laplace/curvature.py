@@ -101,7 +101,7 @@ class Tape:
     def mean_input(self, name: str) -> Tensor:
         """(B, in): the mean input of a map over the tokens that are not padding."""
         total = self.inputs[name].sum(1)
-        return total if name in self.at_end else total / self._mask.sum(1)
+        return total if name in self.at_end else total / self._mask.sum(1).to(total.device)
 
     def _rows(self, name: str, tensor: Tensor) -> Tensor:
         b, t, _ = self._mask.shape
@@ -113,7 +113,7 @@ class Tape:
                 "row per token. Choose other lora.targets."
             )
         wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-        return wide.reshape(b, t, -1) * self._mask
+        return wide.reshape(b, t, -1) * self._mask.to(wide.device)
 
 
 def jacobians(model: Adapted, batch: Batch, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
@@ -125,7 +125,8 @@ def jacobians(model: Adapted, batch: Batch, names: Sequence[str]) -> tuple[dict[
         direction = torch.zeros_like(tape.logits)
         direction[:, c] = 1
         columns.append(tape.gradients(direction, last=c == count - 1))
-    return {name: torch.stack([column[name] for column in columns], 1) for name in names}, tape.logits.detach()
+    logits = tape.logits.detach()
+    return {name: torch.stack([column[name] for column in columns], 1).to(logits.device) for name in names}, logits
 
 
 def roots(logits: Tensor) -> Tensor:
