@@ -37,11 +37,17 @@ coverage: $(READY)
 TIMED := results/cpu
 bench: $(READY)
 	$(BIN)/python -m tools.time_step --part train --json $(TIMED)/time_step_train.json
-	$(BIN)/python -m tools.time_step --part predict --json $(TIMED)/time_step_predict.json
+	$(BIN)/python -m tools.time_step --part train --dtype bfloat16 --batches 2 --rounds 2 --json $(TIMED)/time_step_train_bf16.json
+	$(BIN)/python -m tools.time_step --part predict --rounds 2 --json $(TIMED)/time_step_predict.json
+	$(BIN)/python -m tools.time_loop --json $(TIMED)/time_loop.json
 	$(BIN)/python -m tools.time_ivon --json $(TIMED)/time_ivon.json
+	$(BIN)/python -m tools.time_laplace --json $(TIMED)/time_laplace.json
 	$(BIN)/python -m tools.time_curvature --json $(TIMED)/time_curvature.json
+	$(BIN)/python -m tools.time_rows --json $(TIMED)/time_rows.json
 	$(BIN)/python -m tools.time_launch --json $(TIMED)/time_launch.json
+	$(BIN)/python -m tools.time_store --json $(TIMED)/time_store.json
 	$(BIN)/python -m tools.time_report --methods 10 --variants 2 --json $(TIMED)/time_report.json
+	$(BIN)/python -m tools.time_growth --json $(TIMED)/time_growth.json
 	$(BIN)/python -m tools.write_performance
 
 # The search whose choice the demo uses; its result is committed, so this is only needed to repeat it.

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from safetensors.numpy import save_file
 
 from bench.metrics import score
 from bench.specs import DataSpec, FitSpec, ModelSpec, RunSpec, TrainSpec, canonical, key, to_json
-from tools.timing import report
+from tools.timing import children_time, report
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAWS = 10
@@ -123,20 +122,14 @@ def resident(pid: int) -> int:
 
 def measure(*arguments: str) -> tuple[float, float, float]:
     """(seconds, seconds of processor time, peak MiB) of a command of the suite, which must succeed."""
-    began, before, peak = time.monotonic(), used(), 0
+    began, before, peak = time.monotonic(), children_time(), 0
     process = subprocess.Popen([sys.executable, "-m", "bench", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         peak = max(peak, resident(process.pid))
         time.sleep(0.2)
     if process.returncode:
         raise SystemExit(f"bench {' '.join(arguments)} exited with {process.returncode}")
-    return time.monotonic() - began, used() - before, peak / 1024
-
-
-def used() -> float:
-    """Seconds of processor time of all processes that were started here and have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return time.monotonic() - began, children_time() - before, peak / 1024
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,8 +64,12 @@ def report(
     ratios: Sequence[Ratio] = (),
     settings: Mapping[str, Any] | None = None,
     further: Mapping[str, float] | None = None,
+    tables: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print what was measured, and write it to ``file`` if there is one; ``further``: figures that are not seconds."""
+    """Print what was measured, and write it to ``file`` if there is one.
+
+    ``further``: figures that are not seconds; ``tables``: what one script adds, under names that the page knows.
+    """
     found = {
         "question": question,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -74,6 +79,7 @@ def report(
         "seconds": {name: _spread(values) for name, values in seconds.items()},
         "ratios": [compared(seconds, ratio) for ratio in ratios],
         "further": dict(further or {}),
+        **(tables or {}),
     }
     for name, one in found["seconds"].items():
         print(f"{name:44}{1e3 * one['median']:12.1f} ms  ({1e3 * one['min']:.1f} to {1e3 * one['max']:.1f})")
@@ -81,6 +87,8 @@ def report(
         print(f"{one['what']} / {one['against']}: {one['median']:.2f} ({one['min']:.2f} to {one['max']:.2f})")
     for name, value in found["further"].items():
         print(f"{name}: {value:.1f}")
+    for name, table in (tables or {}).items():
+        print(f"{name}: {json.dumps(table)}")
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=1) + "\n")
@@ -88,6 +96,12 @@ def report(
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": len(values)}
+
+
+def children_time() -> float:
+    """Seconds of processor time of all processes that were started here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def machine() -> dict[str, Any]:

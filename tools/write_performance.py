@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,19 @@ from tools.performance_gpu import UNMEASURED, table
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {  # file of results/cpu: heading
-    "time_step_train": "A training step",
+    "time_step_train": "A training step in float32",
+    "time_step_train_bf16": "A training step in bfloat16",
     "time_step_predict": "Prediction",
+    "time_loop": "The loop on the embedded base",
+    "time_loop_before": "The same before its steps were recorded",
     "time_ivon": "IVON's draw and step",
+    "time_laplace": "Laplace, fit and predictive",
     "time_curvature": "Curvature for Laplace",
+    "time_rows": "Table 1",
     "time_launch": "Workers",
+    "time_store": "The store",
     "time_report": "Leaderboard and report",
+    "time_growth": "How costs grow",
 }
 HEAD = """# Performance
 
@@ -50,14 +57,15 @@ def _section(found: Mapping[str, Any]) -> str:
         f"{found['question'][0].upper()}{found['question'][1:]}. {found['date']}, {machine['processor']}, "
         f"{machine['cores']} cores (load {machine['load']} at the end), Python {machine['python']}, {libraries}. "
         f"Settings: {about or 'none'}.\n",
-        *table(
+    ]
+    if "slopes" not in found:  # those say the same in fewer rows
+        lines += table(
             ("", "median, ms", "range, ms", "rounds"),
             [
                 (name, _ms(one["median"]), f"{_ms(one['min'])} to {_ms(one['max'])}", one["rounds"])
                 for name, one in found["seconds"].items()
             ],
-        ),
-    ]
+        )
     if found["ratios"]:
         rows = [
             (one["what"], one["against"], f"{one['median']:.2f}", _range(one), *_aim(one)) for one in found["ratios"]
@@ -65,7 +73,36 @@ def _section(found: Mapping[str, Any]) -> str:
         lines += table(("", "against", "ratio", "range", "target", "met"), rows)
     if found.get("further"):
         lines += table(("", "value"), [(name, f"{value:.0f}") for name, value in found["further"].items()])
+    if "profile" in found:
+        lines += _profile(found["profile"])
+    if "slopes" in found:
+        lines += _slopes(found["slopes"])
     return "\n".join(lines)
+
+
+def _profile(sides: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Where the milliseconds of a step go."""
+    parts = list(next(iter(sides.values())))
+    rows = [(part, *(f"{side[part]:.2f}" for side in sides.values())) for part in parts]
+    whole = ("a step", *(f"{sum(side.values()):.2f}" for side in sides.values()))
+    return table(("part of a step, ms", *sides), [*rows, whole])
+
+
+def _slopes(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The slopes of log cost in log size: 1 is a cost in proportion, 0 one that does not depend on the size."""
+    heads = ("", "against", "sizes", "slope of time", "slope of memory", "peak, MiB")
+    rows = [
+        (
+            one["what"],
+            one["against"],
+            ", ".join(map(str, one["sizes"])),
+            f"{one['time']:.2f}",
+            f"{one['memory']:.2f}",
+            ", ".join(f"{value:.1f}" for value in one["peak_mib"]),
+        )
+        for one in found
+    ]
+    return [f"{_slopes.__doc__}\n", *table(heads, rows)]
 
 
 def _range(one: Mapping[str, Any]) -> str:

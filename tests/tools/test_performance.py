@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import time_step
+from tools import time_growth, time_laplace, time_loop, time_rows, time_step, time_store
 from tools.timing import Ratio, compared, report, take_turns
 from tools.write_performance import ROOT, page
 
@@ -34,7 +34,7 @@ def test_the_page_has_what_was_measured_and_says_what_was_not(tmp_path: Path) ->
     assert "| ours | 600.0 | 500.0 to 700.0 | 3 |" in text
     assert "| ours | theirs | 0.60 | 0.50 to 0.70 | at most 0.55 | no |" in text
     assert "| theirs | ours | 1.67 | 1.43 to 2.00 | - | - |" in text and "| peak MiB | 12 |" in text
-    assert text.count("\nUnmeasured.\n") == 5 and "### A training step\n\nUnmeasured." in text
+    assert text.count("\nUnmeasured.\n") == 12 and "### Table 1\n\nUnmeasured." in text
     assert "| 7 B base in bfloat16: steps, draws, curvature, memory | unmeasured |" in text
 
 
@@ -87,6 +87,20 @@ def test_the_gpu_figures_are_shown_with_their_targets(tmp_path: Path) -> None:
         assert line in text
 
 
+def test_profiles_and_slopes_are_tables(tmp_path: Path) -> None:
+    sides = {"theirs": {"forward": 2.0, "backward": 1.5}, "ours": {"forward": 1.25, "backward": 1.0}}
+    slopes = [{"what": "a", "against": "rank", "sizes": [1, 4], "time": 1.0, "memory": 0.5, "peak_mib": [2.0, 4.0]}]
+    for name, tables in (("time_loop", {"profile": sides}), ("time_growth", {"slopes": slopes})):
+        report(tmp_path / "cpu" / f"{name}.json", "a step", {"ours": [0.1]}, tables=tables)
+    text = page(tmp_path)
+    assert "| a step | 3.50 | 2.25 |" in text and "| backward | 1.50 | 1.00 |" in text
+    assert "| a | rank | 1, 4 | 1.00 | 0.50 | 2.0, 4.0 |" in text
+
+
+def test_a_slope_is_the_exponent_of_a_power() -> None:
+    assert time_growth.slope([1, 2, 8], [3 * x**1.5 for x in (1, 2, 8)]) == pytest.approx(1.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["train", "predict"])
 def test_both_sides_of_a_step_run_and_predict_the_same(part: str, tmp_path: Path) -> None:
@@ -94,4 +108,56 @@ def test_both_sides_of_a_step_run_and_predict_the_same(part: str, tmp_path: Path
     more = ("--rounds", "1", "--layers", "1", "--batches", "1", "--prompts", "4")
     time_step.main(["--part", part, *more, "--json", str(file)])
     found = json.loads(file.read_text())
-    assert len(found["seconds"]) == 3 and len(found["ratios"]) == 2
+    assert len(found["ratios"]) == len(found["seconds"]) - 1
+
+
+@pytest.mark.slow
+def test_laplace_of_both_sides_is_the_same(tmp_path: Path) -> None:
+    """The script refuses to time sides that differ."""
+    file = tmp_path / "laplace.json"
+    time_laplace.main(["--train", "4", "--test", "2", "--rounds", "1", "--json", str(file)])
+    assert len(json.loads(file.read_text())["ratios"]) == 2
+
+
+def test_a_step_is_the_sum_of_its_parts(tmp_path: Path) -> None:
+    file = tmp_path / "loop.json"
+    time_loop.main(["--steps", "2", "--rounds", "1", "--json", str(file)])
+    for side in json.loads(file.read_text())["profile"].values():
+        assert set(side) == {*time_loop.PARTS, time_loop.REST} and all(value > 0 for value in side.values())
+
+
+def test_the_store_and_the_dump_are_timed(tmp_path: Path) -> None:
+    file = tmp_path / "store.json"
+    time_store.main(["--results", "1", "--examples", "5", "--rounds", "1", "--json", str(file)])
+    assert [one["what"] for one in json.loads(file.read_text())["ratios"]] == ["store, write", "store, read"]
+
+
+def test_rows_are_one_grid_or_a_run_and_a_store_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[tuple[str, ...]] = []
+
+    def trained(folder: Path, *command: str) -> float:
+        commands.append(command)
+        store = folder / command[command.index("--runs") + 1]
+        for name, trace in (("trained", "{}\n"), ("borrowed", "")):
+            (store / "fits" / name).mkdir(parents=True)
+            (store / "fits" / name / "trace.jsonl").write_text(trace)
+        return 3.0 if command[0] == "grid" else 2.0
+
+    monkeypatch.setattr(time_rows, "timed", trained)
+    file = tmp_path / "rows.json"
+    time_rows.main(["--steps", "2", "--rows", "adamw", "swag", "--json", str(file)])
+    found = json.loads(file.read_text())
+    assert [command[:3] for command in commands] == [
+        ("grid", "g.toml", "--runs"), ("run", "--method", "adamw"), ("run", "--method", "swag")
+    ]  # fmt: skip
+    assert found["ratios"][0]["median"] == 0.75 and list(found["further"].values()) == [1, 2]
+
+
+@pytest.mark.slow
+def test_every_axis_has_slopes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_growth, "AXES", {"draws": ((1, 4), ("prediction by draws", "training step, IVON"))})
+    monkeypatch.setattr(time_growth, "SHAPE", {**time_growth.SHAPE, "hidden_size": 32, "intermediate_size": 64})
+    file = tmp_path / "growth.json"
+    time_growth.main(["--rounds", "1", "--json", str(file)])
+    found = {one["what"]: one["time"] for one in json.loads(file.read_text())["slopes"]}
+    assert found["prediction by draws"] > 0.4 > abs(found["training step, IVON"])
