@@ -8,9 +8,8 @@ READY := $(VENV)/.ready
 .PHONY: demo ablations test coverage bench tune docs clean
 
 demo: $(READY)
-	$(BIN)/bench grid bench/grids/demo.toml --runs runs/demo --workers $(WORKERS)
+	$(BIN)/bench demo --runs runs/demo --workers $(WORKERS) --out report
 	$(BIN)/bench leaderboard --runs runs/demo
-	$(BIN)/bench report --runs runs/demo --out report
 
 # What the demo has no time for, in about as much time as it takes: docs/demo.md has the table.
 ablations: $(READY)

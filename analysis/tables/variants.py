@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from analysis.records.groups import Section
-from analysis.statistics.metric import metric_of
+from analysis.statistics.metric import metric_of, metric_order
 from analysis.statistics.study import Study
 from analysis.statistics.variants import Contrast, Finding, Outcome, Place, contrasts, gather, outcomes
 from analysis.tables.differences import signed
@@ -117,14 +117,19 @@ def _contrast(pair: Contrast) -> list[str]:
 
 
 def _listed(some: Sequence[Finding]) -> str:
-    """Findings by method and metric, their tasks together."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    for one in some:
-        rows.setdefault((one.place.method, one.place.metric, one.verdict), []).append(one.place.task)
+    """Findings by metric and verdict, then by method with its tasks."""
+    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for one in sorted(some, key=lambda one: metric_order(one.place.metric)):
+        methods = rows.setdefault((one.place.metric, one.verdict), {})
+        methods.setdefault(one.place.method, []).append(one.place.task)
     return "; ".join(
-        f"{method} {verdict} in {metric_of(metric).title} on {', '.join(tasks)}"
-        for (method, metric, verdict), tasks in rows.items()
+        f"{metric_of(metric).title} {verdict} for {', '.join(f'{m} ({_and(tasks)})' for m, tasks in methods.items())}"
+        for (metric, verdict), methods in rows.items()
     )
+
+
+def _and(tasks: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(tasks[:-1]), tasks[-1]]))
 
 
 def _rows(study: Study, found: Sequence[Outcome]) -> Iterator[dict[str, Value]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -23,19 +24,22 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")] = Path("report"),
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="The store.")] = Path("runs/demo"),
 ) -> int:
-    """Compare the methods on synthetic tasks, write the report and print its first table."""
+    """Compare the methods on synthetic tasks, write the report, and print its first table and the clear differences."""
     check_output_folder(out, "--out")
     import bench.grids
     from analysis.report import write_report
+    from analysis.tables import variants
 
     file = Path(next(iter(bench.grids.__path__))) / ("quick.toml" if quick else "demo.toml")
+    began = time.monotonic()
     grid = grid_of(file, SpecOptions())
     status = launch(grid, grid.families(), runs, ExecutionOptions(), LaunchOptions(workers=workers))
     if status:
         return status
     tables, page, *_ = write_report(runs, out)
-    say(_opening(tables.read_text()))
-    complain(f"the whole report: {page}")
+    text = tables.read_text()
+    say(f"{_opening(text)}\n\n{_part(text, variants.TABLE.heading)}")
+    complain(f"{(time.monotonic() - began) / 60:.1f} minutes; the whole report: {page}")
     return 0
 
 
@@ -43,3 +47,8 @@ def _opening(markdown: str) -> str:
     """The first table of a report: what stands before its second heading of the second level."""
     parts = markdown.split("\n## ")
     return "\n## ".join(parts[:2]).strip()
+
+
+def _part(markdown: str, heading: str) -> str:
+    """A part of a report, from its heading of the second level to the next."""
+    return "## " + next(part for part in markdown.split("\n## ") if part.startswith(f"{heading}\n")).strip()

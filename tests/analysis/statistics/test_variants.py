@@ -61,7 +61,7 @@ def test_the_sentences_count_what_both_compare(planted) -> None:
         in said[2]
     )
     (gone,) = (line for line in said if line.startswith("Not in tuned: "))
-    assert "lost better in NLL (nats) on notes" in gone
+    assert "NLL (nats) better for lost (notes)" in gone
     assert not any("alone" in line for line in said)
 
 

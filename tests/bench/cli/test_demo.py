@@ -8,7 +8,7 @@ import pytest
 from support import bench
 
 import bench.grids as grids
-from bench.cli.demo import _opening
+from bench.cli.demo import _opening, _part
 from bench.plan.grid import read_grid
 
 GRIDS = Path(next(iter(grids.__path__)))
@@ -30,6 +30,13 @@ def test_the_quick_one_is_small() -> None:
 def test_the_first_table_is_what_stands_before_the_second_heading() -> None:
     assert _opening("# Report\n\n## One\n\n| a |\n\n### Part\n\n| b |\n\n## Two\n\nrest\n") == (
         "# Report\n\n## One\n\n| a |\n\n### Part\n\n| b |"
+    )
+
+
+def test_a_part_ends_at_the_next_heading() -> None:
+    assert (
+        _part("# Report\n\n## One\n\n| a |\n\n## Two\n\n### Part\n\n- b\n\n## Three\n", "Two")
+        == "## Two\n\n### Part\n\n- b"
     )
 
 
