@@ -1,4 +1,5 @@
-"""``bench compare published``: a run compared with a paper's table, and how its protocol differs from the paper's.
+"""``bench compare published``: a run compared with a paper's table, which of the paper's orderings hold here
+(analysis.tables.orderings), and how its protocol differs from the paper's.
 
     z = (ours - published) / sqrt(sem_ours^2 + sem_published^2)
 
@@ -21,9 +22,10 @@ from typing import Any
 
 from analysis.records.groups import Group, Runs, Section
 from analysis.records.labels import show
-from analysis.records.load import load
 from analysis.records.published import AVERAGE, METRICS, TABLE1, TABLES, Published, digits, methods, published, tasks
 from analysis.statistics.metric import metric_of
+from analysis.statistics.study import study
+from analysis.tables import orderings
 from analysis.tables.markdown import GAP, Markup, bold, escape, heading, table
 from analysis.tables.results import Block, Cell, average, blocks
 from analysis.tables.text import Value, check_folder, csv_text, write_text
@@ -155,7 +157,8 @@ def _show(value: Any) -> str:
 
 
 def compare_published(runs: Path, out: Path | None = None, name: str = TABLE1) -> tuple[str, list[Path]]:
-    """The report as Markdown, and the files written into ``out``: ``published.md`` and ``published.csv``.
+    """The report as Markdown, and the files written into ``out``: ``published.md``, ``published.csv`` with the figures,
+    and ``orderings.csv``.
 
     ``name``: the table to compare with, of ``analysis.records.published.TABLES``.
 
@@ -164,15 +167,17 @@ def compare_published(runs: Path, out: Path | None = None, name: str = TABLE1) -
     """
     if out is not None:
         check_folder(out)
-    loaded = load(runs, purposes=("result",))
-    found, source = comparisons(loaded, name), TABLES[name]
+    known = study(runs)
+    loaded, source = known.runs, TABLES[name]
+    found = comparisons(loaded, name)
     if not found:
         raise ValueError(
             f"{runs} holds no result of a method and task of the paper: methods {', '.join(methods(name))}; "
             f"tasks {', '.join(tasks(name))}."
         )
+    ordered = orderings.orderings(known, name)
     parts = [
-        f"# Beside {source.title}\n",
+        f"# Comparison with {source.title}\n",
         "Ours less the published figure [z with both standard errors]: **outside** where |z| > 1.96, else within. "
         f"Three seeds make this a rough band, no test. {source.about}\n",
     ]
@@ -184,6 +189,7 @@ def compare_published(runs: Path, out: Path | None = None, name: str = TABLE1) -
         parts += [
             heading(2, section.title),
             f"{within} of {len(judged)} figures are within.\n",
+            orderings.section_text(section, ordered, name),
             "### Deviations from the paper's protocol\n",
             "".join(f"- {escape(line)}\n" for line in deviations(section, groups, name))
             or "None that the records show.\n",
@@ -192,8 +198,14 @@ def compare_published(runs: Path, out: Path | None = None, name: str = TABLE1) -
     text = "\n".join(part for part in parts if part)
     if out is None:
         return text, []
-    csv = csv_text(COLUMNS, _rows(found))
-    return text, [write_text(out / "published.md", text), write_text(out / "published.csv", csv)]
+    written = [
+        write_text(out / "published.md", text),
+        write_text(out / "published.csv", csv_text(COLUMNS, _rows(found))),
+    ]
+    if ordered:
+        csv = csv_text(orderings.COLUMNS, orderings.rows(ordered))
+        written.append(write_text(out / "orderings.csv", csv))
+    return text, written
 
 
 def _markdown(metric: str, here: Sequence[Comparison], name: str) -> str:

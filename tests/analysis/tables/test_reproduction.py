@@ -167,5 +167,5 @@ def test_a_table_of_averages_shows_differences_without_a_verdict(store, tmp_path
     command = ["compare", "published", "--table", "polar", "--runs", str(store.root), "--out", str(tmp_path)]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "Beside published averages for Llama-3.1-8B" in said and "Partial:" in said
+    assert "Comparison with published averages for Llama-3.1-8B" in said and "Partial:" in said
     assert "81.42 vs 79.42" in said and "meta-llama/Llama-3.1-8B in the paper" in said
