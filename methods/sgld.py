@@ -36,7 +36,7 @@ class Langevin(torch.optim.Optimizer):
         lr: step size.
         precision: of the prior, over N.
         variance: T / N of this step; 0 is gradient descent.
-        generator: source of the noise, on the CPU.
+        generator: source of the noise.
         decay: of v; None for P = 1.
         eps: added to the root of v.
     """
@@ -70,7 +70,8 @@ class Langevin(torch.optim.Optimizer):
                 drift = parameter.grad + self._precision * parameter
                 parameter.sub_(scale * drift)
                 if variance:
-                    noise = torch.randn(parameter.shape, generator=self._generator).to(parameter)
+                    source = self._generator
+                    noise = torch.randn(parameter.shape, generator=source, device=source.device).to(parameter)
                     parameter.add_(noise * (2 * variance * scale) ** 0.5)
 
     def _second_moment(self, parameter: Tensor) -> Tensor:
@@ -134,7 +135,7 @@ class Sampler(Method):
             self.lr,
             precision=1 / (self.prior_sd**2 * count),
             variance=lambda: self.temperature / count if self.noisy(job.step / steps) else 0.0,
-            generator=job.generator,
+            generator=job.device_generator,
             **options,
         )
 

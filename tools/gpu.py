@@ -87,7 +87,7 @@ def smoke(b: Bench) -> dict[str, Any]:
         if status:
             traces = [json.loads(file.read_text()) for file in (runs / "failures").glob("*.json")]
             found[name] |= {"said": said, "failures": [str(trace)[-1500:] for trace in traces[-1:]]}
-    for name, more in (("adamw", ()), ("ivon", ("--set", "ivon.lr=0.1")), ("la_kfac", ())):
+    for name, more in (("adamw", ()), ("ivon", ("--set", "ivon.lr=0.1", "--set", "ivon.ess=1e12")), ("la_kfac", ())):
         plain = ("--set", "lora.dropout=0", *more)
         ways = {"cpu": ("--device", "cpu"), "device": ("--device", b.device.type)}
         ways["packed"] = ("--device", b.device.type, "--packing")

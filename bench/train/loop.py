@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -49,7 +50,8 @@ class FitJob:
         starts: the posteriors of ``spec.bases``, in order.
         read_adapter: the values of the user's adapter (``--adapter``), given the hash of its content; for a method that
             ``reads_adapter``.
-        generator: CPU generator, seeded for every step: draw a method's noise from it.
+        generator: CPU generator, seeded for every step: draw a method's noise from it, or from ``device_generator``
+            where there is much.
         tuning: examples that neither this fit's base has seen nor the protocol reports; for a method that ``tunes``.
         step: optimizer steps done, while :meth:`train` runs.
         facts: anything a method adds here is stored in the fit's ``facts.json``.
@@ -106,6 +108,15 @@ class FitJob:
         if self.encode_tuning is None:
             raise RuntimeError(f"Method '{self.spec.method}' reads job.tuning: set `tunes = True` on its class.")
         return self.encode_tuning()
+
+    @functools.cached_property
+    def device_generator(self) -> torch.Generator:
+        """A generator on the model's device, seeded for every step; on a CPU ``generator`` itself.
+
+        Noise for 4 million adapter entries takes 20 ms from a CPU's generator and 2 ms from an H100's.
+        """
+        device = self.model.device
+        return self.generator if device.type == "cpu" else torch.Generator(device)
 
     def make_ready(self) -> None:
         """Load the model and tokenise all examples now, rather than at first use."""
@@ -244,6 +255,8 @@ class FitJob:
         seed = digest(seed_for(self.spec, "train"), step)
         seed_global(seed, self.model.device)
         self.generator.manual_seed(seed)
+        if self.device_generator is not self.generator:
+            self.device_generator.manual_seed(digest(seed, "noise"))  # not the stream of dropout, whose seed is `seed`
 
     def _compile(self, compiled: Compiled, now: TrainState) -> None:
         """Compile with the first batch, or find that it cannot be done."""

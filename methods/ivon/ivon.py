@@ -67,7 +67,7 @@ class Ivon(DiagonalDraws):
             clip_radius=self.clip_radius,
             rescale_lr=self.rescale_lr,
             shrink_mean=not adaptive,
-            generator=job.generator,
+            generator=job.device_generator,
         )
         follow = AdaptivePrior(optimizer, self.smallest_prior_sd) if adaptive else None
         if follow is not None:
