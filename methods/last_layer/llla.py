@@ -17,7 +17,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -182,6 +181,8 @@ def log_evidence(values: Tensor, squares: float, precision: float) -> float:
 
 def best_precision(values: Tensor, squares: float) -> float:
     """The prior precision with the most evidence, given the eigenvalues of the curvature and |W|^2."""
+    from scipy.optimize import minimize_scalar  # slow to import, and planning imports every method
+
     grid = np.linspace(math.log(SMALLEST), math.log(LARGEST), 201)
     scores = [log_evidence(values, squares, math.exp(point)) for point in grid]
     best = int(np.argmax(scores))
