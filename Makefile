@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo ablations test coverage bench tune docs clean
+.PHONY: demo ablations test lint coverage bench tune docs clean
 
 demo: $(READY)
 	$(BIN)/bench demo --runs runs/demo --workers $(WORKERS) --out report
@@ -16,17 +16,23 @@ ablations: $(READY)
 	$(BIN)/bench grid bench/grids/ablations.toml --runs runs/ablations --workers $(WORKERS)
 	$(BIN)/bench report --runs runs/ablations --out report/ablations
 
-# Some tests wait for schedulers and processes most of their time, so four test processes pay on two cores.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+# Some tests wait for schedulers and processes, so three test processes pay on two cores.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test: $(READY)
+# The types are checked while the tests run: both must pass, and what mypy says comes last.
+test: $(READY) lint
+	@$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
+	$(PYTEST); tests=$$?; \
+	wait $$types; types=$$?; echo "mypy:"; cat $(VENV)/mypy.log; \
+	exit $$((tests || types))
+
+# What takes seconds: style, spelling, import contracts, dependencies.
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
-	$(BIN)/mypy
-	$(PYTEST)
 
 # The same tests with coverage of the four packages, which takes a quarter longer.
 coverage: $(READY)
