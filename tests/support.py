@@ -7,15 +7,19 @@ import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from bench.cli.main import main
 from bench.data.splits import DataSource
+from bench.model.choice_model import ChoiceModel, load_model
 from bench.plan.base_model import choose_model
 from bench.plan.runs import families, plan_run
 from bench.run.runner import Runner
-from bench.specs import RunSpec, key
+from bench.specs import Family, ModelSpec, RunSpec, key
 from bench.store.store import Store
 
 STEPS = 8
+_LOADED: dict[ModelSpec, ChoiceModel] = {}  # the bases of this process; one computes many families on one
 
 
 class Said(NamedTuple):
@@ -49,11 +53,24 @@ def plan_few(method: str, task: str = "few_two", seed: int = 1, **settings: Any)
     return plan(method, task, seed, **settings)
 
 
-def compute(run: RunSpec, runs: Path, **options: Any) -> Store:
-    """Run one spec into a store."""
+def compute(run: RunSpec, runs: Path, fresh: bool = False, **options: Any) -> Store:
+    """Run one spec into a store; on a base that was just loaded if ``fresh`` or with ``options`` of the runner."""
     (family,) = families([run])
-    Runner(store=Store(runs), **options).run(family)
+    if fresh or options:
+        Runner(store=Store(runs), **options).run(family)
+    else:
+        run_on_loaded(Runner(store=Store(runs)), family)
     return Store(runs)
+
+
+def run_on_loaded(runner: Runner, family: Family) -> None:
+    """Run a family on the embedded base that an earlier one used; a base that did not come through is let go."""
+    spec = family.root.model
+    model = _LOADED.pop(spec, None) or load_model(spec, None, torch.device("cpu"))
+    runner.use(spec, model)
+    runner.run(family)
+    if runner._model is not None:
+        _LOADED[spec] = model
 
 
 def result_bytes(store: Store, run: RunSpec) -> dict[str, bytes]:

@@ -24,12 +24,13 @@ seeds = [1]
 [set]
 steps = 120
 """
+COMMAND = ("grid", "g.toml", "--workers", "2", "--checkpoint-seconds", "0")
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "bench", "grid", "g.toml", "--workers", "2", "--checkpoint-seconds", "0"],
+        [sys.executable, "-m", "bench", *COMMAND],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
@@ -62,7 +63,7 @@ def test_kills_at_random_moments_change_no_byte(tmp_path: Path) -> None:
         time.sleep(moments.uniform(0, 1.5))  # of work, not of imports
         os.kill(process.pid, signal.SIGKILL)  # the parent only: its workers must follow by themselves
         process.wait()
-    assert start(killed).wait(timeout=120) == 0
+    bench(*COMMAND, cwd=killed)
     assert results(killed) == results(alone) and len(results(alone)) == 10
     facts = [json.loads(file.read_text()) for file in killed.glob("runs/fits/*/facts.json")]
     assert max(len(fit["attempts"]) for fit in facts) > 1  # a training was hit

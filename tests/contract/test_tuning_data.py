@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import plan
+from support import plan, run_on_loaded
 from torch import Tensor
 
 from bench.data.protocol import PROTOCOLS
@@ -40,7 +40,7 @@ class Seen:
                 self._patch.setattr(cls, "fit", self._fit)
             self._patch.setattr(cls, "predict", self._predict)
         (family,) = families([run])
-        Runner(store=Store(store)).run(family)
+        run_on_loaded(Runner(store=Store(store)), family)
 
     @property
     def _fit(self) -> Any:

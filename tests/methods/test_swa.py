@@ -100,12 +100,31 @@ def gaussian() -> LowRankGaussian:
     )
 
 
+def covariance(posterior: LowRankGaussian, tau: float) -> torch.Tensor:
+    """Of the formula."""
+    d = torch.cat([posterior.deviations["a"], posterior.deviations["b"].flatten(1)], 1).double()
+    return tau * (torch.diag(flat(posterior.variance)) / 2 + d.T @ d / (2 * (4 - 1)))
+
+
 @pytest.mark.parametrize("tau", [0.5, 1.0, 3.0])
 def test_draws_have_the_covariance_of_the_formula_across_all_tensors(tau: float) -> None:
+    """Exactly: a draw is the mean plus F z for the 3 + 4 standard normal numbers z that it takes, and F F^T is it."""
+    posterior, count = gaussian(), 50
+    noise = torch.Generator().manual_seed(0)
+    z = torch.stack(
+        [torch.cat([torch.randn(3, generator=noise), torch.randn(4, generator=noise)]) for _ in range(count)]
+    )
+    draws = torch.stack([flat(p) for p in posterior.draws(count, torch.Generator().manual_seed(0), tau)])
+    offsets = draws - flat(posterior.location)
+    factor = torch.linalg.lstsq(z.double(), offsets).solution
+    torch.testing.assert_close(z.double() @ factor, offsets, rtol=0, atol=1e-5)
+    torch.testing.assert_close(factor.T @ factor, covariance(posterior, tau), rtol=1e-5, atol=1e-5)
+
+
+def test_many_draws_have_that_mean_and_covariance() -> None:
     posterior = gaussian()
-    draws = torch.stack([flat(p) for p in posterior.draws(20_000, torch.Generator().manual_seed(0), tau)])
-    d = torch.cat([posterior.deviations["a"], posterior.deviations["b"].flatten(1)], 1).double()
-    expected = tau * (torch.diag(flat(posterior.variance)) / 2 + d.T @ d / (2 * (4 - 1)))
+    draws = torch.stack([flat(p) for p in posterior.draws(20_000, torch.Generator().manual_seed(0), 3.0)])
+    expected = covariance(posterior, 3.0)
     scale = expected.diagonal().sqrt()
     error = (torch.cov(draws.T) - expected) / torch.outer(scale, scale)
     assert error.abs().max() < 0.04  # four standard errors of a correlation from 20 000 draws

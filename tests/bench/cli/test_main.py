@@ -32,21 +32,12 @@ tau = [0.5, 1]
 """
 
 
-def command(*arguments: str, cwd: Path) -> None:
-    """The command in a process of its own, as a user starts it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], cwd=cwd, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def grid_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished small grid."""
     folder = tmp_path_factory.mktemp("grid")
     (folder / "small.toml").write_text(GRID)
-    command("grid", "small.toml", cwd=folder)
+    bench("grid", "small.toml", cwd=folder)
     return folder
 
 
@@ -62,7 +53,7 @@ def test_a_grid_trains_each_root_once_and_a_second_call_computes_nothing(grid_st
 
 def test_two_workers_give_the_leaderboard_of_one(grid_store: Path, tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(GRID)
-    command("grid", "small.toml", "--workers", "2", cwd=tmp_path)
+    bench("grid", "small.toml", "--workers", "2", cwd=tmp_path)
     for folder in (grid_store, tmp_path):
         bench("leaderboard", cwd=folder)
     rows, theirs = (list(csv.DictReader((f / "leaderboard.csv").open())) for f in (grid_store, tmp_path))

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from support import plan
+from unhurried import PAUSE
 
 from bench.cli.main import main
 from bench.data.splits import DataSource
@@ -37,6 +39,14 @@ GRID = """
 methods = ["adamw"]
 tasks = ["notes_two"]
 seeds = [1, 2]
+[set]
+steps = {steps}
+"""
+SLOW = """
+methods = ["unhurried"]
+tasks = ["notes_two"]
+seeds = [1, 2]
+plugins = ["unhurried"]
 [set]
 steps = {steps}
 """
@@ -71,6 +81,11 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
     )
 
 
+def forked(folder: Path, *arguments: str, **environment: str) -> Forked:
+    """The same without the imports, and with a pause after every step of SLOW."""
+    return Forked(folder, arguments, {**os.environ, PAUSE: "0.04", **environment})
+
+
 def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -92,7 +107,7 @@ def attempts(runs: Path) -> list[list[dict[str, Any]]]:
 def submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The commands of a grid of two long families, sent nowhere."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "g.toml").write_text(GRID.format(steps=500))
+    (tmp_path / "g.toml").write_text(SLOW.format(steps=150))
     quick = ("--checkpoint-seconds", "0.1", "--claim-seconds", "2")
     assert main(["grid", "g.toml", "--launcher", "print", *quick]) == 0
     return capsys.readouterr().out.splitlines()
@@ -155,9 +170,9 @@ def test_a_family_stops_between_steps_when_warned_starts_again_and_a_stalled_one
     claim = tmp_path / "runs/claims" / f"{sent.keys[0]}.json"
     checkpoint = tmp_path / "runs/work" / sent.keys[0] / "checkpoint.safetensors"
 
-    def family(restart: int) -> subprocess.Popen[str]:
-        return start(tmp_path, "family", str(sent.families), "--item", "0", "--job", "test/1", "--restart",
-                     str(restart), "--on-warning", "touch again")  # fmt: skip
+    def family(restart: int) -> Forked:
+        return forked(tmp_path, "family", str(sent.families), "--item", "0", "--job", "test/1", "--restart",
+                      str(restart), "--on-warning", "touch again")  # fmt: skip
 
     for number, restart in ((signal.SIGTERM, 0), (signal.SIGUSR2, 1)):
         checkpoint.unlink(missing_ok=True)
@@ -175,13 +190,13 @@ def test_a_family_stops_between_steps_when_warned_starts_again_and_a_stalled_one
     os.kill(stalled.pid, signal.SIGSTOP)
     page = json.loads(claim.read_text())
     claim.write_text(json.dumps({**page, "machine": "another"}))
-    second = start(tmp_path, "family", str(sent.families), "--item", "0", "--job", "test/2")
+    second = forked(tmp_path, "family", str(sent.families), "--item", "0", "--job", "test/2", **{PAUSE: "0"})
     said = second.communicate(timeout=60)[0]
-    assert second.returncode == 0 and "] done: adamw notes_two seed 1" in said, said
+    assert second.returncode == 0 and "] done: unhurried notes_two seed 1" in said, said
     published = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.rglob("runs/*s/*/*.*")}
     os.kill(stalled.pid, signal.SIGCONT)
     said = stalled.communicate(timeout=60)[0]
-    assert stalled.returncode == 0 and "held: adamw notes_two seed 1: another process took the claim" in said
+    assert stalled.returncode == 0 and "held: unhurried notes_two seed 1: another process took the claim" in said
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.rglob("runs/*s/*/*.*")} == published
 
     (history,) = attempts(tmp_path / "runs")
@@ -193,10 +208,11 @@ def test_a_family_stops_between_steps_when_warned_starts_again_and_a_stalled_one
 def test_a_grid_told_to_stop_stops_its_workers_and_continues_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "g.toml").write_text(GRID.format(steps=500))
+    (tmp_path / "g.toml").write_text(SLOW.format(steps=60))
     process = start(
-        tmp_path, "grid", "g.toml", "--workers", "2", "--checkpoint-seconds", "0.05", CUDA_VISIBLE_DEVICES="5,7"
-    )
+        tmp_path, "grid", "g.toml", "--workers", "2", "--checkpoint-seconds", "0.05",
+        CUDA_VISIBLE_DEVICES="5,7", PYTHONPATH=f"{ROOT}:{ROOT / 'tests/plugins'}", **{PAUSE: "0.2"},
+    )  # fmt: skip
     until(lambda: len(list(tmp_path.glob("runs/work/*/checkpoint.safetensors"))) == 2)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=30)[0]
@@ -212,8 +228,8 @@ def test_a_grid_told_to_stop_stops_its_workers_and_continues_to_the_same_bytes(
 
 
 def test_cancel_stops_what_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "g.toml").write_text(GRID.format(steps=100_000))
-    process = start(tmp_path, "grid", "g.toml")
+    (tmp_path / "g.toml").write_text(SLOW.format(steps=100_000))
+    process = forked(tmp_path, "grid", "g.toml")
     until(lambda: list(tmp_path.glob("runs/work/*/attempt-*")))
     monkeypatch.chdir(tmp_path)
     assert main(["cancel", "g.toml"]) == 0

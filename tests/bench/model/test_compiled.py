@@ -40,7 +40,8 @@ class Counting:
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> None:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")  # tests/conftest.py sets it
     torch._dynamo.reset()
 
 

@@ -14,7 +14,8 @@ from bench.run.probe import Costs, FitCost, Line, RunCost, fit_kind, probe, run_
 from bench.run.runner import Runner
 from bench.store.store import Store
 
-GRID = 'methods = ["adamw", "mc_dropout", "ivon"]\ntasks = ["notes_two"]\nseeds = [1, 2]\n[set]\nsteps = 4\n'
+DRAWS = "[set.mc_dropout]\nmasks = 2\n[set.ivon]\ndraws = 2\n"
+GRID = f'methods = ["adamw", "mc_dropout", "ivon"]\ntasks = ["notes_two"]\nseeds = [1, 2]\n[set]\nsteps = 4\n{DRAWS}'
 
 
 def test_a_line_goes_through_two_points_and_never_falls() -> None:
@@ -68,7 +69,9 @@ def test_costs_add_up() -> None:
 
 
 def test_a_probe_predicts_what_the_store_will_hold_and_leaves_nothing(tmp_path: Path) -> None:
-    runs = [plan(method, seed=seed) for method in ("bayes_optimal", "adamw", "mc_dropout", "ivon") for seed in (1, 2)]
+    two = {"mc_dropout": {"masks": 2}, "ivon": {"draws": 2}}
+    methods = ("bayes_optimal", "adamw", "mc_dropout", "ivon")
+    runs = [plan(method, seed=seed, **two) for method in methods for seed in (1, 2)]
     runner = Runner(store=Store(tmp_path / "unused"))
     need = needed(families(runs), runner.store)
     costs = probe(runner, need.fits, need.runs)

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from slurm_cluster import INSTALL, Cluster, missing_programs
 from support import Said, bench
+from unhurried import PAUSE
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[4]
+PATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests/plugins")))
 RESULTS = ("posterior.safetensors", "predictions.safetensors", "spec.json")
 BROKEN = """
 from dataclasses import dataclass
@@ -48,11 +50,12 @@ seeds = [1, 2, 3]
 steps = 6
 """
 LONG = """
-methods = ["adamw"]
+methods = ["unhurried"]
 tasks = ["notes_two"]
 seeds = [1, 2, 3, 4]
+plugins = ["unhurried"]
 [set]
-steps = 800
+steps = 150
 """
 QUICK = ("--checkpoint-seconds", "0.3", "--claim-seconds", "4")
 
@@ -81,7 +84,7 @@ class There:
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self.folder = folder
-        self.environment = {**cluster.environment, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        self.environment = {**cluster.environment, "PYTHONPATH": PATH, "HF_HUB_OFFLINE": "1"}
 
     def __call__(self, *arguments: str, check: int | None = 0) -> Said:
         with pytest.MonkeyPatch.context() as patch:
@@ -116,12 +119,11 @@ def results(runs: Path) -> dict[str, bytes]:
 
 
 def attempts(runs: Path) -> dict[int, list[dict[str, Any]]]:
-    """The attempts at each AdamW fit, by seed."""
+    """The attempts at each fit of one method, by seed."""
     found = {}
     for folder in (runs / "fits").iterdir():
-        spec = json.loads((folder / "spec.json").read_text())
-        if spec["method"] == "adamw":
-            found[spec["seed"]] = json.loads((folder / "facts.json").read_text())["attempts"]
+        seed = json.loads((folder / "spec.json").read_text())["seed"]
+        found[seed] = json.loads((folder / "facts.json").read_text())["attempts"]
     return found
 
 
@@ -188,7 +190,9 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
 ) -> None:
     there = There(tmp_path, cluster)
     (tmp_path / "g.toml").write_text(LONG + SLURM)
-    there("grid", "g.toml", "--launcher", "slurm", *QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(there.environment, PAUSE, "0.1")  # of the jobs
+        there("grid", "g.toml", "--launcher", "slurm", *QUICK)
 
     def training(seed: int) -> dict[str, Any]:
         """The claim of a family, once it has a checkpoint."""
@@ -197,7 +201,7 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
             for file in (tmp_path / "runs/claims").glob("*.json"):
                 held = json.loads(file.read_text() or "{}")
                 has = (tmp_path / "runs/work" / file.stem / "checkpoint.safetensors").exists()
-                if held.get("label") == f"adamw notes_two seed {seed}" and has:
+                if held.get("label") == f"unhurried notes_two seed {seed}" and has:
                     return held
             return {}
 
@@ -214,25 +218,25 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
     training(3)
     cluster.run("scancel", "--batch", "--signal=USR2", task(3))
     node = training(4)["node"]
-    row = there.states("g.toml")["adamw notes_two seed 4"]
+    row = there.states("g.toml")["unhurried notes_two seed 4"]
     while row["state"] == "running" and not row["step"]:  # shown with the next heartbeat
         time.sleep(0.1)
-        row = there.states("g.toml")["adamw notes_two seed 4"]
-    assert (row["state"], row["node"], row["stage"], row["steps"]) == ("running", node, "train", 800)
-    assert 0 < row["step"] < 800 and row["elapsed"] > 0
+        row = there.states("g.toml")["unhurried notes_two seed 4"]
+    assert (row["state"], row["node"], row["stage"], row["steps"]) == ("running", node, "train", 150)
+    assert 0 < row["step"] < 150 and row["elapsed"] > 0
     cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     there("grid", "g.toml", "--runs", "local")  # meanwhile
     until(lambda: (tmp_path / "runs/claims").is_dir() and not cluster.run("squeue", "-h"))
     cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
-    row = there.states("g.toml")["adamw notes_two seed 1"]
+    row = there.states("g.toml")["unhurried notes_two seed 1"]
     assert row["state"] == "missing" and "is gone" in row["reason"]  # SLURM does not start a killed job again
     assert "1 families submitted" in there("grid", "g.toml", "--launcher", "slurm", "--wait", *QUICK).stderr
 
     found = attempts(tmp_path / "runs")
     for seed in (1, 2, 3, 4):
         first, *_, last = found[seed]
-        assert first["from_step"] == 0 and 0 < last["from_step"] < 800, found[seed]
+        assert first["from_step"] == 0 and 0 < last["from_step"] < 150, found[seed]
         assert (last["restart"] > first["restart"]) == (seed != 1)
         assert (last["job"] == first["job"]) == (seed != 1)
     assert found[4][-1]["node"] != node  # it moved to the other one
@@ -243,7 +247,7 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
 @pytest.mark.parametrize("cluster", [{"nodes": 1, "slots": 1}], indirect=True)
 def test_what_slurm_refuses_is_told_and_what_waits_can_be_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     there = There(tmp_path, cluster)
-    endless = LONG.replace("steps = 800", "steps = 1_000_000")  # cancelled before any can end
+    endless = LONG.replace("steps = 150", "steps = 1_000_000")  # cancelled before any can end
     (tmp_path / "g.toml").write_text(endless + SLURM)
     said = there("grid", "g.toml", "--launcher", "slurm", "--with", "partition=gpu", check=2).stderr
     assert "sbatch refused" in said and "invalid partition" in said
