@@ -1,5 +1,6 @@
 """``leaderboard.csv``: one row per method, task, model, protocol, variant and metric. Same records, same bytes.
 
+It may list several stores, whose records stay where they are: a store's posteriors need not be there to be listed.
 Nothing in it depends on when or where it is written: it is a function of the records. Of its columns, ``ORIGIN`` says
 where and when the records were made. ``date`` alone depends on the clock; it has the resolution of a day (UTC). So a
 grid that is killed and restarted on one machine and commit gives the bytes of one that was left alone, but for ``date``
@@ -30,26 +31,26 @@ COLUMNS = (
 SHOWN = 3  # stale lines that a check names
 
 
-def write_leaderboard(runs: Path, out: Path) -> int:
-    """Write the leaderboard of the results under ``runs``; returns its number of rows.
+def write_leaderboard(stores: Sequence[Path], out: Path) -> int:
+    """Write the leaderboard of the results in the stores, one store after the other; returns its number of rows.
 
     Raises:
-        ValueError: there is no result, or ``out`` is a folder.
+        ValueError: a store has no result, two have the same one, or ``out`` is a folder.
     """
     if out.is_dir():
         raise ValueError(f"{out} is a folder: give --out the name of a file.")
-    rows = leaderboard_rows(load(runs, purposes=("result",)).results)
+    rows = _all_rows(stores)
     write_text(out, csv_text(COLUMNS, rows))
     return len(rows)
 
 
-def check_leaderboard(runs: Path, file: Path) -> list[str]:
+def check_leaderboard(stores: Sequence[Path], file: Path) -> list[str]:
     """Differences between a leaderboard file and the records: the first lines that differ; empty if it is current.
 
     Raises:
-        ValueError: there is no result.
+        ValueError: a store has no result, or two have the same one.
     """
-    fresh = _fresh(runs)
+    fresh = csv_text(COLUMNS, _all_rows(stores))
     if not file.is_file():
         return [f"{file} is not there."]
     stored = file.read_bytes()
@@ -66,8 +67,16 @@ def check_leaderboard(runs: Path, file: Path) -> list[str]:
     return [*found, *([f"and {len(stale) - SHOWN} more lines."] if len(stale) > SHOWN else [])]
 
 
-def _fresh(runs: Path) -> str:
-    return csv_text(COLUMNS, leaderboard_rows(load(runs, purposes=("result",)).results))
+def _all_rows(stores: Sequence[Path]) -> list[dict[str, Value]]:
+    held: dict[str, Path] = {}
+    rows = []
+    for store in stores:
+        groups = load(store, purposes=("result",)).results
+        for key in (record.key for group in groups for record in group.records):
+            if held.setdefault(key, store) != store:
+                raise ValueError(f"{held[key]} and {store} both hold {key}: merge them with --add instead of --also.")
+        rows += leaderboard_rows(groups)
+    return rows
 
 
 def _line(text: str | None) -> str:

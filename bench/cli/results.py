@@ -46,6 +46,10 @@ def leaderboard(
     add: Annotated[
         list[Path], typer.Option(metavar="DIR", help="Merge this store into --runs first.", show_default=False)
     ] = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
+    also: Annotated[
+        list[Path],
+        typer.Option(metavar="DIR", help="List the results of this store too, before the others.", show_default=False),
+    ] = [],  # noqa: B006
     runs: Runs = RUNS,
 ) -> int:
     """Write leaderboard.csv from the stored results."""
@@ -55,15 +59,16 @@ def leaderboard(
         raise ValueError("--check writes nothing, so it does not go with --add: drop one of them.")
     check_output_file(out, "--out")
     if check:
-        stale = check_leaderboard(runs, out)
+        stale = check_leaderboard([*also, runs], out)
         for line in stale:
             say(line)
         if stale:
-            complain(f"{out} is stale. Write it again: bench leaderboard --runs {runs} --out {out}")
+            named = "".join(f" --also {store}" for store in also)
+            complain(f"{out} is stale. Write it again: bench leaderboard{named} --runs {runs} --out {out}")
         return 1 if stale else 0
     if add and (status := _merge(runs, add, dry_run=False)):
         return status
-    rows = write_leaderboard(runs, out)
+    rows = write_leaderboard([*also, runs], out)
     say(f"wrote {out}: {rows} rows")
     return 0
 

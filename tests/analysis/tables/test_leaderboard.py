@@ -41,13 +41,13 @@ def test_golden(store, tmp_path):
     ivon = store.spec("ivon", seed=1, options={"tau": 1.0})
     store.add(ivon, {"accuracy": 0.75, "nll": 0.25}, partial=True)
     out = tmp_path / "deep" / "leaderboard.csv"
-    assert write_leaderboard(store.root, out) == 6
+    assert write_leaderboard([store.root], out) == 6
     text = out.read_bytes().decode()
     settings = {row["method"]: row["settings"] for row in rows_of(out)}
     expected = GOLDEN.format(**settings, a=" ".join(map(key, adamw)), i=key(ivon), **{"from": ORIGIN})
     assert text == expected
     assert all(len(value) == 8 for value in settings.values())
-    write_leaderboard(store.root, out)
+    write_leaderboard([store.root], out)
     assert out.read_bytes().decode() == expected
     assert [file.name for file in out.parent.iterdir()] == ["leaderboard.csv"]
 
@@ -61,7 +61,7 @@ def test_settings_hash_is_pinned(store, tmp_path):
     spec = RunSpec(fit=fit, method="m", version=1, options={}, data=fit.data, split="test")
     store.add(spec, {"nll": 1.0})
     out = tmp_path / "l.csv"
-    write_leaderboard(store.root, out)
+    write_leaderboard([store.root], out)
     assert rows_of(out)[0]["settings"] == "92bab580"
 
 
@@ -75,12 +75,12 @@ def change(folder: Path, **provenance: object) -> None:
 def test_timings_change_nothing_and_provenance_its_columns_only(store, tmp_path):
     folder = store.add(store.spec(), {"nll": 1.0})
     files = [tmp_path / f"{number}.csv" for number in range(3)]
-    write_leaderboard(store.root, files[0])
+    write_leaderboard([store.root], files[0])
     change(folder)
-    write_leaderboard(store.root, files[1])
+    write_leaderboard([store.root], files[1])
     assert files[0].read_bytes() == files[1].read_bytes()
     change(folder, device="other", time="2030-01-01T10:00:00+00:00", dirty=True, commit="d" * 40, versions={})
-    write_leaderboard(store.root, files[2])
+    write_leaderboard([store.root], files[2])
     before, after = rows_of(files[0])[0], rows_of(files[2])[0]
     assert {name for name in before if before[name] != after[name]} == set(leaderboard.ORIGIN)
     assert [after[name] for name in leaderboard.ORIGIN] == [
@@ -92,7 +92,7 @@ def test_timings_change_nothing_and_provenance_its_columns_only(store, tmp_path)
 def test_the_newest_run_dates_a_row(store, tmp_path):
     for seed, day in ((1, "2026-03-01"), (2, "2026-02-01")):
         store.add(store.spec(seed=seed), {"nll": 1.0}, provenance={"time": f"{day}T23:59:59+00:00"})
-    write_leaderboard(store.root, tmp_path / "l.csv")
+    write_leaderboard([store.root], tmp_path / "l.csv")
     assert rows_of(tmp_path / "l.csv")[0]["date"] == "2026-03-01"
 
 
@@ -104,7 +104,7 @@ def test_rows_that_nothing_pins_are_flagged_whether_trained_or_scored_on(store, 
     trained = dataclasses.replace(plain, fit=dataclasses.replace(plain.fit, data=other), variant="trained")
     store.add(trained, {"accuracy": 0.5})
     out = tmp_path / "leaderboard.csv"
-    write_leaderboard(store.root, out)
+    write_leaderboard([store.root], out)
     found = {(row["data_revision"], row["variant"]): row["flags"] for row in rows_of(out)}
     assert sorted(found.values()) == ["", "unpinned-rows", "unpinned-rows"] and found["r", "tuned"] == ""
 
@@ -115,10 +115,10 @@ def test_flags_speak_of_the_fits_too(store, tmp_path):
     store.add(spec, {"nll": 1.0})
     change(store.root / "fits" / key(spec.fit), dirty=True)
     out = tmp_path / "l.csv"
-    write_leaderboard(store.root, out)
+    write_leaderboard([store.root], out)
     assert rows_of(out)[0]["flags"] == "dirty"
     shutil.rmtree(store.root / "fits" / key(spec.fit))
-    write_leaderboard(store.root, out)
+    write_leaderboard([store.root], out)
     assert rows_of(out)[0]["flags"] == "fit-missing"
 
 
@@ -148,7 +148,7 @@ def test_only_results_are_ranked(store, tmp_path):
     store.add(store.spec(options={"tau": 0.5}, purpose="sweep"), {"nll": 2.0})
     store.add(store.spec(options={"tau": 0.2}, purpose="tune"), {"nll": 3.0})
     out = tmp_path / "l.csv"
-    assert write_leaderboard(store.root, out) == 1
+    assert write_leaderboard([store.root], out) == 1
     assert rows_of(out)[0]["mean"] == "1.000000"
 
 
@@ -165,7 +165,7 @@ def test_unlike_runs_are_not_averaged(store, tmp_path):
     for change in unlike:
         store.add(store.spec(**change), {"nll": 1.0})
     out = tmp_path / "l.csv"
-    assert write_leaderboard(store.root, out) == len(unlike)
+    assert write_leaderboard([store.root], out) == len(unlike)
     rows = rows_of(out)
     assert all(row["n_seeds"] == "1" for row in rows)
     assert [(row["protocol"], row["model"]) for row in rows] == sorted((row["protocol"], row["model"]) for row in rows)
@@ -189,7 +189,7 @@ def test_damaged_records_are_named_and_left_out(store, tmp_path, caplog, flaw):
         del facts["partial_data"]
         (bad / "facts.json").write_text(json.dumps(facts))
     out = tmp_path / "l.csv"
-    write_leaderboard(store.root, out)
+    write_leaderboard([store.root], out)
     (row,) = rows_of(out)
     assert (row["mean"], row["sd"], row["sem"], row["n_seeds"], row["seeds"]) == ("1.000000", "", "", "1", "1")
     assert bad.name in caplog.text
@@ -197,5 +197,25 @@ def test_damaged_records_are_named_and_left_out(store, tmp_path, caplog, flaw):
 
 def test_a_folder_without_results_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"bench grid .*--runs"):
-        write_leaderboard(tmp_path / "none", tmp_path / "l.csv")
+        write_leaderboard([tmp_path / "none"], tmp_path / "l.csv")
     assert not (tmp_path / "l.csv").exists()
+
+
+def test_other_stores_are_listed_first_and_stay_as_they_are(store, tmp_path, capsys):
+    store.add(store.spec("adamw", "notes"), {"nll": 1.0})
+    shutil.copytree(store.root, tmp_path / "other")
+    store.add(store.spec("ivon", "notes"), {"nll": 0.5})
+    for file in (tmp_path / "other").rglob("posterior.safetensors"):
+        file.unlink()  # a store that was published without its posteriors
+    shutil.rmtree(store.root / "evals" / key(store.spec("adamw", "notes")))
+    out, other = tmp_path / "l.csv", str(tmp_path / "other")
+    asked = ["leaderboard", "--runs", str(store.root), "--out", str(out), "--also", other]
+    assert main(asked) == 0
+    rows = list(csv.DictReader(out.open()))
+    assert [row["method"] for row in rows] == ["adamw", "ivon"]
+    assert main([*asked, "--check"]) == 0
+    assert main(["leaderboard", "--runs", str(store.root), "--out", str(out), "--check"]) == 1
+    store.add(store.spec("adamw", "notes"), {"nll": 1.0})
+    capsys.readouterr()
+    assert main(asked) == 2
+    assert f"both hold {key(store.spec('adamw', 'notes'))}: merge them with --add" in capsys.readouterr().err
