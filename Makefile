@@ -4,6 +4,8 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Dozens of processes of a test run import the suite: its compiled modules are kept, also where that is switched off.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo ablations test lint coverage bench tune docs clean
 

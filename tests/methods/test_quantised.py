@@ -35,6 +35,8 @@ SETTINGS = {
     "tfb": {"draws": 2, "search_draws": 1, "largest": 1e-3},
     # little noise: its size follows the preconditioner, whose first values are those of single gradients
     "psgld": {"lr": 3e-4, "temperature": 1e-2},
+    "isotropic": {"draws": 2, "search_draws": 2},
+    "adam_posterior": {"draws": 2, "search_draws": 2},
     "ensemble": {"members": 2},
     "multi_swag": {"members": 2, "draws": 1},
     "la_kfac": {"jacobian_batch": 64},
