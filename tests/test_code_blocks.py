@@ -170,7 +170,14 @@ def test_a_command_is_one(block: Block, line: str) -> None:
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
-TABLES = {"Accuracy (%) ↑": ("accuracy", 100, 1), "ECE × 100 ↓": ("ece", 100, 1), "NLL (nats) ↓": ("nll", 1, 3)}
+METRICS = {  # column of a table: metric of the leaderboard, scale, digits
+    "Accuracy (%) ↑": ("accuracy", 100, 1),
+    "ECE × 100 ↓": ("ece", 100, 1),
+    "NLL (nats) ↓": ("nll", 1, 3),
+    "NLL over Bayes-optimal (nats) ↓": ("excess_nll", 1, 3),
+}
+VARIANTS = ("long", "tuned")
+MARKS = {"better": "▲", "worse": "▼"}
 
 
 def rounded(cells: Sequence[str], values: Sequence[float], digits: int) -> bool:
@@ -182,44 +189,83 @@ def rounded(cells: Sequence[str], values: Sequence[float], digits: int) -> bool:
     )
 
 
-def leaderboard(metric: str) -> dict[tuple[str, str], dict[str, str]]:
-    """The tuned rows of a metric by (method, task)."""
-    with (ROOT / "leaderboard.csv").open() as stream:
-        return {
-            (row["method"], row["task"]): row
-            for row in csv.DictReader(stream)
-            if row["metric"] == metric and row["variant"] == "tuned" and row["eval_task"] == row["task"]
-        }
+def csv_rows(name: str, variant: str) -> list[dict[str, str]]:
+    """The rows of a committed CSV file about a variant of the demo."""
+    with (ROOT / name).open() as stream:
+        return [row for row in csv.DictReader(stream) if (row["model"], row["variant"]) == ("embedded", variant)]
 
 
-def test_the_readmes_averages_are_those_of_the_leaderboard() -> None:
-    lines = (ROOT / "README.md").read_text().partition("| Average of three tasks |")[2].splitlines()
-    columns = [TABLES[cell.strip()] for cell in lines[0].strip("| ").split("|")]
-    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[2:]))
-    assert len(columns) == 3 and len(rows) >= 10
-    for row in rows:
-        method, *cells = (cell.replace("*", "").strip() for cell in row.strip("|").split("|"))
-        for (metric, scale, digits), cell in zip(columns, cells, strict=True):
-            means = [scale * float(one["mean"]) for (name, _), one in leaderboard(metric).items() if name == method]
-            assert len(means) == 3 and rounded([cell], [sum(means) / 3], digits), (method, metric, cell, means)
+def leaderboard(variant: str, metric: str) -> dict[tuple[str, str], dict[str, str]]:
+    """The rows of a variant and metric by (method, task)."""
+    found = csv_rows("leaderboard.csv", variant)
+    return {(row["method"], row["task"]): row for row in found if row["metric"] == metric}
 
 
-@pytest.mark.parametrize("heading", TABLES)
-def test_the_demos_tables_are_those_of_the_leaderboard(heading: str) -> None:
-    metric, scale, digits = TABLES[heading]
-    known = leaderboard(metric)
-    lines = (ROOT / "docs" / "demo.md").read_text().partition(f"| {heading} |")[2].splitlines()
-    tasks = [cell.strip() for cell in lines[0].strip("| ").split("|")][:-1]
-    rows = [line for line in lines[2:] if line.startswith("|")][: len({method for method, _ in known})]
-    assert len(rows) >= 10 and len(tasks) == 3
-    for row in rows:
-        method, *cells = (cell.replace("*", "").strip() for cell in row.strip("|").split("|"))
+def marks(variant: str, metric: str) -> dict[tuple[str, str], str]:
+    """The significant differences by (method, task); those of the excess NLL are those of the NLL."""
+    judged = "nll" if metric == "excess_nll" else metric
+    found = csv_rows("results/demo/variants.csv", variant)
+    return {(r["method"], r["task"]): MARKS.get(r["verdict"], "") for r in found if r["metric"] == judged}
+
+
+def table_of(page: Path, corner: str) -> tuple[list[str], dict[str, list[str]]]:
+    """The columns and rows of the one table of a page whose first cell begins with ``corner``."""
+    lines = page.read_text().splitlines()
+    (start,) = (place for place, line in enumerate(lines) if line.startswith(f"| {corner}"))
+    cells = [
+        [cell.replace("*", "").strip() for cell in line.strip("|").split("|")]
+        for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    ]
+    return cells[0][1:], {name: rest for name, *rest in cells[2:]}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_readmes_averages_are_those_of_the_leaderboard(variant: str) -> None:
+    columns, rows = table_of(ROOT / "README.md", f"`{variant}`, 5 seeds: average of 3 tasks")
+    assert columns == list(METRICS) and rows.keys() == {name for name, _ in leaderboard(variant, "nll")}
+    for (metric, scale, digits), place in zip(METRICS.values(), itertools.count()):
+        known, shown = leaderboard(variant, metric), marks(variant, metric)
+        for method, cells in rows.items():
+            means = [scale * float(one["mean"]) for (name, _), one in known.items() if name == method]
+            number, _, mark = cells[place].partition(" ")
+            assert len(means) == 3 and rounded([number], [sum(means) / 3], digits), (method, metric, number, means)
+            assert mark == "".join(sorted(one for (name, _), one in shown.items() if name == method)), (method, metric)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("heading", METRICS)
+def test_the_demos_tables_are_those_of_the_leaderboard(heading: str, variant: str) -> None:
+    metric, scale, digits = METRICS[heading]
+    known, shown = leaderboard(variant, metric), marks(variant, metric)
+    intervals = {(row["method"], row["task"]): row for row in csv_rows("results/demo/optimum.csv", variant)}
+    (*tasks, last), rows = table_of(ROOT / "docs" / "demo.md", f"`{variant}`: {heading}")
+    assert last == "average" and len(tasks) == 3 and rows.keys() == {name for name, _ in known}
+    for method, cells in rows.items():
         means = []
         for task, cell in zip(tasks, cells, strict=False):
-            mean, error = (scale * float(known[method, task][part]) for part in ("mean", "sem"))
-            assert rounded(cell.split(" ± "), (mean, error), digits), (method, task, cell, mean, error)
-            means.append(mean)
-        assert rounded(cells[-1:], [sum(means) / len(means)], digits), (method, cells[-1], means)
+            row, gap = known[method, task], intervals[method, task]
+            names = ("low", "high") if metric == "excess_nll" else ("sem",)
+            values = [scale * float({**row, **gap}[name]) for name in ("mean", *names)]
+            numbers, mark = re.findall(r"-?\d+\.\d+", cell), cell[-1] if cell[-1] in MARKS.values() else ""
+            assert rounded(numbers, values, digits), (method, task, cell, values)
+            assert mark == shown.get((method, task), ""), (method, task, cell)
+            means.append(values[0])
+        assert rounded([cells[-1].partition(" ")[0]], [sum(means) / len(means)], digits), (method, cells[-1], means)
+
+
+@pytest.mark.parametrize("heading", METRICS)
+def test_the_ablations_are_those_of_their_table(heading: str) -> None:
+    metric, scale, digits = METRICS[heading]
+    text = (ROOT / "docs" / "demo.md").read_text().partition("<!-- demo: ablations -->")[2].partition("<!-- /demo")[0]
+    header, _, *lines = ([c.strip() for c in line.strip("|").split("|")] for line in text.strip().splitlines())
+    assert len(lines) >= 15
+    for variant, method, seeds, *cells in lines:
+        rows = [
+            r for r in csv_rows("results/demo/ablations.csv", variant) if (r["method"], r["metric"]) == (method, metric)
+        ]
+        mean = sum(scale * float(row["mean"]) for row in rows) / len(rows)
+        assert len(rows) == 3 and rounded([cells[header.index(heading) - 3]], [mean], digits), (variant, method)
+        assert {row["n_seeds"] for row in rows} == {seeds}
 
 
 def test_the_table_of_families_is_the_one_that_is_tested() -> None:
