@@ -64,7 +64,7 @@ def job_for(run: RunSpec, store: Store, model: ChoiceModel, batch_size: int = 32
     model.prepare(task.answers, seed_for(run, "init"))
     return PredictJob(
         posterior=store.posterior(run.fit),
-        examples=load_split(get_task(TASK), run.split, DataSource()).examples[:50],
+        examples=load_split(get_task(TASK), run.split, DataSource()).examples[:15],
         answers=task.answers,
         generator=torch.Generator().manual_seed(seed_for(run, "predict")),
         batch_size=batch_size,
