@@ -1,6 +1,6 @@
 """A training of the embedded base by the suite's loop, against a bare loop of transformers and PEFT, and where it goes.
 
-    python -m tools.time_loop [--steps 100] [--rounds 7] [--json FILE]
+    python -m tools.time_loop [--steps 300] [--rounds 7] [--json FILE]
 
 Both sides train the same adapters on the same notes with AdamW, a linear schedule and dropout. The suite's side is the
 whole loop: seeds, clock, trace, progress and checkpoints are in it. The parts of a step are timed in a training more.
@@ -130,7 +130,7 @@ def profile(train: Callable[[int], None], steps: int) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=100, help="steps per round")
+    parser.add_argument("--steps", type=int, default=300, help="steps per round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)

@@ -124,6 +124,12 @@ class ChoiceModel:
         return self._compiled
 
     @property
+    def network(self) -> nn.Module:
+        """The base with its adapters and answer head."""
+        module: nn.Module = self._base
+        return module
+
+    @property
     def forwards(self) -> int:
         """Examples passed forward since loading, for the cost table."""
         return self._passed.count

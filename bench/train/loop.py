@@ -31,6 +31,7 @@ from bench.train.checkpoint import Checkpointing, Stateful, TrainState, check_st
 from bench.train.clock import Clock
 from bench.train.diagnosis import blame_base, diverged
 from bench.train.graphs import CudaRecorder, GraphedLoss
+from bench.train.replay import ReplayedLoss, pays
 from bench.train.schedules import Rates, Schedule, linear_to_zero
 from bench.train.seeding import seed_global
 from bench.train.trackers import Tracking
@@ -272,9 +273,12 @@ class FitJob:
     ) -> Callable[[Batch, Tensor], Tensor]:
         """The forward and backward passes of a step: (batch, sum of losses so far) to that sum with the step's loss."""
         pieces, objective = self.spec.train.micro_batches, loss or self.loss
-        graphed = None
-        if self.graphs and draws == pieces == 1 and loss is None:
+        graphed = recorded = None
+        one_pass = draws == pieces == 1 and loss is None
+        if self.graphs and one_pass:
             graphed = GraphedLoss(objective, parameters, CudaRecorder())
+        elif one_pass and self._may_replay(parameters):
+            recorded = ReplayedLoss(objective, self.model, parameters)
 
         def replay(batch: Batch, total: Tensor) -> Tensor:
             assert graphed is not None
@@ -282,6 +286,11 @@ class FitJob:
                 total = total + graphed(batch)
             self.facts["graphs"] = len(graphed)
             return total
+
+        def replay_recorded(batch: Batch, total: Tensor) -> Tensor:
+            assert recorded is not None
+            with perturb():
+                return total + recorded(batch)
 
         def run(batch: Batch, total: Tensor) -> Tensor:
             for _ in range(draws):
@@ -292,7 +301,14 @@ class FitJob:
                         total = total + value.detach()
             return total
 
-        return run if graphed is None else replay
+        if graphed is not None:
+            return replay
+        return run if recorded is None else replay_recorded
+
+    def _may_replay(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether steps of the default loss are replayed on a CPU."""
+        own = type(self).loss is not FitJob.loss
+        return not (own or self.compile or self.recompute) and pays(self.model, parameters, self.spec.train.steps)
 
     def _log(self, now: TrainState, count: int, diagnose: Callable[[], Mapping[str, float]] | None) -> None:
         """Add the mean loss of the last ``count`` steps to the trace."""
