@@ -69,9 +69,9 @@ def section_text(section: Section, found: Sequence[Ordering], name: str = TABLE1
     counts = Counter(one.verdict for one in here)
     parts = [
         "### The paper's orderings\n\n"
-        f"Of {len(here)} published differences from {methods(name)[0]}, {counts[HOLDS]} hold here, {counts[REVERSED]} are "
-        f"reversed, and {counts[OPEN]} are open. Ours [95 % interval] vs the paper's; p is Holm-corrected, and *open* "
-        "says that so many seeds and examples do not tell the sign.\n"
+        f"Of {len(here)} published differences from {methods(name)[0]}, {counts[HOLDS]} hold here, {counts[REVERSED]} "
+        f"are reversed, and {counts[OPEN]} are open. Ours [95 % interval] vs the paper's; p is Holm-corrected, and "
+        "*open* says that so many seeds and examples do not tell the sign.\n"
     ]
     for metric in METRICS.values():
         cells = {(o.ours.group.name, o.ours.group.task): o for o in here if o.ours.metric == metric}
