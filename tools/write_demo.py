@@ -198,8 +198,8 @@ def origin(demo: Demo) -> str:
     """Where, when and how long the demo ran."""
     said = {name: _listed(row[name] for row in demo.board) for name in ("commit", "device", "date")}
     minutes = demo.run.get("minutes")
-    took = f" and took {minutes:.1f} minutes with {demo.run['workers']} workers" if minutes else ""
-    return f"The run was made at commit {said['commit']} on {said['device']}, {said['date']}{took}.\n"
+    took = f"It took {minutes:.1f} minutes with {demo.run['workers']} workers." if minutes else "It was not timed."
+    return f"The run was made at commit {said['commit']} on {said['device']}, {said['date']}. {took}\n"
 
 
 def _listed(values: Iterable[str]) -> str:

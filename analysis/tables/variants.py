@@ -108,10 +108,10 @@ def _contrast(pair: Contrast) -> list[str]:
     kept, turned, lost, gained = pair.kept, pair.reversed, pair.lost, pair.gained
     summary = (
         f"Of the {len(kept) + len(turned) + len(lost)} differences that {first} shows among the {pair.common} "
-        f"comparisons that both have, {second} shows {len(kept)}, turns {len(turned)} round and shows nothing for "
+        f"comparisons that both have, {second} shows {len(kept)}, reverses {len(turned)} and shows nothing for "
         f"{len(lost)}; it shows {len(gained)} that {first} does not."
     )
-    lists = {f"In {first} and {second}": kept, f"Turned round in {second}": turned, f"Not in {second}": lost}
+    lists = {f"In {first} and {second}": kept, f"Reversed in {second}": turned, f"Not in {second}": lost}
     lists[f"Only in {second}"] = gained
     return [summary, *(f"{what}: {_listed(some)}." for what, some in lists.items() if some)]
 

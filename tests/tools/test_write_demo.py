@@ -85,7 +85,7 @@ def test_the_pages_have_averages_marks_intervals_and_what_tuning_takes_away(clon
     asked = ["--report", str(report), "--ablations", str(report), "--minutes", "9.5", "--root", str(clone)]
     assert main(asked) == 0
     page = (clone / "README.md").read_text()
-    assert "old" not in page and "commit abc on Abacus, 2026-01-01 and took 9.5 minutes with 2 workers" in page
+    assert "old" not in page and "commit abc on Abacus, 2026-01-01. It took 9.5 minutes with 2 workers." in page
     assert (clone / "docs" / "figures" / "demo_tau.png").read_bytes() == b"a picture"
     ivon = lines(page, "| ivon")
     assert ivon[1][0] == "ivon" and ["ivon", "**85.0**", "**8.0**", "**0.500** ▲▲", "**0.200** ▲▲"] in ivon
