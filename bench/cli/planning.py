@@ -35,19 +35,18 @@ def plan(
 
     grid = grid_of(file, spec)
     need = needed(grid.families(), Store(runs))
-    costs = None if no_probe else _probed(grid, need, device)
+    costs = None if no_probe else _probed(grid, need, device, workers)
     predicted = None if costs is None else forecast(need, costs, grid.eval_every)
     for line in describe(grid.name, need, predicted, workers):
         say(line)
 
 
-def _probed(grid: Grid, need: Need, device: DeviceOptions) -> Costs | None:
+def _probed(grid: Grid, need: Need, device: DeviceOptions, workers: int) -> Costs | None:
     """Measurements of a probe on this machine; None, with a warning, if the base cannot be loaded."""
     from bench.errors import ModelNotUsable
+    from bench.launch.probing import probed
     from bench.run.execution import Execution
-    from bench.run.probe import check_here, probe
-    from bench.run.worker import make_runner
-    from bench.store.store import Store
+    from bench.run.probe import check_here
 
     if not need.runs:
         return None
@@ -57,12 +56,13 @@ def _probed(grid: Grid, need: Need, device: DeviceOptions) -> Costs | None:
         adapter_path=grid.adapter_path,
         device=device.device,
         threads=device.threads,
+        eval_every=grid.eval_every,
         plugins=grid.plugins,
         device_map=device.placed,
     )
     try:
         check_here(grid.model, grid.model_path)
-        return probe(make_runner(Store(Path()), execution), need.fits, need.runs)
+        return probed(execution, need.fits, need.runs, workers)
     except (ModelNotUsable, FileNotFoundError, ImportError) as error:
         warn(f"Time, memory and disk are not predicted: {error}")
         return None

@@ -80,7 +80,7 @@ class Pool:
 
     def _start(self, device: str | None) -> None:
         """Start a worker and hand it a family."""
-        context = _forked_after_imports() if device is None else multiprocessing.get_context("spawn")
+        context = forked_after_imports() if device is None else multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_worker, args=(self._order.store, self._order.execution, theirs), daemon=True)
         with _visible(device), _deaf_to_interrupts():
@@ -163,7 +163,7 @@ class Pool:
             raise
 
 
-def _forked_after_imports() -> Any:
+def forked_after_imports() -> Any:
     """Workers forked from a server that has imported torch and transformers once for all of them.
 
     Only where no GPU is visible: a process that is forked after its parent has begun to use CUDA cannot use it.

@@ -3,23 +3,23 @@
 Counts come from the specs and the store. Time, memory and disk come from a probe (:mod:`bench.run.probe`) that trains
 and predicts at two small sizes: each cost is taken to be linear in its size, ``fixed + slope * size``. Fits and
 evaluations that differ in seed or in the value of a real hyperparameter cost the same, so one of each kind is probed.
+Families are handed to workers in their order, each to the first that is free, as the launcher does.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from bench.data.protocol import HOLDOUT
 from bench.plan.runs import fits_of
 from bench.process.progress import clock_text
-from bench.run.probe import Costs, fit_kind, run_kind
+from bench.run.probe import Costs, FitCost, fit_kind, run_kind
 from bench.specs import Family, FitSpec, RunSpec, key
 from bench.store.store import Store, is_whole
 from bench.task import get_task
-
-START_SECONDS = 6.0  # of a worker: imports and loading a small base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,44 +69,65 @@ class Forecast:
     """Predicted cost of a need.
 
     Attributes:
-        seconds: of one worker that computes everything.
+        families: seconds of each family, in their order.
+        start: seconds until a worker is ready.
         seconds_by_method: the part of each method's fits and evaluations.
         memory_mib: the most that a worker uses.
         disk_bytes: what the store grows by.
     """
 
-    seconds: float
+    families: tuple[float, ...]
+    start: float
     seconds_by_method: Mapping[str, float]
     memory_mib: float
     disk_bytes: float
 
+    @property
+    def seconds(self) -> float:
+        """The time of one worker that computes everything."""
+        return sum(self.families)
+
     def wall_seconds(self, workers: int) -> float:
-        """Time with several workers on cores or GPUs of their own."""
-        return self.seconds / workers + START_SECONDS
+        """The time of several workers."""
+        free = [self.start] * workers
+        for seconds in self.families:
+            heapq.heapreplace(free, free[0] + seconds)
+        return max(free)
 
 
 def forecast(need: Need, costs: Costs, eval_every: int = 0) -> Forecast:
-    """The cost of a need, from what was probed. Mid-run evaluations are counted as one pass over validation each."""
+    """The cost of a need, from what was probed."""
     by_method: defaultdict[str, float] = defaultdict(float)
-    size = 0.0
-    for fit in need.fits:
-        cost, rows = costs.fits[fit_kind(fit)], train_rows(fit)
-        seconds = cost.step.at(fit.train.steps if cost.trains else 0) + cost.after.at(rows)
-        if eval_every and cost.trains:
-            watched = get_task(fit.data.task).rows.get("validation", round(rows * fit.holdout))
-            seconds += fit.train.steps // eval_every * watched * costs.forward
-        by_method[fit.method] += seconds + costs.encode * rows + costs.publish
-        size += cost.bytes
+    open_fits = {key(fit) for fit in need.fits}
+    families: defaultdict[str, list[RunSpec]] = defaultdict(list)
     for run in need.runs:
-        each, rows = costs.runs[run_kind(run)], scored_rows(run)
-        by_method[run.method] += each.predict.at(rows) + costs.encode * rows + costs.publish
-        size += each.bytes.at(rows)
-    return Forecast(sum(by_method.values()), dict(by_method), costs.memory_mib, size)
+        families[key(run.fit.root)].append(run)
+    totals, size = [], 0.0
+    for runs in families.values():
+        total = 0.0
+        for name, fit in fits_of(runs).items():
+            if name in open_fits:
+                open_fits.remove(name)
+                seconds = fit_seconds(fit, costs.fits[fit_kind(fit)], eval_every)
+                by_method[fit.method] += seconds
+                total += seconds
+                size += costs.fits[fit_kind(fit)].bytes
+        for run in runs:
+            each, rows = costs.runs[run_kind(run)], scored_rows(run)
+            by_method[run.method] += each.seconds.at(rows)
+            total += each.seconds.at(rows)
+            size += each.bytes.at(rows)
+        totals.append(total)
+    return Forecast(tuple(totals), costs.start, dict(by_method), costs.memory_mib, size)
 
 
-def train_rows(fit: FitSpec) -> int:
-    """Official number of training examples of a fit, less what it sets aside."""
-    return round(get_task(fit.data.task).rows["train"] * (1 - fit.holdout))
+def fit_seconds(fit: FitSpec, cost: FitCost, eval_every: int) -> float:
+    """Seconds of a fit, mid-run evaluations included: before the first step, every so many, and after the last."""
+    seconds = cost.after.at(1) + cost.around.at(1)
+    if cost.trains:
+        watches = 1 + -(-fit.train.steps // eval_every) if eval_every else 0
+        seconds += cost.step.at(fit.train.steps) + watches * cost.watch.at(1)
+    return seconds
 
 
 def scored_rows(run: RunSpec) -> int:

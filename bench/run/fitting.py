@@ -203,8 +203,9 @@ def _watch(
             max_length=spec.train.max_length,
             _encoded=encoded,
         )
-        at_point = isinstance(posterior, Point)
+        at_point, began = isinstance(posterior, Point), time.perf_counter()
         log_probs = job.log_probs(posterior.mean).unsqueeze(0) if at_point else method.predict(job)
+        context.watch_seconds += time.perf_counter() - began
         return score(as_predictions(log_probs, spec.method, len(examples), len(answers)), labels)
 
     return metrics

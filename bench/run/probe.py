@@ -1,7 +1,8 @@
 """A timed probe: every kind of fit and evaluation of a grid at two small sizes, in a store that is thrown away.
 
 A cost is a line through its values at the two sizes, so that what happens once (loading a kernel, factorising a matrix)
-is not multiplied.
+is not multiplied. Training is measured by steps; what a method does with the examples, by their share: the training and
+the tuning split are cut alike. Everything is computed by the code that computes a grid, with its settings.
 """
 
 from __future__ import annotations
@@ -12,24 +13,23 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-
+from bench.data.protocol import HOLDOUT
 from bench.data.splits import Split
 from bench.errors import ModelNotUsable
-from bench.method import PredictJob, get_method
 from bench.process.progress import Progress
 from bench.run.context import Context
-from bench.run.examples import Data
+from bench.run.evaluation import evaluate, read
+from bench.run.examples import Data, Examples
 from bench.run.fitting import fit as compute_fit
-from bench.specs import DataSpec, FitSpec, ModelSpec, Option, RunSpec, key, seed_for
+from bench.specs import DataSpec, FitSpec, ModelSpec, Option, RunSpec, key
 from bench.store.store import Store
 from bench.task import get_task
 
 SIZES = ((16, 8), (32, 8), (96, 40))  # (examples, steps): one to warm up, two to measure
+FEWEST = 4  # examples of a split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,33 +53,43 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class FitCost:
-    """Seconds of training by steps, and of what follows by training examples; bytes of the posterior."""
+    """Seconds of a fit: of training, by steps; of what follows it, of one mid-run evaluation, and of everything around
+    (tokenising, checks, storing), by the share of the examples. Bytes of the posterior."""
 
     trains: bool
     step: Line
     after: Line
+    watch: Line
+    around: Line
     bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
 class RunCost:
-    """Seconds of prediction and bytes of its result, by examples."""
+    """Seconds of an evaluation, from reading its examples to storing it, and bytes of its result; by examples."""
 
-    predict: Line
+    seconds: Line
     bytes: Line
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Measurements: by kind of fit and of evaluation; seconds to tokenise an example, to publish a
-    result, and to pass an example forward; peak memory of a process, or of the GPU."""
+    """Measurements: by kind of fit and of evaluation; peak memory in MiB of a process, or of the GPU; seconds until a
+    worker is ready."""
 
     fits: Mapping[str, FitCost]
     runs: Mapping[str, RunCost]
-    encode: float
-    publish: float
-    forward: float
     memory_mib: float
+    start: float
+
+    def __or__(self, other: Costs) -> Costs:
+        """The measurements of two probes of one grid."""
+        return Costs(
+            {**self.fits, **other.fits},
+            {**self.runs, **other.runs},
+            max(self.memory_mib, other.memory_mib),
+            max(self.start, other.start),
+        )
 
 
 def fit_kind(fit: FitSpec) -> str:
@@ -105,30 +115,34 @@ def _coarse(value: Option) -> Option:
     return float(value != 0) if isinstance(value, float) else value
 
 
-def probe(like: Context, fits: Iterable[FitSpec], runs: Iterable[RunSpec]) -> Costs:
+def probe(like: Context, fits: Iterable[FitSpec], runs: Iterable[RunSpec], began: float | None = None) -> Costs:
     """Measure every kind among ``fits`` and ``runs``, which are of one protocol.
 
-    ``like`` says how to compute; its store is not used.
+    ``like`` says how to compute; its store is not used. ``began`` is when this process was asked for, by
+    ``time.monotonic()``; the start is timed from there to the loaded base.
 
     Raises:
         ModelNotUsable, ...: the base cannot be loaded, or a method fails.
     """
+    asked = time.monotonic() if began is None else began
     kinds = {fit_kind(fit): fit for fit in fits}
     scored = {run_kind(run): run for run in runs}
     protocol = next(iter(scored.values())).protocol
     with tempfile.TemporaryDirectory(prefix="bench-plan-") as folder:
-        warm, small, large = (
-            _Sized(like, _TimedStore(Path(folder, str(rows))), rows, steps, protocol) for rows, steps in SIZES
-        )
+        sizes = [_Sized(like, Store(Path(folder, str(rows))), rows, steps, protocol) for rows, steps in SIZES]
+        sizes[-1].prepared(next(iter(scored.values())).fit)()
+        start = time.monotonic() - asked
+        warm: set[str] = set()
         fit_costs, run_costs = {}, {}
         for kind, fit in kinds.items():
-            _, first, second = (sized.measure_fit(fit) for sized in _sharing(warm, small, large))
+            *_, first, second = (sized.measure_fit(fit) for sized in _sharing(sizes, f"fit {fit.method}", warm))
             fit_costs[kind] = _fit_cost(first, second)
         for kind, run in scored.items():
-            _, before, after = (sized.measure_run(run) for sized in _sharing(warm, small, large))
-            run_costs[kind] = _run_cost(before, after)
-    forward = min((cost.predict.slope for cost in run_costs.values() if cost.predict.slope > 0), default=0.0)
-    return Costs(fit_costs, run_costs, large.encode_seconds, large.publish_seconds, forward, large.memory_mib)
+            *_, (n1, s1, b1), (n2, s2, b2) = (
+                sized.measure_run(run) for sized in _sharing(sizes, f"predict {run.method}", warm)
+            )
+            run_costs[kind] = RunCost(Line.through((n1, s1), (n2, s2)), Line.through((n1, b1), (n2, b2)))
+    return Costs(fit_costs, run_costs, sizes[-1].memory_mib, start)
 
 
 def check_here(model: ModelSpec, path: Path | None) -> None:
@@ -148,95 +162,76 @@ def check_here(model: ModelSpec, path: Path | None) -> None:
         )
 
 
-class _TimedStore(Store):
-    """A store that knows how long a result takes to be published."""
-
-    seconds = 0.0
-    results = 0
-
-    def publish(self, *arguments: Any) -> bool:
-        began = time.perf_counter()
-        try:
-            return super().publish(*arguments)
-        finally:
-            self.seconds += time.perf_counter() - began
-            self.results += 1
-
-
 @dataclasses.dataclass(frozen=True)
 class _FirstRows(Data):
-    """The first ``rows`` examples of every split."""
+    """The first examples of every split: ``rows`` of the training split and of those that are scored, and of the others
+    the share of them that this is of the training split."""
 
     rows: int
 
+    def share(self, data: DataSpec) -> float:
+        """The share of the examples that is seen."""
+        return min(1.0, self.rows / get_task(data.task).rows["train"])
+
     def split(self, data: DataSpec, name: str) -> Split:
         whole = super().split(data, name)
-        return dataclasses.replace(whole, examples=whole.examples[: self.rows])
+        count = max(FEWEST, math.ceil(len(whole.examples) * self.share(data)))
+        return dataclasses.replace(whole, examples=whole.examples[:count])
+
+    def scored(self, run: RunSpec) -> tuple[Examples, Split]:
+        if run.split == HOLDOUT:
+            return super().scored(run)
+        whole = super().split(run.data, run.split)
+        cut = dataclasses.replace(whole, examples=whole.examples[: self.rows])
+        return cut.examples, cut
 
 
 class _Sized(Context):
-    """A context that sees the first ``rows`` examples of every split, and trains ``steps`` steps at most."""
+    """A context that sees about ``rows`` examples of every split, and trains ``steps`` steps at most."""
 
-    store: _TimedStore
-
-    def __init__(self, like: Context, store: _TimedStore, rows: int, steps: int, protocol: str) -> None:
+    def __init__(self, like: Context, store: Store, rows: int, steps: int, protocol: str) -> None:
         settings = {field.name: getattr(like, field.name) for field in dataclasses.fields(Context) if field.init}
-        super().__init__(**{**settings, "store": store, "eval_every": 0, "checkpoint_seconds": math.inf})
+        watched = steps if like.eval_every else 0  # twice: before the first step and after the last
+        super().__init__(**{**settings, "store": store, "eval_every": watched, "checkpoint_seconds": math.inf})
         self.rows, self.steps, self.protocol = rows, steps, protocol
-        self.encoded, self.encoding, self.memory_mib = 0, 0.0, 0.0
-
-    @property
-    def encode_seconds(self) -> float:
-        """Seconds to tokenise an example."""
-        return self.encoding / max(1, self.encoded)
-
-    @property
-    def publish_seconds(self) -> float:
-        """Seconds to publish a result."""
-        return self.store.seconds / max(1, self.store.results)
+        self.memory_mib = 0.0
 
     def measure_fit(self, fit: FitSpec) -> _Fit:
-        """Compute a fit, and all it starts from."""
+        """Compute a fit, after all that it starts from."""
         spec = self._shrunk(fit)
+        for base in spec.bases:
+            compute_fit(self, base, self.protocol, Progress())
+        began, watched = time.perf_counter(), self.watch_seconds
         compute_fit(self, spec, self.protocol, Progress())
+        whole, watched = time.perf_counter() - began, self.watch_seconds - watched
         facts = self.store.fit_facts(spec)
         memory = facts["peak_memory_mib"]
         self.memory_mib = max(self.memory_mib, memory["device"] or memory["host"])
-        seconds = facts["seconds"]
+        train, after = facts["seconds"]["train"], facts["seconds"]["posterior"]
+        around = max(0.0, whole - train - after - watched)
         size = (self.store.folder(spec) / "posterior.safetensors").stat().st_size
-        return _Fit(self.rows, facts["steps"], seconds["train"], seconds["posterior"], size)
+        return _Fit(self._data.share(fit.data), facts["steps"], train, after, watched / 2, around, size)
 
     def measure_run(self, run: RunSpec) -> tuple[int, float, int]:
         """(examples, seconds, bytes of the predictions) of an evaluation."""
         spec = dataclasses.replace(run, fit=self._shrunk(run.fit))
-        posterior = compute_fit(self, spec.fit, spec.protocol, Progress())
-        examples, task = self.data.scored(spec)[0], get_task(spec.data.task)
-        fit_options = spec.fit.options if spec.fit.method == spec.method else {}
-        method = get_method(spec.method).make({**fit_options, **spec.options})
-        job = PredictJob(
-            posterior=posterior,
-            examples=examples,
-            answers=task.answers,
-            generator=torch.Generator().manual_seed(seed_for(spec, "predict")),
-            batch_size=spec.batch_size,
-            batch_tokens=spec.batch_tokens,
-            load=self.prepared(spec.fit, task.answers),
-            max_length=spec.fit.train.max_length,
-        )
-        if method.uses_model:
-            job.load()
-            began = time.perf_counter()
-            job.make_ready()
-            self.encoding += time.perf_counter() - began
-            self.encoded += len(examples)
+        compute_fit(self, spec.fit, spec.protocol, Progress())
         began = time.perf_counter()
-        log_probs = method.predict(job)
+        evaluate(self, spec, read(self, spec), Progress())
         seconds = time.perf_counter() - began
-        return len(examples), seconds, log_probs.numel() * log_probs.element_size()
+        size = (self.store.folder(spec) / "predictions.safetensors").stat().st_size
+        return len(self.data.scored(spec)[0]), seconds, size
+
+    def warn(self, spec: FitSpec | RunSpec, sentence: str) -> None:
+        """Nothing is shown: the sentences are about trainings that were cut short."""
 
     @functools.cached_property
     def data(self) -> Data:
         """The examples, cut short."""
+        return self._data
+
+    @functools.cached_property
+    def _data(self) -> _FirstRows:
         return _FirstRows(self.source, self.rows)
 
     def _shrunk(self, fit: FitSpec) -> FitSpec:
@@ -246,31 +241,36 @@ class _Sized(Context):
         )
 
 
-def _sharing(*runners: _Sized) -> Iterator[_Sized]:
-    """The runners in order, each with the base that the one before it has loaded."""
-    for before, runner in itertools.pairwise((runners[-1], *runners)):
-        runner._model = before._model
-        yield runner
+def _sharing(sizes: list[_Sized], what: str, warm: set[str]) -> Iterator[_Sized]:
+    """The contexts in order, each with the base that the one before it has loaded; without the first, which warms up,
+    if ``what`` is warm already."""
+    wanted = sizes[1:] if what in warm else sizes
+    warm.add(what)
+    for before, sized in itertools.pairwise((sizes[-1], *wanted)):
+        sized._model = before._model
+        yield sized
 
 
 @dataclasses.dataclass(frozen=True)
 class _Fit:
-    rows: int
+    share: float
     steps: int
     train: float
     after: float
+    watch: float
+    around: float
     bytes: int
 
 
 def _fit_cost(small: _Fit, large: _Fit) -> FitCost:
+    def by_share(seconds: Callable[[_Fit], float]) -> Line:
+        return Line.through((small.share, seconds(small)), (large.share, seconds(large)))
+
     return FitCost(
         trains=large.steps > 0,
         step=Line.through((small.steps, small.train), (large.steps, large.train)),
-        after=Line.through((small.rows, small.after), (large.rows, large.after)),
+        after=by_share(lambda fit: fit.after),
+        watch=by_share(lambda fit: fit.watch),
+        around=by_share(lambda fit: fit.around),
         bytes=large.bytes,
     )
-
-
-def _run_cost(small: tuple[int, float, int], large: tuple[int, float, int]) -> RunCost:
-    (n1, s1, b1), (n2, s2, b2) = small, large
-    return RunCost(Line.through((n1, s1), (n2, s2)), Line.through((n1, b1), (n2, b2)))

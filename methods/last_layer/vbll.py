@@ -76,7 +76,7 @@ class Vbll(GaussianLogits, AdamOptions):
         job.facts.update(
             kl=float(head.divergence(prior_variance).detach()),
             mean_noise=float(posterior.rows["noise"].mean()),
-            mean_sd=float(head.log_root.exp().mean()),
+            mean_sd=float(head.log_root.detach().exp().mean()),
         )
         return posterior
 

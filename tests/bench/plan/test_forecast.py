@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from support import bench, compute, plan
 
-from bench.plan.forecast import Need, describe, forecast, needed, scored_rows, train_rows
+from bench.plan.forecast import Forecast, Need, describe, forecast, needed, scored_rows
 from bench.plan.runs import families
 from bench.run.probe import Costs, FitCost, Line, RunCost, fit_kind, probe, run_kind
 from bench.run.runner import Runner
+from bench.specs import RunSpec
 from bench.store.store import Store
 
 DRAWS = "[set.mc_dropout]\nmasks = 2\n[set.ivon]\ndraws = 2\n"
@@ -44,28 +45,52 @@ def test_stored_results_are_not_needed_again(tmp_path: Path) -> None:
     assert need.steps == ivon.fit.train.steps
 
 
+def costs(run: RunSpec, start: float = 2.0) -> Costs:
+    fit = FitCost(True, Line(1.0, 0.5), Line(2.0, 0.25), Line(0.0, 4.0), Line(0.0, 0.125), 4096)
+    return Costs({fit_kind(run.fit): fit}, {run_kind(run): RunCost(Line(3.0, 0.125), Line(0.0, 8.0))}, 512.0, start)
+
+
 def test_costs_add_up() -> None:
     run = plan("adamw", steps=1000)
-    rows, scored = train_rows(run.fit), scored_rows(run)
-    costs = Costs(
-        fits={fit_kind(run.fit): FitCost(True, Line(1.0, 0.5), Line(2.0, 0.25), 4096)},
-        runs={run_kind(run): RunCost(Line(3.0, 0.125), Line(0.0, 8.0))},
-        encode=0.001,
-        publish=0.02,
-        forward=0.01,
-        memory_mib=512.0,
-    )
+    scored = scored_rows(run)
     need = Need(1, 1, (run.fit,), (run,), 0, 0)
-    found = forecast(need, costs)
-    fit = 1.0 + 500 + 2.0 + 0.25 * rows + 0.001 * rows + 0.02
-    prediction = 3.0 + 0.125 * scored + 0.001 * scored + 0.02
-    assert found.seconds == pytest.approx(fit + prediction)
+    found = forecast(need, costs(run))
+    fit = (1.0 + 500) + (2.0 + 0.25) + 0.125
+    assert found.seconds == pytest.approx(fit + 3.0 + 0.125 * scored)
     assert found.seconds_by_method == {"adamw": found.seconds}
     assert found.disk_bytes == 4096 + 8 * scored
-    watched = forecast(need, costs, eval_every=250).seconds - found.seconds
-    assert watched == pytest.approx(4 * scored * 0.01)  # on validation, which notes_two reports, too
     text = "\n".join(describe("g", need, found, 2))
     assert "1 fits (1 adamw)" in text and "with 2 workers" in text and "512 MiB per worker" in text
+
+
+@pytest.mark.parametrize(("every", "times"), [(0, 0), (250, 5), (400, 4), (1000, 2), (5000, 2)])
+def test_mid_run_evaluations_come_before_the_first_step_and_after_the_last_too(every: int, times: int) -> None:
+    run = plan("adamw", steps=1000)
+    need = Need(1, 1, (run.fit,), (run,), 0, 0)
+    watched = forecast(need, costs(run), every).seconds - forecast(need, costs(run)).seconds
+    assert watched == pytest.approx(times * 4.0)
+
+
+def test_families_go_to_the_first_worker_that_is_free() -> None:
+    found = Forecast((5.0, 1.0, 1.0, 1.0, 4.0), start=2.0, seconds_by_method={}, memory_mib=0, disk_bytes=0)
+    assert found.wall_seconds(1) == 14.0
+    assert found.wall_seconds(2) == 2.0 + 3.0 + 4.0, "the fifth waits for the three short ones"
+    assert found.wall_seconds(9) == 7.0
+
+
+def test_what_starts_from_a_fit_is_in_its_family() -> None:
+    runs = [plan(method, seed=seed) for seed in (1, 2) for method in ("adamw", "ensemble", "mc_dropout")]
+    need = needed(families(runs), Store(Path("none")))
+    some = Line(1.0, 0.0)
+    measured = Costs(
+        {fit_kind(fit): FitCost(False, some, some, Line(0, 0), Line(0, 0), 0) for fit in need.fits},
+        {run_kind(run): RunCost(some, some) for run in need.runs},
+        0.0,
+        0.0,
+    )
+    found = forecast(need, measured)
+    members = len(runs[1].fit.bases)
+    assert found.families == (members + 1 + 3,) * 2, "its members, the ensemble's own fit and three evaluations"
 
 
 def test_a_probe_predicts_what_the_store_will_hold_and_leaves_nothing(tmp_path: Path) -> None:
@@ -74,11 +99,12 @@ def test_a_probe_predicts_what_the_store_will_hold_and_leaves_nothing(tmp_path: 
     runs = [plan(method, seed=seed, **two) for method in methods for seed in (1, 2)]
     runner = Runner(store=Store(tmp_path / "unused"))
     need = needed(families(runs), runner.store)
-    costs = probe(runner, need.fits, need.runs)
-    assert len(costs.fits) == 3 and len(costs.runs) == 4  # one of each kind, whatever the number of seeds
+    measured = probe(runner, need.fits, need.runs)
+    assert len(measured.fits) == 3 and len(measured.runs) == 4  # one of each kind, whatever the number of seeds
     assert not (tmp_path / "unused").exists()
-    found = forecast(need, costs)
-    assert 0 < found.seconds_by_method["adamw"] < found.seconds and costs.memory_mib > 50
+    found = forecast(need, measured)
+    assert 0 < found.seconds_by_method["adamw"] < found.seconds and measured.memory_mib > 50
+    assert found.start > 0 and len(found.families) == 6  # mc_dropout is of the family of adamw
     for run in runs:
         compute(run, tmp_path / "runs")
     files = [*tmp_path.glob("runs/*/*/posterior.safetensors"), *tmp_path.glob("runs/*/*/predictions.safetensors")]
@@ -90,8 +116,8 @@ def test_the_command_counts_and_predicts(tmp_path: Path) -> None:
     (tmp_path / "g.toml").write_text(GRID)
     said = bench("plan", "g.toml", "--no-probe", cwd=tmp_path).stdout
     assert "g: 4 families, 6 evaluations" in said and "4 fits (2 adamw, 2 ivon)" in said and "time" not in said
-    said = bench("plan", "g.toml", "--workers", "2", cwd=tmp_path).stdout
-    assert "with 2 workers" in said and "MiB per worker" in said and "    mc_dropout" in said
+    said = bench("plan", "g.toml", cwd=tmp_path).stdout
+    assert "with 1 worker\n" in said and "MiB per worker" in said and "    mc_dropout" in said
     bench("grid", "g.toml", cwd=tmp_path)
     said = bench("plan", "g.toml", cwd=tmp_path).stdout
     assert "stored      4 fits, 6 evaluations" in said and "0 families: 0 fits" in said

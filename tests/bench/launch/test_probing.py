@@ -1,0 +1,39 @@
+"""The probe in several processes: whole families of kinds in each, and nothing twice."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from support import plan
+
+from bench.launch.probing import dealt, probed
+from bench.plan.runs import fits_of
+from bench.process import gpus
+from bench.run.execution import Execution
+from bench.run.probe import fit_kind, run_kind
+
+RUNS = [
+    plan(method, "colours", seed) for seed in (1, 2) for method in ("adamw", "mc_dropout", "la_diag", "ivon", "map")
+]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 99])
+def test_what_shares_a_training_is_probed_in_one_process(count: int) -> None:
+    fits = list(fits_of(RUNS).values())
+    parts = dealt(fits, RUNS, count)
+    assert len(parts) == min(count, 3)  # adamw's, ivon's and map's
+    roots = [{fit_kind(run.fit.root) for run in runs} | {fit_kind(fit.root) for fit in made} for made, runs in parts]
+    assert all(roots) and sum(map(len, roots)) == 3
+    assert sorted(map(id, RUNS)) == sorted(id(run) for _, runs in parts for run in runs)
+    assert len(fits) == sum(len(made) for made, _ in parts)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "visible", list)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    runs = [plan(method, "notes_two") for method in ("adamw", "map")]
+    found = probed(Execution(device="cpu"), list(fits_of(runs).values()), runs, workers=2)
+    assert set(found.fits) == {fit_kind(run.fit) for run in runs} and set(found.runs) == {run_kind(run) for run in runs}
+    assert all(cost.step.at(100) > 0 for cost in found.fits.values()) and found.start > 0 and found.memory_mib > 50
