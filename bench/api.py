@@ -207,7 +207,8 @@ def load_posterior(
             evaluation's, or the fit's own.
         settings: of that method's prediction, such as ``{"ivon": {"draws": 20}}``.
         answers: those of :func:`fit`, for a posterior that it stored in another process.
-        device, device_map: where the base is loaded, as for :func:`open_model`.
+        device: where a base that is loaded is put.
+        device_map: how it is spread over devices, as for :func:`open_model`.
 
     Raises:
         LookupError: there is no such key, or its task is not known here.

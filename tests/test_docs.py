@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
             titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
             assert heading in anchors, f"{page.name} links to {target}#{heading}"
+
+
+def test_the_badges_say_what_pyproject_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    shown = {
+        "python": project["project"]["requires-python"].removeprefix(">=") + "+",
+        "licence": project["project"]["license"],
+        "types": "mypy strict" if project["tool"]["mypy"]["strict"] else "",
+    }
+    for name, value in shown.items():
+        assert f"<title>{name}: {value}</title>" in (ROOT / f"docs/figures/badge_{name}.svg").read_text()
+        assert f"![{name}: {value}](docs/figures/badge_{name}.svg)" in (ROOT / "README.md").read_text()
 
 
 def test_the_navigation_has_every_page() -> None:
