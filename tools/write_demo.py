@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/demo.md")
 SHOWN = ("accuracy", "ece", "nll", EXCESS_NLL.name)
 COPIED = ("variants.csv", "optimum.csv")
+DRAWN = ("tau", "clock")
 MARKER = re.compile(r"(<!-- demo: (?P<name>[\w-]+) -->\n).*?(<!-- /demo -->)", re.DOTALL)
 Row = Mapping[str, str]
 
@@ -252,9 +253,9 @@ def take_over(report: Path, root: Path, run: Mapping[str, float]) -> None:
         shutil.copyfile(report / "tables" / name, results / name)
     (results / "run.json").write_text(json.dumps(run) + "\n")
     (variant,) = {row["variant"] for row in _read(report / "tables" / COPIED[0])[:1]}  # the main one is first
-    shutil.copyfile(
-        report / "figures" / f"tau-clean-embedded-{variant}.png", root / "docs" / "figures" / "demo_tau.png"
-    )
+    for kind in DRAWN:
+        figure = report / "figures" / f"{kind}-clean-embedded-{variant}.png"
+        shutil.copyfile(figure, root / "docs" / "figures" / f"demo_{kind}.png")
 
 
 def _read(file: Path) -> list[dict[str, str]]:

@@ -66,7 +66,8 @@ def clone(tmp_path: Path) -> Path:
     (tables / "optimum.csv").write_text(text(optimum.COLUMNS, optima))
     (tables / "results.csv").write_text(text(COLUMNS, board))
     (tmp_path / "report" / "figures").mkdir()
-    (tmp_path / "report" / "figures" / "tau-clean-embedded-long.png").write_bytes(b"a picture")
+    for kind in ("tau", "clock"):
+        (tmp_path / "report" / "figures" / f"{kind}-clean-embedded-long.png").write_bytes(f"{kind} drawn".encode())
     (tmp_path / "docs" / "figures").mkdir(parents=True)
     asking = "".join(f"Before {name}.\n<!-- demo: {name} -->\nold\n<!-- /demo -->\n" for name in MARKERS)
     for page in ("README.md", "docs/demo.md"):
@@ -86,7 +87,8 @@ def test_the_pages_have_averages_marks_intervals_and_what_tuning_takes_away(clon
     assert main(asked) == 0
     page = (clone / "README.md").read_text()
     assert "old" not in page and "commit abc on Abacus, 2026-01-01. It took 9.5 minutes with 2 workers." in page
-    assert (clone / "docs" / "figures" / "demo_tau.png").read_bytes() == b"a picture"
+    for kind in ("tau", "clock"):
+        assert (clone / "docs" / "figures" / f"demo_{kind}.png").read_text() == f"{kind} drawn"
     ivon = lines(page, "| ivon")
     assert ivon[1][0] == "ivon" and ["ivon", "**85.0**", "**8.0**", "**0.500** ▲▲", "**0.200** ▲▲"] in ivon
     assert ["ivon", "80.0 ▼", "**5.0**", "**0.490** ▲", "**0.190** ▲"] in ivon

@@ -57,8 +57,7 @@ def test_the_sentences_count_what_both_compare(planted) -> None:
     total = len(pair.kept) + len(pair.lost) + len(pair.reversed)
     assert said[2].startswith(f"Of the {total} differences that long shows among the 16 comparisons")
     assert (
-        f"tuned shows {len(pair.kept)}, reverses {len(pair.reversed)} and shows nothing for {len(pair.lost)}"
-        in said[2]
+        f"tuned shows {len(pair.kept)}, reverses {len(pair.reversed)} and shows nothing for {len(pair.lost)}" in said[2]
     )
     (gone,) = (line for line in said if line.startswith("Not in tuned: "))
     assert "NLL (nats) better for lost (notes)" in gone
