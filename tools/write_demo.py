@@ -26,7 +26,7 @@ from analysis.records.published import AVERAGE
 from analysis.statistics.metric import metric_of
 from analysis.tables.markdown import GAP, Markup, table
 from analysis.tables.marks import JUDGED_BY, MARKS
-from analysis.tables.variants import markdown, parts, read_outcomes
+from analysis.tables.variants import counts, markdown, parts, read_outcomes
 from bench.metrics import EXCESS_NLL, Metric
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,10 +150,9 @@ def differences(demo: Demo) -> str:
     return "\n".join(map(markdown, parts(demo.outcomes)))
 
 
-def sentences(demo: Demo) -> str:
-    """The same without the table: counts and lists; then what the other settings do for the baseline itself."""
-    lines = [line for part in parts(demo.outcomes) for line in part.sentences]
-    return "".join(f"- {line}\n" for line in [*lines, *_levels(demo)])
+def summary(demo: Demo) -> str:
+    """The differences in numbers, and what the other settings do for the baseline itself."""
+    return "".join(f"- {line}\n" for line in [*counts(demo.outcomes), *_levels(demo)])
 
 
 def _levels(demo: Demo) -> Iterator[str]:
@@ -209,7 +208,7 @@ def _listed(values: Iterable[str]) -> str:
 
 def written(demo: Demo) -> dict[str, str]:
     """Every part by the name of its marker."""
-    found = {"origin": origin(demo), "differences": differences(demo), "sentences": sentences(demo)}
+    found = {"origin": origin(demo), "differences": differences(demo), "summary": summary(demo)}
     found["ablations"] = ablations(demo)
     for variant in demo.variants:
         found[f"{variant}-averages"] = averages(demo, variant)

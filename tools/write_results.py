@@ -57,11 +57,11 @@ def held(found: list[Ordering]) -> str:
     for metric in SHOWN:
         here = [one for one in found if one.ours.metric == metric]
         told = [
-            f"{verdict}: {', '.join(one.ours.group.title for one in here if one.verdict == verdict)}"
+            f"{verdict} for {', '.join(one.ours.group.title for one in here if one.verdict == verdict)}"
             for verdict in (HOLDS, REVERSED, OPEN)
             if any(one.verdict == verdict for one in here)
         ]
-        lines.append(f"* {metric_of(metric).heading}: {'; '.join(told)}\n")
+        lines.append(f"* {metric_of(metric).title}: {'; '.join(told)}\n")
     counts = {verdict: sum(one.verdict == verdict for one in found) for verdict in (HOLDS, REVERSED, OPEN)}
     head = (
         f"Of {len(found)} published differences from AdamW, {counts[HOLDS]} hold, {counts[REVERSED]} are reversed and "
@@ -88,7 +88,7 @@ def written(text: str, made: dict[str, str]) -> str:
     Raises:
         KeyError: a marker names no part.
     """
-    return MARKER.sub(lambda match: f"{match[1]}{made[match['name']].rstrip()}\n{match[3]}", text)
+    return MARKER.sub(lambda match: f"{match[1]}\n{made[match['name']].rstrip()}\n\n{match[3]}", text)
 
 
 def pages(root: Path) -> Iterator[tuple[Path, str, str]]:

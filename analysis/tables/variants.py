@@ -90,9 +90,14 @@ def _cell(outcome: Outcome, method: str, metric: str) -> str:
     return (", ".join(texts) or NONE) if there else GAP
 
 
+def counts(block: Sequence[Outcome]) -> list[str]:
+    """How many differences each variant shows, and how many of those of the first the others show."""
+    return [*map(_count, block), *map(_summary, contrasts(block))]
+
+
 def sentences(block: Sequence[Outcome]) -> list[str]:
     """How many differences each variant shows, and what becomes of those of the first in the others."""
-    return [*map(_count, block), *(line for pair in contrasts(block) for line in _contrast(pair))]
+    return [*map(_count, block), *(line for pair in contrasts(block) for line in (_summary(pair), *_lists(pair)))]
 
 
 def _count(outcome: Outcome) -> str:
@@ -103,17 +108,21 @@ def _count(outcome: Outcome) -> str:
     )
 
 
-def _contrast(pair: Contrast) -> list[str]:
+def _summary(pair: Contrast) -> str:
     first, second = _name(pair.first), _name(pair.second)
-    kept, turned, lost, gained = pair.kept, pair.reversed, pair.lost, pair.gained
-    summary = (
-        f"Of the {len(kept) + len(turned) + len(lost)} differences that {first} shows among the {pair.common} "
-        f"comparisons that both have, {second} shows {len(kept)}, reverses {len(turned)} and shows nothing for "
-        f"{len(lost)}; it shows {len(gained)} that {first} does not."
+    kept, turned, lost, gained = (len(some) for some in (pair.kept, pair.reversed, pair.lost, pair.gained))
+    return (
+        f"Of the {kept + turned + lost} differences that {first} shows among the {pair.common} comparisons that both "
+        f"have, {second} shows {kept}, reverses {turned} and shows nothing for {lost}; it shows {gained} that {first} "
+        "does not."
     )
-    lists = {f"In {first} and {second}": kept, f"Reversed in {second}": turned, f"Not in {second}": lost}
-    lists[f"Only in {second}"] = gained
-    return [summary, *(f"{what}: {_listed(some)}." for what, some in lists.items() if some)]
+
+
+def _lists(pair: Contrast) -> list[str]:
+    first, second = _name(pair.first), _name(pair.second)
+    lists = {f"In {first} and {second}": pair.kept, f"Reversed in {second}": pair.reversed}
+    lists |= {f"Not in {second}": pair.lost, f"Only in {second}": pair.gained}
+    return [f"{what}: {_listed(some)}." for what, some in lists.items() if some]
 
 
 def _listed(some: Sequence[Finding]) -> str:

@@ -21,7 +21,7 @@ WORSE = {("tuned", "ivon", "a", "accuracy")}
 MARKERS = (
     "origin",
     "differences",
-    "sentences",
+    "summary",
     "long-averages",
     "tuned-averages",
     "long-tasks",
