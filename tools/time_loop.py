@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,11 +32,12 @@ from bench.model.choice_model import ChoiceModel, load_model
 from bench.model.formats import EMBEDDED
 from bench.specs import DataSpec, FitSpec, LoraSpec, ModelSpec, TrainSpec
 from bench.task import get_task
+from bench.train import replay
 from bench.train.checkpoint import Checkpointing
 from tools.timing import Ratio, report, take_turns
 
 TASK, BATCH, LR = get_task("notes_four"), 4, 5e-5
-BARE, SUITE, REST = "transformers + PEFT", "suite", "everything else"
+BARE, PLAIN, SUITE, REST = "transformers + PEFT", "suite, no step replayed", "suite", "everything else"
 
 
 class Bare:
@@ -77,6 +79,12 @@ class Bare:
             schedule.step()
 
 
+def plain(model: ChoiceModel, data: Encoded, steps: int) -> None:
+    """The same as :func:`suite` without recordings."""
+    with mock.patch.object(replay, "SHORT", math.inf):
+        suite(model, data, steps)
+
+
 def suite(model: ChoiceModel, data: Encoded, steps: int) -> None:
     """AdamW's fit, as a run has it."""
     spec = FitSpec(
@@ -93,6 +101,7 @@ PARTS = {  # part of a step: the functions that are it
     "batch": ((Encoded, "batch"), (Bare, "batch")),
     "forward": ((ChoiceModel, "logits"), (Bare, "logits")),
     "backward": ((Tensor, "backward"),),
+    "replayed passes": ((replay.ReplayedLoss, "_replay"),),
     "optimizer": ((torch.optim.AdamW, "step"),),
 }
 
@@ -105,7 +114,7 @@ def watched(spent: dict[str, float]) -> Iterator[None]:
         def call(*arguments: Any, **options: Any) -> Any:
             began = time.process_time()
             found = inner(*arguments, **options)
-            spent[part] = spent.get(part, 0.0) + time.process_time() - began
+            spent[part] += time.process_time() - began
             return found
 
         return call
@@ -119,7 +128,7 @@ def watched(spent: dict[str, float]) -> Iterator[None]:
 
 def profile(train: Callable[[int], None], steps: int) -> dict[str, float]:
     """Milliseconds of a step by part; their sum is the step."""
-    spent: dict[str, float] = {}
+    spent = dict.fromkeys(PARTS, 0.0)
     with watched(spent):
         began = time.process_time()
         train(steps)
@@ -139,12 +148,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = load_model(ModelSpec(), None, torch.device("cpu"))
     data = model.encode(load_split(TASK, "train", DataSource()).examples[:256], 320)
     bare = Bare(data, answer_tokens(model.tokenizer, TASK.answers, model.name))
-    sides = {BARE: bare.train, SUITE: lambda steps: suite(model, data, steps)}
+    sides = {
+        BARE: bare.train,
+        PLAIN: lambda steps: plain(model, data, steps),
+        SUITE: lambda steps: suite(model, data, steps),
+    }
     ways = {name: lambda train=train: train(options.steps) for name, train in sides.items()}  # type: ignore[misc]
     seconds = take_turns(ways, options.rounds, 1, time.process_time)
     found = {name: profile(train, options.steps) for name, train in sides.items()}
     settings = {"steps": options.steps, "batch": BATCH, "threads": 1, "seconds": "of processor"}
-    ratios = [Ratio(SUITE, BARE, 0.70)]
+    ratios = [Ratio(PLAIN, BARE), Ratio(SUITE, PLAIN), Ratio(SUITE, BARE, 0.70)]
     question = f"{options.steps} training steps of the embedded base"
     report(options.json, question, seconds, ratios, settings, tables={"profile": found})
 

@@ -20,7 +20,6 @@ SCRIPTS = {  # file of results/cpu: heading
     "time_step_train_bf16": "A training step in bfloat16",
     "time_step_predict": "Prediction",
     "time_loop": "The loop on the embedded base",
-    "time_loop_before": "The same before its steps were recorded",
     "time_ivon": "IVON's draw and step",
     "time_laplace": "Laplace, fit and predictive",
     "time_curvature": "Curvature for Laplace",

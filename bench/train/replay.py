@@ -29,6 +29,14 @@ RECORDED, WAYS = 4, 64  # masks that are recorded, and counted, at most
 SMALL = 2**24  # weights of a base at most: recording keeps every tensor of a step, and a large base would save nothing
 SHORT = 200  # steps of a training at least: to record costs as much as twenty
 
+ATEN = torch.ops.aten
+BOUND = {  # operations whose Python binding calls the same kernel in less than half the time
+    ATEN.view.default: Tensor.view, ATEN._unsafe_view.default: Tensor.view, ATEN.expand.default: Tensor.expand,
+    ATEN.t.default: torch.t, ATEN.transpose.int: torch.transpose, ATEN.mm.default: torch.mm,
+    ATEN.bmm.default: torch.bmm, ATEN.mul.Tensor: torch.mul, ATEN.mul.Scalar: torch.mul, ATEN.add.Tensor: torch.add,
+    ATEN.neg.default: torch.neg, ATEN.div.Scalar: torch.div, ATEN.pow.Tensor_Scalar: torch.pow, ATEN.rsqrt.default: torch.rsqrt,
+    ATEN.cat.default: torch.cat,
+}  # fmt: skip
 Replay = Callable[..., tuple[Tensor, ...]]
 Way = tuple[Any, ...]
 
@@ -166,7 +174,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten.detach.default:  # the same memory: only autograd tells the two apart
             self._nodes[id(out)] = self._nodes[id(args[0])]
             return
-        node = self._graph.call_function(func, tree_map(self._argument, args), tree_map(self._argument, kwargs))
+        call = BOUND.get(func, func)
+        node = self._graph.call_function(call, tree_map(self._argument, args), tree_map(self._argument, kwargs))
         parts = [(out, node)]
         if not isinstance(out, Tensor):
             parts = [(one, self._graph.call_function(operator.getitem, (node, n))) for n, one in enumerate(out)]

@@ -34,7 +34,7 @@ def test_the_page_has_what_was_measured_and_says_what_was_not(tmp_path: Path) ->
     assert "| ours | 600.0 | 500.0 to 700.0 | 3 |" in text
     assert "| ours | theirs | 0.60 | 0.50 to 0.70 | at most 0.55 | no |" in text
     assert "| theirs | ours | 1.67 | 1.43 to 2.00 | - | - |" in text and "| peak MiB | 12 |" in text
-    assert text.count("\nUnmeasured.\n") == 12 and "### Table 1\n\nUnmeasured." in text
+    assert text.count("\nUnmeasured.\n") == 11 and "### Table 1\n\nUnmeasured." in text
     assert "| 7 B base in bfloat16: steps, draws, curvature, memory | unmeasured |" in text
 
 
@@ -123,7 +123,8 @@ def test_a_step_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     file = tmp_path / "loop.json"
     time_loop.main(["--steps", "2", "--rounds", "1", "--json", str(file)])
     for side in json.loads(file.read_text())["profile"].values():
-        assert set(side) == {*time_loop.PARTS, time_loop.REST} and all(value > 0 for value in side.values())
+        assert set(side) == {*time_loop.PARTS, time_loop.REST} and all(value >= 0 for value in side.values())
+        assert side["forward"] > 0 and side["backward"] > 0 and side["optimizer"] > 0
 
 
 def test_the_store_and_the_dump_are_timed(tmp_path: Path) -> None:
