@@ -34,8 +34,8 @@ BOUND = {  # operations whose Python binding calls the same kernel in less than 
     ATEN.view.default: Tensor.view, ATEN._unsafe_view.default: Tensor.view, ATEN.expand.default: Tensor.expand,
     ATEN.t.default: torch.t, ATEN.transpose.int: torch.transpose, ATEN.mm.default: torch.mm,
     ATEN.bmm.default: torch.bmm, ATEN.mul.Tensor: torch.mul, ATEN.mul.Scalar: torch.mul, ATEN.add.Tensor: torch.add,
-    ATEN.neg.default: torch.neg, ATEN.div.Scalar: torch.div, ATEN.pow.Tensor_Scalar: torch.pow, ATEN.rsqrt.default: torch.rsqrt,
-    ATEN.cat.default: torch.cat,
+    ATEN.neg.default: torch.neg, ATEN.div.Scalar: torch.div, ATEN.pow.Tensor_Scalar: torch.pow,
+    ATEN.rsqrt.default: torch.rsqrt, ATEN.cat.default: torch.cat,
 }  # fmt: skip
 Replay = Callable[..., tuple[Tensor, ...]]
 Way = tuple[Any, ...]
