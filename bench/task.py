@@ -145,6 +145,10 @@ class Task:
         """The example of one row, or None to drop it. Use the accessors of :class:`Row`: they check."""
         raise TypeError(f"{type(self).__qualname__} must define example(row).")
 
+    def question(self, row: Row) -> Example | None:
+        """The example of a row to be answered; its label is not read. A task that can do without one says so here."""
+        return self.example(row)
+
     def generate(self, split: str) -> Iterable[Mapping[str, Any]] | None:
         """The rows of a split for a task that makes its own data; None (the default) loads ``source``."""
         return None

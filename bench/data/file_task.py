@@ -81,8 +81,14 @@ class FileTask(Task):
 
     def example(self, row: Row) -> Example:
         says = self.description
-        prompt = "".join(text + (self._value(row, column) if column else "") for text, column in says.fields)
-        return Example(prompt, row.position(says.label, says.labels))
+        return Example(self._prompt(row), row.position(says.label, says.labels))
+
+    def question(self, row: Row) -> Example:
+        return Example(self._prompt(row), 0)
+
+    def _prompt(self, row: Row) -> str:
+        fields = self.description.fields
+        return "".join(text + (self._value(row, column) if column else "") for text, column in fields)
 
     def _value(self, row: Row, column: str) -> str:
         if column != OPTIONS or not self.description.has_options:

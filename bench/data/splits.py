@@ -171,7 +171,10 @@ def split_holdout(
         return tuple(examples), ()
     count = round(share * len(examples))
     if not 0 < count < len(examples):
-        raise ValueError(f"A holdout of {share} leaves {count} of {len(examples)} examples: choose another share.")
+        raise ValueError(
+            f"A holdout of {share} leaves {count} of {len(examples)} examples: choose another share, or give the task "
+            "more training examples (a method that tunes sets a tenth of them aside)."
+        )
     ranked = sorted(examples, key=lambda example: digest(seed, example.id))
     held = {example.id for example in ranked[:count]}
     return tuple(e for e in examples if e.id not in held), tuple(e for e in examples if e.id in held)

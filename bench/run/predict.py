@@ -69,7 +69,7 @@ def _question(row: Mapping[str, Any], task: Task, where: str) -> Example:
     try:
         if "prompt" in row:
             return Example(Row(row).text("prompt"), 0, where)
-        found = task.example(Row(row))
+        found = task.question(Row(row))
     except MalformedRow as error:
         raise ValueError(f"{where}: {error}. Write a question as a 'prompt', or as a row of '{task.name}'.") from error
     if found is None:

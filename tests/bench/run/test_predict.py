@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support import bench, compute, plan
 
+from bench.data.file_task import load_extension
 from bench.data.splits import DataSource, load_split
 from bench.metrics import mixture
 from bench.run.predict import Prediction, read_questions
@@ -82,3 +83,18 @@ def test_rows_of_the_task_are_questions(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text(json.dumps({**row, "answerKey": "B"}) + "\n")
     (question,) = read_questions(tmp_path / "q.jsonl", get_task("arc_e"))
     assert "What is warm?" in question.prompt and question.label == 1
+
+
+def test_questions_of_a_task_file_need_no_label(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,team\nA bill.,x\nA link.,y\n")
+    lines = (
+        'prompt = "{text} {options} Answer:"',
+        'label = "team"',
+        'labels = ["x", "y"]',
+        'options = ["One.", "Two."]',
+    )
+    (tmp_path / "unlabelled.toml").write_text("\n".join([*lines, "[splits]", 'validation = "train.csv"']))
+    load_extension(str(tmp_path / "unlabelled.toml"))
+    (tmp_path / "q.csv").write_text("text\nI was billed twice.\n")
+    (question,) = read_questions(tmp_path / "q.csv", get_task("unlabelled"))
+    assert question.prompt == "I was billed twice. A. One. B. Two. Answer:"
