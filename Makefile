@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/bench demo --runs runs/demo --workers $(WORKERS) --out report
 	$(BIN)/bench leaderboard --also results/small --runs runs/demo
 
-# What the demo has no time for, in about as much time as it takes: docs/demo.md has the table.
+# What the demo has no time for, in about half as much time: docs/demo.md has the table.
 ablations: $(READY)
 	$(BIN)/bench grid bench/grids/ablations.toml --runs runs/ablations --workers $(WORKERS)
 	$(BIN)/bench report --runs runs/ablations --out report/ablations
