@@ -1,7 +1,7 @@
 """The probe of ``bench plan`` in as many processes as the grid will have workers.
 
 What workers of one machine cost each other, such as memory bandwidth, is in the measurements then. Each process takes
-whole families of kinds, so that no base fit is probed twice.
+whole families of kinds; where there are fewer of these than workers, several processes measure the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.process import gpus
 from bench.run.execution import Execution
 from bench.run.probe import Costs, fit_kind, probe, run_kind
 from bench.run.worker import make_runner
-from bench.specs import FitSpec, RunSpec
+from bench.specs import FitSpec, RunSpec, key
 from bench.store.store import Store
 
 Work = tuple[list[FitSpec], list[RunSpec]]
@@ -35,7 +35,8 @@ def probed(execution: Execution, fits: Sequence[FitSpec], runs: Sequence[RunSpec
         ModelNotUsable, ...: the base cannot be loaded, or a method fails.
     """
     on_gpus = execution.device != "cpu" and gpus.visible()
-    count = 1 if on_gpus else min(workers, os.cpu_count() or 1)
+    families = len({key(run.fit.root) for run in runs})
+    count = 1 if on_gpus else min(workers, families, os.cpu_count() or 1)
     shares = dealt(fits, runs, count)
     ready = time.process_time()  # of this process, which has imported what a launcher does
     if len(shares) == 1:
@@ -49,7 +50,10 @@ def probed(execution: Execution, fits: Sequence[FitSpec], runs: Sequence[RunSpec
 
 
 def dealt(fits: Sequence[FitSpec], runs: Sequence[RunSpec], count: int) -> list[Work]:
-    """The work in at most ``count`` parts of about equal numbers of kinds, each of whole families of kinds."""
+    """The work in ``count`` parts of about equal numbers of kinds, each of whole families of kinds.
+
+    Where there are fewer families of kinds than parts, parts are the same.
+    """
     groups: defaultdict[str, Work] = defaultdict(lambda: ([], []))
     for fit in fits:
         groups[fit_kind(fit.root)][0].append(fit)
@@ -60,7 +64,7 @@ def dealt(fits: Sequence[FitSpec], runs: Sequence[RunSpec], count: int) -> list[
         least = min(parts, key=_kinds)
         least[0].extend(group[0])
         least[1].extend(group[1])
-    return parts
+    return [parts[number % len(parts)] for number in range(count)]
 
 
 def _kinds(work: Work) -> int:
