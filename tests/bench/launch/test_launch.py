@@ -211,7 +211,7 @@ def test_a_grid_told_to_stop_stops_its_workers_and_continues_to_the_same_bytes(
     (tmp_path / "g.toml").write_text(SLOW.format(steps=60))
     process = start(
         tmp_path, "grid", "g.toml", "--workers", "2", "--checkpoint-seconds", "0.05",
-        CUDA_VISIBLE_DEVICES="5,7", PYTHONPATH=f"{ROOT}:{ROOT / 'tests/plugins'}", **{PAUSE: "0.2"},
+        CUDA_VISIBLE_DEVICES="5,7", PYTHONPATH=f"{ROOT}:{ROOT / 'tests/plugins'}", **{PAUSE: "1"},
     )  # fmt: skip
     until(lambda: len(list(tmp_path.glob("runs/work/*/checkpoint.safetensors"))) == 2)
     process.send_signal(signal.SIGTERM)
