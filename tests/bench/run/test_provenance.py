@@ -20,8 +20,9 @@ def checkout(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(bench.run.provenance.__file__, tmp_path / "bench" / "run" / "provenance.py")
     (tmp_path / "theirs.txt").write_text("of another project")
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")  # as in the suite's own
     git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", "theirs.txt")
+    git(tmp_path, "add", "theirs.txt", ".gitignore")
     commit(tmp_path)
     return tmp_path
 
