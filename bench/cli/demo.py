@@ -29,6 +29,7 @@ def demo(
     import bench.grids
     from analysis.report import write_report
     from analysis.tables import variants
+    from bench.store.display import note_main_variant
 
     file = Path(next(iter(bench.grids.__path__))) / ("quick.toml" if quick else "demo.toml")
     began = time.monotonic()
@@ -36,6 +37,8 @@ def demo(
     status = launch(grid, grid.families(), runs, ExecutionOptions(), LaunchOptions(workers=workers))
     if status:
         return status
+    if grid.main_variant is not None:
+        note_main_variant(runs, grid.main_variant)
     tables, page, *_ = write_report(runs, out)
     text = tables.read_text()
     say(f"{_opening(text)}\n\n{_part(text, variants.TABLE.heading)}")

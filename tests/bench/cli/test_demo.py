@@ -8,8 +8,11 @@ import pytest
 from support import bench
 
 import bench.grids as grids
+from analysis.tables import variants
 from bench.cli.demo import _opening, _part
+from bench.cli.main import main
 from bench.plan.grid import read_grid
+from bench.store.display import main_variant_of
 
 GRIDS = Path(next(iter(grids.__path__)))
 
@@ -45,3 +48,18 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_training(tmp_path
     said = bench("demo", "--quick", cwd=tmp_path, check=2).stderr
     assert said == "bench: --out report: it is not a folder. Choose another place.\n"
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_report_opens_with_the_main_variant_of_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def write_report(runs: Path, out: Path) -> list[Path]:
+        opened.append(main_variant_of(runs))
+        out.mkdir()
+        (out / "tables.md").write_text(f"# Report\n\n## One\n\n| a |\n\n## {variants.TABLE.heading}\n\nnone\n")
+        return [out / "tables.md", out / "report.html"]
+
+    monkeypatch.setattr("bench.cli.demo.launch", lambda *arguments: (tmp_path / "runs").mkdir() or 0)
+    monkeypatch.setattr("analysis.report.write_report", write_report)
+    assert main(["demo", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "report")]) == 0
+    assert opened == [read_grid(GRIDS / "demo.toml").main_variant] == ["long"]
