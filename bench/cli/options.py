@@ -146,7 +146,6 @@ class DeviceOptions:
     threads: Annotated[
         int, typer.Option(metavar="N", help="CPU threads of each process.", rich_help_panel=_MACHINE)
     ] = 1
-
     device_map: Annotated[
         str | None,
         typer.Option(

@@ -49,7 +49,7 @@ def leaderboard(
     also: Annotated[
         list[Path],
         typer.Option(metavar="DIR", help="List the results of this store too, before the others.", show_default=False),
-    ] = [],  # noqa: B006
+    ] = [],  # noqa: B006  (as above)
     runs: Runs = RUNS,
 ) -> int:
     """Write leaderboard.csv from the stored results."""

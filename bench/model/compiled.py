@@ -37,7 +37,7 @@ class Compiled(Switched):
         """What a layer gives, by the compiled code of its class."""
         from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-        layer, code = inner.__self__, inner.__func__  # type: ignore[attr-defined]
+        layer, code = inner.__self__, inner.__func__  # type: ignore[attr-defined]  # a bound method has both
         if code not in self._code:
             options: dict[str, Any] | None = {"fallback_random": True} if self._backend == "inductor" else None
             self._code[code] = torch.compile(code, fullgraph=True, dynamic=True, backend=self._backend, options=options)

@@ -54,7 +54,7 @@ class Switched:
 
     def run(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What a layer gives, other than by ``inner``, its own bound method."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__qualname__} must define run(inner, ...).")
 
     def _forward(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         plain = not self._active or not torch.is_grad_enabled()

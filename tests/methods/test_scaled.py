@@ -140,6 +140,9 @@ def test_after_adamw_it_is_the_temperature_row(runs: Path) -> None:
     found, wanted = (store.predictions(one)["log_probs"] for one in (run, row))
     apart = abs(temperatures[0] / temperatures[1] - 1) + 2 * np.finfo(np.float32).eps  # log-probabilities go as 1 / T
     np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=apart)
+    resolved = np.abs(wanted) < 16  # beyond, neighbours in float32 are more than 1e-6 apart
+    np.testing.assert_allclose(found[resolved], wanted[resolved], atol=1e-6)
+    assert resolved.sum() >= wanted.size / 2
 
 
 def test_the_choices_of_a_method_that_tunes_itself_are_made_on_examples_of_their_own() -> None:
