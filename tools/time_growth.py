@@ -13,9 +13,9 @@ import ctypes
 import dataclasses
 import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import torch
@@ -157,9 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 made[name]()
                 spent = seconds[f"{name}, {axis} {value}"] = []
                 for _ in range(options.rounds):
-                    began = time.process_time()
+                    began = process_time()
                     made[name]()
-                    spent.append(time.process_time() - began)
+                    spent.append(process_time() - began)
                 costs[name].append((statistics.median(spent), max(peak_mib(made[name]), 0.01)))
         for name, found in costs.items():
             times, memory = zip(*found, strict=True)
