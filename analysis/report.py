@@ -24,12 +24,12 @@ from analysis.statistics.study import Study, study
 from analysis.tables import costs, curves, differences, headline, optimum, seed_rows, settings, tuning, variants
 from analysis.tables import ranks as rank_tables
 from analysis.tables import results as result_tables
-from analysis.tables.latex import results_latex
+from analysis.tables.formats.latex import results_latex
+from analysis.tables.formats.markdown import escape
+from analysis.tables.formats.table import Csv, Table, show
+from analysis.tables.formats.text import Value, check_folder, write_text
 from analysis.tables.leaderboard import COLUMNS, leaderboard_rows
-from analysis.tables.markdown import escape
 from analysis.tables.preamble import preamble
-from analysis.tables.table import Csv, Table, show
-from analysis.tables.text import Value, check_folder, write_text
 
 
 def _leaderboard(study: Study) -> tuple[list[dict[str, Value]], list[str]]:

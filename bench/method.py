@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bench.data.batches import Batch, Encoded
 from bench.errors import BrokenPlugin
-from bench.model import side_by_side
 from bench.model.choice_model import ChoiceModel
+from bench.model.forward import side_by_side
 from bench.options import Hyperparameter, Reader, hyperparameters, make
 from bench.posterior import Params, Posterior
 from bench.registry import Registry

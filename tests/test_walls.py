@@ -43,7 +43,7 @@ def names(file: Path, package: str) -> bool:
                     "export",
                     "formats",
                     "outline",
-                    "packed_attention",
+                    "forward/packed_attention",
                     "quantization",
                     "remarks",
                 )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.data.batches import Batch
-from bench.model import side_by_side
+from bench.model.forward import side_by_side
 from bench.posterior import DiagGaussian, Point
 from methods.adamw import AdamW
 from methods.ivon import Ivon

@@ -24,8 +24,8 @@ from typing import NamedTuple
 from analysis.records.origin import DISQUALIFYING
 from analysis.records.published import AVERAGE
 from analysis.statistics.metric import metric_of
-from analysis.tables.markdown import GAP, Markup, table
-from analysis.tables.marks import JUDGED_BY, MARKS
+from analysis.tables.formats.markdown import GAP, Markup, table
+from analysis.tables.formats.marks import JUDGED_BY, MARKS
 from analysis.tables.variants import counts, markdown, parts, read_outcomes
 from bench.metrics import EXCESS_NLL, Metric
 

@@ -18,8 +18,8 @@ from analysis.records.order import row_names
 from analysis.statistics.differences import compare
 from analysis.statistics.metric import metric_of
 from analysis.statistics.study import Study, study
-from analysis.tables.markdown import Markup, bold, table
-from analysis.tables.marks import marks
+from analysis.tables.formats.markdown import Markup, bold, table
+from analysis.tables.formats.marks import marks
 from analysis.tables.orderings import HOLDS, OPEN, REVERSED, Ordering, orderings, section_text
 from analysis.tables.results import blocks
 

@@ -20,7 +20,7 @@ from analysis.statistics.curves import all_curves, tau_of
 from analysis.statistics.metric import metric_of, metric_order
 from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
-from analysis.tables.text import number
+from analysis.tables.formats.text import number
 from bench.metrics import BINS
 
 SYMBOLS = {

@@ -20,10 +20,10 @@ from analysis.page.data import page_data
 from analysis.statistics.differences import compare
 from analysis.statistics.study import Study
 from analysis.statistics.variants import outcomes
+from analysis.tables.formats.marks import MARKS
+from analysis.tables.formats.text import write_text
 from analysis.tables.headline import headline
-from analysis.tables.marks import MARKS
 from analysis.tables.preamble import facts_and_warnings
-from analysis.tables.text import write_text
 from analysis.tables.variants import parts
 
 

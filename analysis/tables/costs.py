@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from analysis.records.groups import Group, Section
 from analysis.statistics.costs import COSTS, Row, cost_rows
 from analysis.statistics.study import Study
-from analysis.tables.markdown import GAP, heading, table
-from analysis.tables.table import Csv, Table
-from analysis.tables.text import Value
+from analysis.tables.formats.markdown import GAP, heading, table
+from analysis.tables.formats.table import Csv, Table
+from analysis.tables.formats.text import Value
 
 MIXED = "mixed machines"
 COLUMNS = ("protocol", "model", "variant", "task", "method", "cost", "mean", "relative", "n_seeds", "machine")

@@ -8,8 +8,8 @@ from analysis.statistics.curves import Curve, all_curves, curve_name
 from analysis.statistics.metric import metric_order
 from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
-from analysis.tables.table import Csv, Table
-from analysis.tables.text import Value, joined
+from analysis.tables.formats.table import Csv, Table
+from analysis.tables.formats.text import Value, joined
 
 COLUMNS = (
     "protocol", "model", "variant", "task", "method", "tau", "metric", "mean", "sd", "sem", "n_seeds", "seeds", "keys",

@@ -9,9 +9,9 @@ from analysis.records.order import row_names
 from analysis.statistics.differences import Difference, compare
 from analysis.statistics.metric import metric_of
 from analysis.statistics.study import Study
-from analysis.tables.markdown import GAP, Markup, bold, heading, table
-from analysis.tables.table import Csv, Table
-from analysis.tables.text import Value
+from analysis.tables.formats.markdown import GAP, Markup, bold, heading, table
+from analysis.tables.formats.table import Csv, Table
+from analysis.tables.formats.text import Value
 
 COLUMNS = (
     "protocol", "model", "variant", "task", "method", "baseline", "metric", "difference", "low", "high",

@@ -9,10 +9,10 @@ from analysis.records.groups import Section
 from analysis.records.order import row_names
 from analysis.statistics.differences import Difference, compare
 from analysis.statistics.study import Study
-from analysis.tables.markdown import GAP, Markup, bold, escape, heading, table
-from analysis.tables.marks import JUDGED_BY, MARKS, Marks, marks
+from analysis.tables.formats.markdown import GAP, Markup, bold, escape, heading, table
+from analysis.tables.formats.marks import JUDGED_BY, MARKS, Marks, marks
+from analysis.tables.formats.table import Table
 from analysis.tables.results import Block, blocks
-from analysis.tables.table import Table
 
 
 @dataclasses.dataclass(frozen=True)

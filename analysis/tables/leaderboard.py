@@ -20,7 +20,7 @@ from analysis.records.groups import Group
 from analysis.records.load import load
 from analysis.statistics.metric import metric_order
 from analysis.statistics.summary import summarize
-from analysis.tables.text import Value, csv_text, joined, write_text
+from analysis.tables.formats.text import Value, csv_text, joined, write_text
 
 CLOCK = ("date",)
 ORIGIN = ("flags", "suite", "commit", "device", *CLOCK)

@@ -8,9 +8,9 @@ from analysis.records.order import row_names
 from analysis.statistics.metric import metric_of
 from analysis.statistics.optimum import Excess, excesses
 from analysis.statistics.study import Study
-from analysis.tables.markdown import GAP, heading, table
-from analysis.tables.table import Csv, Table
-from analysis.tables.text import Value
+from analysis.tables.formats.markdown import GAP, heading, table
+from analysis.tables.formats.table import Csv, Table
+from analysis.tables.formats.text import Value
 from bench.metrics import EXCESS_NLL
 
 COLUMNS = ("protocol", "model", "variant", "task", "method", "excess", "low", "high", "n_seeds")

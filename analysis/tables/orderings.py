@@ -22,8 +22,8 @@ from analysis.statistics.differences import Difference, compare
 from analysis.statistics.metric import metric_of
 from analysis.statistics.study import Study
 from analysis.tables.differences import signed
-from analysis.tables.markdown import GAP, Markup, bold, table
-from analysis.tables.text import Value
+from analysis.tables.formats.markdown import GAP, Markup, bold, table
+from analysis.tables.formats.text import Value
 
 COLUMNS = (
     "protocol", "model", "variant", "metric", "method", "task", "published_difference", "difference", "low", "high",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from analysis.records.groups import Group, Runs
 from analysis.records.origin import FLAGS
-from analysis.tables.markdown import escape
+from analysis.tables.formats.markdown import escape
 
 SHOWN = 12  # rows that a warning names
 

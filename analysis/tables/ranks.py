@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from analysis.statistics.ranks import Ranking, rankings
 from analysis.statistics.study import Study
-from analysis.tables.markdown import GAP, heading, table
-from analysis.tables.table import Csv, Table
-from analysis.tables.text import Value
+from analysis.tables.formats.markdown import GAP, heading, table
+from analysis.tables.formats.table import Csv, Table
+from analysis.tables.formats.text import Value
 
 COLUMNS = (
     "protocol", "model", "variant", "metric", "method", "task", "rank", "n_methods", "n_tasks", "friedman", "p",

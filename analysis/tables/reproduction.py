@@ -26,9 +26,9 @@ from analysis.records.published import AVERAGE, METRICS, TABLE1, TABLES, Publish
 from analysis.statistics.metric import metric_of
 from analysis.statistics.study import study
 from analysis.tables import orderings
-from analysis.tables.markdown import GAP, Markup, bold, escape, heading, table
+from analysis.tables.formats.markdown import GAP, Markup, bold, escape, heading, table
+from analysis.tables.formats.text import Value, check_folder, csv_text, write_text
 from analysis.tables.results import Block, Cell, average, blocks
-from analysis.tables.text import Value, check_folder, csv_text, write_text
 from bench.specs import to_json
 
 BAND = 1.96

@@ -19,10 +19,10 @@ from analysis.statistics.differences import compare
 from analysis.statistics.metric import metric_of, metric_order
 from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
-from analysis.tables.markdown import GAP, Markup, bold, heading, table
-from analysis.tables.marks import MARKS, marks
-from analysis.tables.table import Csv, Table
-from analysis.tables.text import Value
+from analysis.tables.formats.markdown import GAP, Markup, bold, heading, table
+from analysis.tables.formats.marks import MARKS, marks
+from analysis.tables.formats.table import Csv, Table
+from analysis.tables.formats.text import Value
 from bench.metrics import Metric
 
 COLUMNS = (

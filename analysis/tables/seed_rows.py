@@ -10,9 +10,9 @@ from analysis.statistics.metric import metric_of
 from analysis.statistics.seed_values import Row, detections, further
 from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
-from analysis.tables.markdown import GAP, heading, table
-from analysis.tables.table import Csv, Table
-from analysis.tables.text import Value, joined
+from analysis.tables.formats.markdown import GAP, heading, table
+from analysis.tables.formats.table import Csv, Table
+from analysis.tables.formats.text import Value, joined
 
 COLUMNS = (
     "protocol", "model", "variant", "task", "eval_task", "method", "metric", "mean", "sd", "sem", "n_seeds", "seeds",

@@ -9,8 +9,8 @@ from analysis.records.groups import Group, Section
 from analysis.records.labels import show
 from analysis.records.order import row_order
 from analysis.statistics.study import Study
-from analysis.tables.markdown import GAP, heading, table
-from analysis.tables.table import Table
+from analysis.tables.formats.markdown import GAP, heading, table
+from analysis.tables.formats.table import Table
 from bench.specs import FitSpec, Option
 
 Found = Mapping[Section, Mapping[tuple[str, ...], Sequence[str]]]

@@ -14,8 +14,8 @@ from analysis.records.published import task_order
 from analysis.statistics.metric import metric_of
 from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
-from analysis.tables.markdown import GAP, bold, heading, table
-from analysis.tables.table import Table
+from analysis.tables.formats.markdown import GAP, bold, heading, table
+from analysis.tables.formats.table import Table
 from bench.metrics import Metric
 
 CRITERIA = ("nll", "brier", "ece")  # lower is better; the tasks are shown by the first

@@ -10,10 +10,10 @@ from analysis.statistics.metric import metric_of, metric_order
 from analysis.statistics.study import Study
 from analysis.statistics.variants import Contrast, Finding, Outcome, Place, contrasts, gather, outcomes
 from analysis.tables.differences import signed
-from analysis.tables.markdown import GAP, escape, heading, table
-from analysis.tables.marks import MARKS
-from analysis.tables.table import Csv, Table
-from analysis.tables.text import Value
+from analysis.tables.formats.markdown import GAP, escape, heading, table
+from analysis.tables.formats.marks import MARKS
+from analysis.tables.formats.table import Csv, Table
+from analysis.tables.formats.text import Value
 
 NONE = "none shown"
 COLUMNS = (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bench.data.batches import Batch
 from bench.errors import ModelNotUsable
 from bench.model.formats import Source
-from bench.model.packed_attention import LENGTHS, NAME
+from bench.model.forward.packed_attention import LENGTHS, NAME
 from bench.model.placement import DeviceMap, check_accelerate, quiet
 from bench.model.quantization import QUANTIZATIONS, quiet_bitsandbytes
 from bench.model.remarks import check_loaded, check_tokenizer, check_weights, collected, worth_showing

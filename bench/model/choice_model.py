@@ -25,13 +25,13 @@ from bench.model.adapters import (
 )
 from bench.model.answers import answer_rows, answer_tokens
 from bench.model.base import Base, explained, load_base, repeated_layers
-from bench.model.compiled import Compiled
+from bench.model.forward.compiled import Compiled
+from bench.model.forward.packed_attention import attend_by_prompt
+from bench.model.forward.recompute import Recompute
 from bench.model.guard import Guard
 from bench.model.identity import opened
-from bench.model.packed_attention import attend_by_prompt
 from bench.model.placement import DeviceMap, device_of, follow_inputs
 from bench.model.prompts import PLAIN
-from bench.model.recompute import Recompute
 from bench.model.remarks import collected
 from bench.model.tokens import Tokens
 from bench.posterior import Params

@@ -47,8 +47,8 @@ class Context:
         device_map: how the layers of the base are spread over devices, or None.
         eval_every: steps between mid-run evaluations (0: none). It changes nothing but the trace.
         graphs: train with CUDA graphs (bench.train.graphs). Same results up to rounding.
-        compile: train with compiled layers (bench.model.compiled). Same results up to rounding.
-        recompute: gradient checkpointing (bench.model.recompute). Same results.
+        compile: train with compiled layers (bench.model.forward.compiled). Same results up to rounding.
+        recompute: gradient checkpointing (bench.model.forward.recompute). Same results.
         checkpoint_seconds: least time between checkpoints.
         track: names of trackers (bench.train.trackers).
         worker: who computes, for claims and records.

@@ -25,8 +25,8 @@ class Execution:
         threads: CPU threads of each process; sums are taken in another order with another number.
         eval_every: steps between mid-run evaluations; 0 for none.
         graphs: train with CUDA graphs (bench.train.graphs).
-        compile: train with compiled layers (bench.model.compiled).
-        recompute: gradient checkpointing in trainings (bench.model.recompute).
+        compile: train with compiled layers (bench.model.forward.compiled).
+        recompute: gradient checkpointing in trainings (bench.model.forward.recompute).
         checkpoint_seconds: least time between two checkpoints.
         claim_seconds: life of a claim without a heartbeat.
         plugins: modules to import first.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.data.batches import Batch, Encoded
 from bench.model.choice_model import ChoiceModel
-from bench.model.compiled import Compiled
+from bench.model.forward.compiled import Compiled
 from bench.model.own_adapter import no_adapter
 from bench.posterior import Params, Point, Posterior
 from bench.process.progress import Progress

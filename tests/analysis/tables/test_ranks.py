@@ -10,7 +10,7 @@ from analysis.figures import ranks as figure_ranks
 from analysis.statistics.ranks import _critical, rankings
 from analysis.statistics.study import study
 from analysis.tables import ranks
-from analysis.tables.text import csv_text
+from analysis.tables.formats.text import csv_text
 
 
 @pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.records.load import load
 from analysis.records.published import AVERAGE, FILE, METRICS, TABLES, digits, methods, published, tasks
-from analysis.tables.latex import latex
+from analysis.tables.formats.latex import latex
 from analysis.tables.reproduction import comparisons, deviations
 from analysis.tables.results import Cell, average, markdown
 from bench.cli.main import main

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from analysis.statistics.study import Study
-from analysis.tables.markdown import Markup, escape
-from analysis.tables.text import Value, csv_text
+from analysis.tables.formats.markdown import Markup, escape
+from analysis.tables.formats.text import Value, csv_text
 
 
 @dataclasses.dataclass(frozen=True)

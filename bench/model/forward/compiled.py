@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.model.switched import Switched
+from bench.model.forward.switched import Switched
 
 ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-6}  # relative difference of losses that is none; else COARSE
 COARSE = 5e-2

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 
-from bench.model.switched import Switched
+from bench.model.forward.switched import Switched
 
 
 class Recompute(Switched):

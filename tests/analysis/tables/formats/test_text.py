@@ -12,12 +12,12 @@ from analysis.records.load import load
 from analysis.records.names import printable
 from analysis.report import TABLES
 from analysis.statistics.study import study
-from analysis.tables.latex import results_latex
-from analysis.tables.markdown import bold, escape, table
+from analysis.tables.formats.latex import results_latex
+from analysis.tables.formats.markdown import bold, escape, table
+from analysis.tables.formats.table import show
+from analysis.tables.formats.text import cell, csv_text
 from analysis.tables.preamble import preamble
 from analysis.tables.results import sections
-from analysis.tables.table import show
-from analysis.tables.text import cell, csv_text
 from bench.specs import ModelSpec, RunSpec, build, key
 
 HOSTILE = (

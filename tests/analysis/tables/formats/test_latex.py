@@ -10,7 +10,7 @@ import pytest
 
 from analysis.records.load import load
 from analysis.report import write_report
-from analysis.tables.latex import escape, latex
+from analysis.tables.formats.latex import escape, latex
 from analysis.tables.results import blocks
 
 

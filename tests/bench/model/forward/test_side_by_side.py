@@ -11,8 +11,8 @@ from tiny import CPU, drawn, examples
 from torch import Tensor
 
 from bench.method import PredictJob
-from bench.model import side_by_side
 from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.forward import side_by_side
 from bench.posterior import Point
 from bench.specs import LoraSpec, ModelSpec
 

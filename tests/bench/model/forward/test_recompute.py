@@ -13,8 +13,8 @@ from tiny import CPU, FAMILIES, build, byte_level, lora, one_batch, save
 from bench.errors import ModelNotUsable
 from bench.model.base import repeated_layers
 from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.forward.recompute import Recompute
 from bench.model.identity import resolve_model
-from bench.model.recompute import Recompute
 
 
 def kept(model: ChoiceModel, on: bool) -> tuple[int, list[torch.Tensor]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.data.batches import Batch, Encoded
 from bench.model.choice_model import ChoiceModel, load_model
-from bench.model.compiled import Compiled
+from bench.model.forward.compiled import Compiled
 from bench.specs import ModelSpec
 from bench.task import Example
 from bench.train.seeding import seed_global
