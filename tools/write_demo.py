@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,13 +27,12 @@ from analysis.tables.formats.markdown import GAP, Markup, table
 from analysis.tables.formats.marks import JUDGED_BY, MARKS
 from analysis.tables.variants import counts, markdown, parts, read_outcomes
 from bench.metrics import EXCESS_NLL, Metric
+from tools.pages import ROOT, write
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/demo.md")
 SHOWN = ("accuracy", "ece", "nll", EXCESS_NLL.name)
 COPIED = ("variants.csv", "optimum.csv")
 DRAWN = ("tau", "clock")
-MARKER = re.compile(r"(<!-- demo: (?P<name>[\w-]+) -->\n).*?(<!-- /demo -->)", re.DOTALL)
 Row = Mapping[str, str]
 
 
@@ -216,34 +214,6 @@ def written(demo: Demo) -> dict[str, str]:
     return found
 
 
-def rewritten(text: str, found: Mapping[str, str], page: str) -> str:
-    """A page with its parts replaced.
-
-    Raises:
-        ValueError: it has no marker, or one whose part does not exist.
-    """
-    names = [match["name"] for match in MARKER.finditer(text)]
-    if not names:
-        raise ValueError(f"{page} has no marker <!-- demo: NAME --> ... <!-- /demo -->: write where the tables go.")
-    if unknown := [name for name in names if name not in found]:
-        raise ValueError(f"{page} asks for the part '{unknown[0]}': there are {', '.join(sorted(found))}.")
-    return MARKER.sub(lambda match: f"{match[1]}\n{found[match['name']]}\n{match[3]}", text)
-
-
-def write(root: Path, check: bool = False) -> list[str]:
-    """Write the pages, or only ``check`` them; the names of those that changed, or would."""
-    found = written(Demo(root))
-    changed = []
-    for page in PAGES:
-        text = (root / page).read_text()
-        fresh = rewritten(text, found, page)
-        if fresh != text:
-            changed.append(page)
-            if not check:
-                (root / page).write_text(fresh)
-    return changed
-
-
 def take_over(report: Path, root: Path, run: Mapping[str, float]) -> None:
     """Copy the files of the demo's report that the pages are made of, and note how long the run took."""
     results = root / "results" / "demo"
@@ -278,10 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.copyfile(
             options.ablations / "tables" / "results.csv", options.root / "results" / "demo" / "ablations.csv"
         )
-    changed = write(options.root, options.check)
-    for page in changed:
-        print(f"{page} {'is out of date' if options.check else 'is written'}")
-    return int(options.check and bool(changed))
+    return write(options.root, PAGES, "demo", written(Demo(options.root)), options.check)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ Everything between ``<!-- small: NAME -->`` and ``<!-- /small -->`` on a page is
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from analysis.records.groups import Section
@@ -22,10 +20,9 @@ from analysis.tables.formats.markdown import Markup, bold, table
 from analysis.tables.formats.marks import marks
 from analysis.tables.orderings import HOLDS, OPEN, REVERSED, Ordering, orderings, section_text
 from analysis.tables.results import blocks
+from tools.pages import ROOT, write
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "results/README.md")
-MARKER = re.compile(r"(<!-- small: (?P<name>[\w-]+) -->\n).*?(<!-- /small -->)", re.DOTALL)
 SHOWN = ("accuracy", "ece", "nll", "brier")
 
 
@@ -82,33 +79,11 @@ def parts(store: Path) -> dict[str, str]:
     }
 
 
-def written(text: str, made: dict[str, str]) -> str:
-    """A page with its parts.
-
-    Raises:
-        KeyError: a marker names no part.
-    """
-    return MARKER.sub(lambda match: f"{match[1]}\n{made[match['name']].rstrip()}\n\n{match[3]}", text)
-
-
-def pages(root: Path) -> Iterator[tuple[Path, str, str]]:
-    """(page, its text, the text it should have)."""
-    made = parts(root / "results" / "small")
-    for page in (root / name for name in PAGES):
-        text = page.read_text()
-        yield page, text, written(text, made)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args()
-    stale = [(page, new) for page, old, new in pages(ROOT) if old != new]
-    for page, new in stale:
-        print(f"{page.relative_to(ROOT)} {'is stale' if args.check else 'written'}")
-        if not args.check:
-            page.write_text(new)
-    return int(args.check and bool(stale))
+    return write(ROOT, PAGES, "small", parts(ROOT / "results" / "small"), args.check)
 
 
 if __name__ == "__main__":

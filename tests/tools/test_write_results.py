@@ -8,20 +8,14 @@ import pytest
 
 from analysis.statistics.study import study
 from analysis.tables.leaderboard import leaderboard_rows
-from tools import write_results
-from tools.write_results import ROOT, pages, written
+from tools.pages import ROOT, write
+from tools.write_results import PAGES, parts
 
 
 def test_the_pages_are_what_the_records_say() -> None:
-    found = list(pages(ROOT))
-    assert all(old == new for _, old, new in found)
-    assert any(" ▲" in new and "**holds**" in new for _, _, new in found)
-
-
-def test_a_stale_page_is_written_again() -> None:
-    page = "before\n<!-- small: held -->\nold\n<!-- /small -->\nafter\n"
-    assert written(page, {"held": "new\n\n"}) == page.replace("old", "\nnew\n")
-    assert write_results.MARKER.sub("", page) == "before\n\nafter\n"
+    found = parts(ROOT / "results" / "small")
+    assert " ▲" in found["results"] and "**holds**" in found["orderings"]
+    assert write(ROOT, PAGES, "small", found, check=True) == 0
 
 
 def test_the_leaderboard_lists_them_first() -> None:
