@@ -5,8 +5,9 @@ batches of one mask have come up a few times, one step is recorded: every operat
 adapters or random numbers goes into a graph, and all others, such as rotary tables, are constants of it. A replay makes
 the same calls in the same order, dropout's draws too, on the batch and the adapters as they are then.
 
-A recording only stands for steps that take the way that it took. So the mask is part of what is recorded, no hook may
-be there, and the step after the recording is computed both ways: one bit of difference, and it is never replayed.
+A recording only stands for steps that take the way that it took. So the mask, or the positions and the ends of a packed
+row, is part of what is recorded, no hook may be there, and the step after the recording is computed both ways: one bit
+of difference, and it is never replayed.
 """
 
 from __future__ import annotations
@@ -96,10 +97,12 @@ class ReplayedLoss:
     def _way(self, batch: Batch) -> Way | None:
         """What decides which operations a step consists of; None where more does than is known here."""
         clear = all(parameter.grad is None for parameter in self._parameters)
-        if not clear or batch.packed is not None or any(self._hooks):
+        if not clear or any(self._hooks):
             return None
-        mask = batch.attention_mask
-        way = (*mask.shape, mask.numpy().tobytes(), *((one.p, one.training) for one in self._dropouts))
+        row = batch.packed
+        mask = batch.attention_mask if row is None else torch.cat([row.position_ids[0], row.ends])
+        shape = (*mask.shape, row is not None)
+        way = (*shape, mask.numpy().tobytes(), *((one.p, one.training) for one in self._dropouts))
         return way if way in self._seen or len(self._seen) < WAYS else None
 
     def _run(self, batch: Batch) -> Tensor:
@@ -138,7 +141,7 @@ class ReplayedLoss:
         return [tensor.clone() for tensor in found]  # ordinary tensors, which may be changed in place
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
-        return [batch.input_ids, batch.labels, *self._parameters, *self._others]
+        return [(batch.packed or batch).input_ids, batch.labels, *self._parameters, *self._others]
 
     def _take(self, loss: Tensor, *gradients: Tensor) -> Tensor:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
@@ -169,7 +172,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _add(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
+        open_ended = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags)
+        if open_ended and not _by_places(func, args):
             raise NotRecordable(f"what {func} gives decides what is done next")
         if func is torch.ops.aten.detach.default:  # the same memory: only autograd tells the two apart
             self._nodes[id(out)] = self._nodes[id(args[0])]
@@ -201,6 +205,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._graph.output(tuple(self._argument(tensor) for tensor in outputs))
         run, constants = fx.GraphModule({}, self._graph).forward, [tensor for tensor, _ in self._constants.values()]
         return lambda *inputs: run(*inputs, *constants)
+
+
+def _by_places(func: Any, args: Sequence[Any]) -> bool:
+    """Whether an operation picks entries by their places, as many as there are places."""
+    return func is ATEN.index.Tensor and all(one is None or one.dtype != torch.bool for one in args[1])
 
 
 def _changed(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:

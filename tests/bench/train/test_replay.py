@@ -80,8 +80,14 @@ def test_each_mask_has_a_recording_of_its_own(model: ChoiceModel) -> None:
     assert steps(model, prompts(8, 8, 16, 16, 15, 16), 3 * (FIRST + 2)) == 3
 
 
-def test_packed_batches_and_rare_masks_are_not_replayed(model: ChoiceModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert steps(model, dataclasses.replace(prompts(7, 8), packing=True), FIRST + 3) == 0
+def test_packed_rows_of_one_layout_are_replayed() -> None:
+    """The same lengths in another order are another row."""
+    model = load_model(ModelSpec(packing=True), None, torch.device("cpu"))
+    model.prepare(("A", "B"), seed=1)
+    assert steps(model, dataclasses.replace(prompts(7, 8, 8, 7), packing=True), 2 * (FIRST + 3)) == 4
+
+
+def test_rare_masks_are_not_replayed(model: ChoiceModel, monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps(model, prompts(7, 8, 8, 8), 2 * FIRST) == 0
     monkeypatch.setattr(replay, "WAYS", 1)
     assert steps(model, prompts(8, 8, 7, 8), 2 * (FIRST + 3)) == 2
