@@ -100,6 +100,10 @@ class Context:
 
         return functools.lru_cache(maxsize=1)(make)
 
+    def planned_steps(self, spec: FitSpec) -> int:
+        """The steps of the training that a fit stands for: its own, unless this context cuts trainings short."""
+        return spec.train.steps
+
     def use(self, spec: ModelSpec, model: ChoiceModel) -> None:
         """Compute on a model that is loaded already, as ``spec`` says."""
         self._model = spec, model

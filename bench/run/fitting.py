@@ -100,6 +100,7 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
         graphs=context.graphs,
         compile=context.compile and not method.reads_maps,
         recompute=context.recompute and not method.reads_maps,
+        planned_steps=context.planned_steps(spec),
         tracking=Tracking.open(context.track, context.store.root / "tracking", spec),
     )
     if method.uses_model:  # loading and tokenising are not the method's cost

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import tempfile
 import time
@@ -28,7 +29,8 @@ from bench.specs import DataSpec, FitSpec, ModelSpec, Option, RunSpec, key
 from bench.store.store import Store
 from bench.task import get_task
 
-SIZES = ((16, 8), (32, 8), (96, 40))  # (examples, steps): one to warm up, two to measure
+SIZES = ((16, 8), (32, 8), (96, 44))  # (examples, steps): one to warm up, two to measure
+SETTLED = 12  # steps after which a training's pace is taken: it has recorded a step by then (bench.train.replay)
 FEWEST = 4  # examples of a split
 
 
@@ -41,10 +43,10 @@ class Line:
 
     @classmethod
     def through(cls, first: tuple[float, float], second: tuple[float, float]) -> Line:
-        """The line through two (size, cost) points; neither falling nor negative at 0."""
+        """The line through two (size, cost) points; through the second alone if it would fall or be negative at 0."""
         (x1, y1), (x2, y2) = first, second
-        slope = max(0.0, (y2 - y1) / (x2 - x1)) if x2 > x1 else 0.0
-        return cls(max(0.0, y2 - slope * x2), slope)
+        slope = min(max(0.0, (y2 - y1) / (x2 - x1)), y2 / x2) if x2 > x1 else 0.0
+        return cls(y2 - slope * x2, slope)
 
     def at(self, size: float) -> float:
         """The cost of a size."""
@@ -194,6 +196,7 @@ class _Sized(Context):
         watched = steps if like.eval_every else 0  # twice: before the first step and after the last
         super().__init__(**{**settings, "store": store, "eval_every": watched, "checkpoint_seconds": math.inf})
         self.rows, self.steps, self.protocol = rows, steps, protocol
+        self._planned: dict[str, int] = {}
         self.memory_mib = 0.0
 
     def measure_fit(self, fit: FitSpec) -> _Fit:
@@ -210,7 +213,16 @@ class _Sized(Context):
         train, after = facts["seconds"]["train"], facts["seconds"]["posterior"]
         around = max(0.0, whole - train - after - watched)
         size = (self.store.folder(spec) / "posterior.safetensors").stat().st_size
-        return _Fit(self._data.share(fit.data), facts["steps"], train, after, watched / 2, around, size)
+        trains = facts["steps"] > 0
+        step = self._step(spec, train) if trains else Line(0.0, 0.0)
+        return _Fit(self._data.share(fit.data), trains, step, after, watched / 2, around, size)
+
+    def _step(self, spec: FitSpec, seconds: float) -> Line:
+        """The cost of a training by steps, from its own clock; what it does once is in the fixed part."""
+        lines = (self.store.folder(spec) / "trace.jsonl").read_text().splitlines()
+        clock = {row["step"]: row["seconds"] for row in map(json.loads, lines) if "loss" in row}
+        settled = min(SETTLED, spec.train.steps)
+        return Line.through((settled, clock[settled]), (spec.train.steps, seconds))
 
     def measure_run(self, run: RunSpec) -> tuple[int, float, int]:
         """(examples, seconds, bytes of the predictions) of an evaluation."""
@@ -221,6 +233,10 @@ class _Sized(Context):
         seconds = time.perf_counter() - began
         size = (self.store.folder(spec) / "predictions.safetensors").stat().st_size
         return len(self.data.scored(spec)[0]), seconds, size
+
+    def planned_steps(self, spec: FitSpec) -> int:
+        """The steps of the fit that was cut short."""
+        return self._planned[key(spec)]
 
     def warn(self, spec: FitSpec | RunSpec, sentence: str) -> None:
         """Nothing is shown: the sentences are about trainings that were cut short."""
@@ -236,9 +252,11 @@ class _Sized(Context):
 
     def _shrunk(self, fit: FitSpec) -> FitSpec:
         steps = min(self.steps, fit.train.steps)
-        return dataclasses.replace(
+        short = dataclasses.replace(
             fit, train=dataclasses.replace(fit.train, steps=steps), bases=tuple(map(self._shrunk, fit.bases))
         )
+        self._planned[key(short)] = fit.train.steps
+        return short
 
 
 def _sharing(sizes: list[_Sized], what: str, warm: set[str]) -> Iterator[_Sized]:
@@ -254,8 +272,8 @@ def _sharing(sizes: list[_Sized], what: str, warm: set[str]) -> Iterator[_Sized]
 @dataclasses.dataclass(frozen=True)
 class _Fit:
     share: float
-    steps: int
-    train: float
+    trains: bool
+    step: Line
     after: float
     watch: float
     around: float
@@ -267,8 +285,8 @@ def _fit_cost(small: _Fit, large: _Fit) -> FitCost:
         return Line.through((small.share, seconds(small)), (large.share, seconds(large)))
 
     return FitCost(
-        trains=large.steps > 0,
-        step=Line.through((small.steps, small.train), (large.steps, large.train)),
+        trains=large.trains,
+        step=large.step,
         after=by_share(lambda fit: fit.after),
         watch=by_share(lambda fit: fit.watch),
         around=by_share(lambda fit: fit.around),

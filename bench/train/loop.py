@@ -62,6 +62,8 @@ class FitJob:
         graphs: replay forward and backward passes as CUDA graphs, where a step is one pass of the default loss.
         compile: compiled layers in the training; the same results up to rounding.
         recompute: gradient checkpointing in the training; the same results, in more time and less memory.
+        planned_steps: the steps of the training that this one is a short probe of: what saves time in those is done in
+            these. None: those of the spec.
         trace: the rows of the training curve.
         tracking: where these rows go besides.
         train_seconds: seconds of optimization, by the training clock.
@@ -82,6 +84,7 @@ class FitJob:
     graphs: bool = False
     compile: bool = False
     recompute: bool = False
+    planned_steps: int | None = None
     generator: torch.Generator = dataclasses.field(default_factory=torch.Generator)
     step: int = 0
     trace: list[dict[str, float]] = dataclasses.field(default_factory=list)
@@ -308,7 +311,8 @@ class FitJob:
     def _may_replay(self, parameters: Sequence[Tensor]) -> bool:
         """Whether steps of the default loss are replayed on a CPU."""
         own = type(self).loss is not FitJob.loss
-        return not (own or self.compile or self.recompute) and pays(self.model, parameters, self.spec.train.steps)
+        steps = self.planned_steps or self.spec.train.steps
+        return not (own or self.compile or self.recompute) and pays(self.model, parameters, steps)
 
     def _log(self, now: TrainState, count: int, diagnose: Callable[[], Mapping[str, float]] | None) -> None:
         """Add the mean loss of the last ``count`` steps to the trace."""

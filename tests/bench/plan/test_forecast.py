@@ -24,6 +24,7 @@ def test_a_line_goes_through_two_points_and_never_falls() -> None:
     assert line.at(8) == pytest.approx(1.0) and line.at(1000) == pytest.approx(0.75 + 1000 / 32)
     assert Line.through((8, 2.0), (40, 1.0)).at(10_000) == 1.0  # noise of the clock
     assert Line.through((8, 1.0), (8, 3.0)).at(100) == 3.0
+    assert Line.through((8, 1.0), (16, 4.0)) == Line(0.0, 0.25), "not below 0 at 0, and through what was measured"
 
 
 def test_seeds_steps_and_real_values_cost_the_same_and_whole_numbers_do_not() -> None:
