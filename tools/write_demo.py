@@ -26,6 +26,7 @@ from analysis.statistics.metric import metric_of
 from analysis.tables.formats.markdown import GAP, Markup, table
 from analysis.tables.formats.marks import JUDGED_BY, MARKS
 from analysis.tables.variants import counts, markdown, parts, read_outcomes
+from bench.method import METHODS
 from bench.metrics import EXCESS_NLL, Metric
 from tools.pages import ROOT, write
 
@@ -116,7 +117,7 @@ def averages(demo: Demo, variant: str) -> str:
     metrics = [metric_of(name) for name in SHOWN]
     columns = {metric: demo.cells(variant, metric) for metric in metrics}
     rows = [
-        [method, *(_text(columns[metric], metric, method, AVERAGE) for metric in metrics)]
+        [_title(method), *(_text(columns[metric], metric, method, AVERAGE) for metric in metrics)]
         for method in demo.methods(variant)
     ]
     count = len(demo.tasks(variant))
@@ -130,9 +131,13 @@ def by_task(demo: Demo, variant: str) -> str:
     tables = []
     for metric in map(metric_of, SHOWN):
         cells = demo.cells(variant, metric)
-        rows = [[m, *(_text(cells, metric, m, column) for column in columns)] for m in demo.methods(variant)]
+        rows = [[_title(m), *(_text(cells, metric, m, column) for column in columns)] for m in demo.methods(variant)]
         tables.append(table([Markup(f"`{variant}`: {metric.heading}"), *columns], rows))
     return "\n".join(tables)
+
+
+def _title(method: str) -> str:
+    return METHODS.get(method).title if method in METHODS else method
 
 
 def _text(cells: Mapping[tuple[str, str], Cell], metric: Metric, method: str, column: str) -> str:
@@ -184,7 +189,7 @@ def ablations(demo: Demo) -> str:
     for variant, method in sorted(places, key=lambda place: place[0]):
         mine = [row for row in demo.ablations if (row["variant"], row["method"]) == (variant, method)]
         texts = [_average([row for row in mine if row["metric"] == metric.name], metric) for metric in metrics]
-        rows.append([variant, method, mine[0]["n_seeds"], *texts])
+        rows.append([variant, _title(method), mine[0]["n_seeds"], *texts])
     return table(["variant", "method", "seeds", *(metric.heading for metric in metrics)], rows)
 
 

@@ -89,19 +89,19 @@ def test_the_pages_have_averages_marks_intervals_and_what_tuning_takes_away(clon
     assert "old" not in page and "commit abc on Abacus, 2026-01-01. It took 9.5 minutes with 2 workers." in page
     for kind in ("tau", "clock"):
         assert (clone / "docs" / "figures" / f"demo_{kind}.png").read_text() == f"{kind} drawn"
-    ivon = lines(page, "| ivon")
-    assert ivon[1][0] == "ivon" and ["ivon", "**85.0**", "**8.0**", "**0.500** ▲▲", "**0.200** ▲▲"] in ivon
-    assert ["ivon", "80.0 ▼", "**5.0**", "**0.490** ▲", "**0.190** ▲"] in ivon
-    assert ["ivon", "79.0 ± 1.0 ▼", "81.0 ± 1.0", "80.0 ▼"] in ivon
-    assert ["ivon", "**0.190** [0.140, 0.240]", "**0.190** [0.140, 0.240] ▲", "**0.190** ▲"] in ivon
+    ivon = lines(page, "| IVON")
+    assert ivon[1][0] == "IVON" and ["IVON", "**85.0**", "**8.0**", "**0.500** ▲▲", "**0.200** ▲▲"] in ivon
+    assert ["IVON", "80.0 ▼", "**5.0**", "**0.490** ▲", "**0.190** ▲"] in ivon
+    assert ["IVON", "79.0 ± 1.0 ▼", "81.0 ± 1.0", "80.0 ▼"] in ivon
+    assert ["IVON", "**0.190** [0.140, 0.240]", "**0.190** [0.140, 0.240] ▲", "**0.190** ▲"] in ivon
     assert lines(page, "| optimum")[0][:2] == ["optimum", "91.0"]  # a reference is never best
     assert "NLL (nats) 0.700 to 0.500" in page
     assert "in Accuracy (%) on no task; ECE × 100 on a, b; NLL (nats) on no task" in page  # AdamW tuned, IVON long
     assert "Of the 2 differences that long shows among the 4 comparisons that both have, tuned shows 1" in page
     assert lines(page, "| tuned") == [
         ["tuned", "optimum", "5", "91.0", "2.0", "0.300", "0.000"],
-        ["tuned", "adamw", "5", "81.0", "6.0", "0.500", "0.200"],
-        ["tuned", "ivon", "5", "80.0", "5.0", "0.490", "0.190"],
+        ["tuned", "AdamW", "5", "81.0", "6.0", "0.500", "0.200"],
+        ["tuned", "IVON", "5", "80.0", "5.0", "0.490", "0.190"],
     ]
     assert main(["--check", "--root", str(clone)]) == 0
 
@@ -115,8 +115,8 @@ def test_a_row_with_a_disqualifying_flag_is_never_best(clone: Path) -> None:
     report = str(clone / "report")
     main(["--report", report, "--ablations", report, "--root", str(clone)])
     page = (clone / "README.md").read_text()
-    assert lines(page, "| ivon")[2][:2] == ["ivon", "85.0"] and ["adamw", "**81.0**"] in [
-        line[:2] for line in lines(page, "| adamw")
+    assert lines(page, "| IVON")[2][:2] == ["IVON", "85.0"] and ["AdamW", "**81.0**"] in [
+        line[:2] for line in lines(page, "| AdamW")
     ]
 
 
