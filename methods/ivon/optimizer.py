@@ -19,13 +19,11 @@ the terms collected.) Outside of a draw the parameters hold m. One training step
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)  # optional: ghat and hhat both follow
     optimizer.step()
     optimizer.zero_grad()
-
-Large elementwise work runs on one flat buffer per (group, device, dtype), not on each of the many small LoRA
-factors; on a CPU in blocks, so that all operations on a block find it in the cache.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,7 +32,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from methods.ivon.state import Bucket, check_hyper, check_state, new_buckets, step_size
+from methods.ivon.bucket import Bucket, Flat, new_buckets
+from methods.ivon.state import check_hyper, check_state
 
 
 class IVON(torch.optim.Optimizer):
@@ -183,14 +182,10 @@ class IVON(torch.optim.Optimizer):
             for p, index in zip(group["params"], saved["params"], strict=True):
                 source[p] = loaded[0]["state"][index]
         for bucket in self.buckets:
-            momenta, hessians = bucket.pieces(bucket.momentum), bucket.pieces(bucket.hessian)
-            for p, momentum, hessian in zip(bucket.params, momenta, hessians, strict=True):
-                momentum.copy_(source[p]["momentum"])
-                hessian.copy_(source[p]["hessian"])
-            bucket.step.fill_(int(source[bucket.params[0]]["step"]))
-            bucket.clipped.zero_()
+            saved = [source[p] for p in bucket.params]
+            bucket.load([one["momentum"] for one in saved], [one["hessian"] for one in saved], int(saved[0]["step"]))
             self._publish(bucket)
-        self._forget()
+        self._draws = 0
 
     def __getstate__(self) -> NoReturn:
         raise TypeError(
@@ -211,9 +206,6 @@ class IVON(torch.optim.Optimizer):
         self._refuse_in_draw("sampled()")
         self._check_placement()
         params = [p for bucket in self.buckets for p in bucket.params]
-        with torch.no_grad():
-            means = [bucket.means() for bucket in self.buckets]
-            noises = [self._scaled_noise(bucket) for bucket in self.buckets]
         entry = [p.grad for p in params]
         self._drawing = True
         completed = False
@@ -221,16 +213,15 @@ class IVON(torch.optim.Optimizer):
             with torch.no_grad():
                 for p in params:
                     p.grad = None
-                for bucket, noise in zip(self.buckets, noises, strict=True):
-                    torch._foreach_add_(bucket.params, bucket.pieces(noise))
+                noises = [bucket.draw(self.param_groups[bucket.group], self._fill) for bucket in self.buckets]
                 torch.clear_autocast_cache()  # autocast keeps low-precision copies of the weights it has seen
             yield
             completed = True
         finally:
             drawn = [p.grad for p in params]
             with torch.no_grad():
-                for bucket, mean in zip(self.buckets, means, strict=True):
-                    torch._foreach_copy_(bucket.params, bucket.pieces(mean))
+                for bucket in self.buckets:
+                    bucket.restore()
                 torch.clear_autocast_cache()
             for p, grad in zip(params, entry, strict=True):
                 p.grad = grad
@@ -238,66 +229,25 @@ class IVON(torch.optim.Optimizer):
             if completed:
                 self._collect(noises, drawn)
 
-    def _noise(self, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """n standard normal numbers on `device`, a tensor that is written to; override it to choose the draws."""
-        if self._generator is None:
-            return torch.randn(n, device=device, dtype=dtype)
+    def _fill(self, noise: Tensor) -> None:
+        """Fill a buffer with standard normal numbers; override it to choose the draws."""
         source = self._generator
-        return torch.randn(n, generator=source, device=source.device, dtype=dtype).to(device)
-
-    def _scaled_noise(self, bucket: Bucket) -> Tensor:
-        group = self.param_groups[bucket.group]
-        noise = self._noise(bucket.hessian.numel(), bucket.device, bucket.hessian.dtype)
-        for block in bucket.blocks():
-            precision = (bucket.hessian[block] + group["weight_decay"]).mul_(group["ess"])
-            noise[block].mul_(precision.rsqrt_())
-        return noise
+        if source is None or source.device == noise.device:
+            noise.normal_(generator=source)
+        else:
+            noise.copy_(torch.randn(len(noise), generator=source, device=source.device, dtype=noise.dtype))
 
     @torch.no_grad()
-    def _collect(self, noises: list[Tensor], drawn: list[Tensor | None]) -> None:
+    def _collect(self, noises: list[Flat], drawn: list[Tensor | None]) -> None:
         """Add a finished draw to p.grad (now as found at entry) and to what `step` needs for hhat."""
         if all(g is None for g in drawn):
             return
         if any(g is not None and g.layout != torch.strided for g in drawn):
             raise RuntimeError("IVON does not support sparse gradients: use dense ones (Embedding(..., sparse=False)).")
-        start = 0
+        grads = iter(drawn)
         for bucket, noise in zip(self.buckets, noises, strict=True):
-            grads = drawn[start : start + len(bucket.params)]
-            start += len(bucket.params)
-            if self._draws == 0:
-                bucket.noise = noise
-            else:
-                product = self._product(bucket, bucket.flat_grad([p.grad for p in bucket.params]))
-                bucket.product = product.addcmul_(bucket.flat_grad(grads), noise)
-                bucket.noise = None
-            sums: list[Tensor] = []
-            terms: list[Tensor] = []
-            for p, g in zip(bucket.params, grads, strict=True):
-                if p.grad is None:
-                    p.grad = g
-                elif g is not None:
-                    sums.append(p.grad)
-                    terms.append(g)
-            if sums:
-                torch._foreach_add_(sums, terms)
-            if self._draws:
-                bucket.at_exit = bucket.flat_grad([p.grad for p in bucket.params])
+            bucket.collect(noise, list(itertools.islice(grads, len(bucket.params))), first=self._draws == 0)
         self._draws += 1
-
-    def _product(self, bucket: Bucket, grad: Tensor) -> Tensor:
-        """sum_s g_s (theta_s - m) over pending draws, with the edits that led to `grad`, p.grad as it is.
-
-        Uses up the noise: the caller replaces or forgets it.
-        """
-        if bucket.noise is not None:
-            return bucket.noise.mul_(grad)
-        assert bucket.product is not None and bucket.at_exit is not None
-        factor = torch.where(bucket.at_exit == 0, torch.ones_like(grad), grad / bucket.at_exit)
-        product = factor.mul_(bucket.product)
-        for p, piece in zip(bucket.params, bucket.pieces(product), strict=True):
-            if p.grad is None:  # set to None by hand, as by model.zero_grad(): its draws are forgotten
-                piece.zero_()
-        return product
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients. Inside a draw: those of this draw. Outside: all, and pending draws too."""
@@ -308,7 +258,7 @@ class IVON(torch.optim.Optimizer):
     def _forget(self) -> None:
         self._draws = 0
         for bucket in self.buckets:
-            bucket.noise = bucket.product = bucket.at_exit = None
+            bucket.forget()
 
     # The step
 
@@ -330,29 +280,11 @@ class IVON(torch.optim.Optimizer):
                 "'with optimizer.sampled():' first, and call zero_grad() after step(), not before it."
             )
         self._check_placement()
-        for bucket in self.buckets:
-            self._update(bucket)
-        self._forget()
+        with torch.no_grad():
+            for bucket in self.buckets:
+                bucket.update(self.param_groups[bucket.group])
+        self._draws = 0
         return result
-
-    @torch.no_grad()
-    def _update(self, bucket: Bucket) -> None:
-        group = self.param_groups[bucket.group]
-        grad = bucket.flat_grad([p.grad for p in bucket.params], bucket.grad_memory)
-        product = self._product(bucket, grad)
-        mean = bucket.means() if group["weight_decay"] and group.get("shrink_mean", True) else None
-        bucket.step += 1
-        bucket.clipped.zero_()
-        for block in bucket.blocks():
-            hessian = bucket.hessian[block]
-            curvature = _update_hessian(hessian, product[block], group)
-            update = _newton_step(bucket.momentum[block], grad[block], int(bucket.step), group)
-            if mean is not None:
-                update.add_(mean[block], alpha=float(group["weight_decay"]))
-            update.div_(curvature)
-            if group["clip_radius"] < math.inf:
-                bucket.clipped += _clip(update, float(group["clip_radius"]), product[block])
-        torch._foreach_add_(bucket.params, bucket.pieces(grad), alpha=-step_size(group))
 
     # What was learned
 
@@ -383,26 +315,3 @@ class IVON(torch.optim.Optimizer):
                         f"{bucket.device} when the optimizer was made: move or convert the model first, then "
                         "make the optimizer."
                     )
-
-
-def _update_hessian(hessian: Tensor, product: Tensor, group: dict[str, Any]) -> Tensor:
-    """The line for h, in place, from sum_s g_s (theta_s - m), which is used up; returns h + delta."""
-    delta, rate = float(group["weight_decay"]), 1 - group["beta2"]
-    curvature = hessian + delta
-    change = product.mul_(curvature)  # hhat / ess
-    change.mul_(rate * group["ess"]).sub_(hessian, alpha=rate)  # u
-    hessian.add_(change).addcdiv_(change.square_(), curvature, value=0.5)
-    return torch.add(hessian, delta, out=curvature) if delta else hessian
-
-
-def _newton_step(momentum: Tensor, grad: Tensor, step: int, group: dict[str, Any]) -> Tensor:
-    """g, in place, from ghat, which becomes g / (1 - beta1^t)."""
-    momentum.lerp_(grad, 1 - group["beta1"])
-    return torch.div(momentum, 1 - group["beta1"] ** step, out=grad)
-
-
-def _clip(update: Tensor, radius: float, scratch: Tensor) -> Tensor:
-    """Clip in place; returns the number of coordinates that were clipped."""
-    clipped = torch.abs(update, out=scratch).gt_(radius).sum()  # exact: a block has fewer numbers than 2^24
-    update.clamp_(-radius, radius)
-    return clipped.long()

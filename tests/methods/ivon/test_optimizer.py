@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from methods.ivon import state
+from methods.ivon import bucket
 from methods.ivon.optimizer import IVON
 
 
@@ -25,10 +25,10 @@ class Fed(IVON):
     def feed(self, *noise: Tensor) -> None:
         self.queue = list(noise)
 
-    def _noise(self, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        noise = self.queue.pop(0)
-        assert noise.numel() == n
-        return noise.to(device, dtype, copy=True)
+    def _fill(self, noise: Tensor) -> None:
+        given = self.queue.pop(0)
+        assert given.shape == noise.shape
+        noise.copy_(given)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -837,7 +837,7 @@ def test_blocks_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every operation is elementwise, so that cutting the flat buffers changes nothing but the time."""
     found = []
     for size in (2**15, 7):
-        monkeypatch.setattr(state, "BLOCK", size)
+        monkeypatch.setattr(bucket, "BLOCK", size)
         params = parameters(torch.float32)
         optimizer = IVON(params, 0.1, ess=30.0, h0=0.5, weight_decay=0.1, clip_radius=0.3, generator=seeded(2))
         for step in range(5):
