@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -26,6 +27,9 @@ PLUGINS = (
     "few_notes",
 )  # tests/plugins: one of each kind
 
+# hundreds of modules are imported until all tests are collected, and none of it is garbage
+gc.disable()
+
 sys.path[:0] = [str(TESTS), str(TESTS / "plugins")]
 
 
@@ -36,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    deals = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if deals and not config.getoption("--bench-plugin"):  # a mistake in a plug-in's name is told here
+        return  # the process that deals the tests to others runs none
     import torch
 
     from bench.errors import BrokenPlugin
@@ -57,6 +64,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files first: with two workers, none is left for the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
