@@ -14,6 +14,7 @@ from bench.data.splits import DataSource
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.plan.base_model import choose_model
 from bench.plan.runs import families, plan_run
+from bench.process.progress import Progress
 from bench.run.runner import Runner
 from bench.specs import Family, ModelSpec, RunSpec, key
 from bench.store.store import Store
@@ -63,12 +64,12 @@ def compute(run: RunSpec, runs: Path, fresh: bool = False, **options: Any) -> St
     return Store(runs)
 
 
-def run_on_loaded(runner: Runner, family: Family) -> None:
+def run_on_loaded(runner: Runner, family: Family, progress: Progress | None = None) -> None:
     """Run a family on the embedded base that an earlier one used; a base that did not come through is let go."""
     spec = family.root.model
     model = _LOADED.pop(spec, None) or load_model(spec, None, torch.device("cpu"))
     runner.use(spec, model)
-    runner.run(family)
+    runner.run(family, progress)
     if runner._model is not None:
         _LOADED[spec] = model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILES = [file for package in ("bench", "methods", "tasks", "analysis") for file in (ROOT / package).rglob("*.py")]
 
 
+@functools.cache  # asked for each library
 def imports(file: Path) -> set[str]:
     """All modules a file imports, at any depth."""
     found = set()

@@ -140,11 +140,12 @@ def _read(base: Base, probe: Encoded, ids: Sequence[int]) -> Tensor:
 
 def _noise(spec: ModelSpec, base: Base, probe: Encoded) -> float:
     """The largest change of a logit of the probe under several draws of rounding noise."""
-    return max(_rounded(spec, base, lambda: _read(base, probe, probe.tokens[0]), seed) for seed in range(NOISES))
+    before = _read(base, probe, probe.tokens[0])
+    return max(float((_rounded(spec, base, probe, seed) - before).abs().max()) for seed in range(NOISES))
 
 
-def _rounded(spec: ModelSpec, base: Base, read: Callable[[], Tensor], seed: int) -> float:
-    """The largest change of a logit under one draw of rounding noise on the embeddings.
+def _rounded(spec: ModelSpec, base: Base, probe: Encoded, seed: int) -> Tensor:
+    """(T, V) logits of the probe under one draw of rounding noise on the embeddings.
 
     Uniform within +-NOISE of each number, or +-half a step of the quantisation of its row where that is more.
     """
@@ -157,10 +158,9 @@ def _rounded(spec: ModelSpec, base: Base, read: Callable[[], Tensor], seed: int)
         noise = 2 * torch.rand(wide.shape, generator=generator).to(wide) - 1
         return (wide + noise * size).to(output.dtype)
 
-    before = read()
     hook = base.model.get_input_embeddings().register_forward_hook(shake)
     try:
-        return float((read() - before).abs().max())
+        return _read(base, probe, probe.tokens[0])
     finally:
         hook.remove()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import plan, result_bytes
+from support import plan_few, result_bytes
 
 from bench.method import get_method
 from bench.model.choice_model import ChoiceModel
@@ -48,14 +48,14 @@ def computed(runs: Path, *methods: str, seed: int = 1) -> Store:
     """One process, one model: the families of ``methods`` in their order."""
     runner = Runner(store=Store(runs))
     for method in methods:
-        (family,) = families([plan(method, seed=seed)])
+        (family,) = families([plan_few(method, seed=seed)])
         runner.run(family)
     return Store(runs)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return result_bytes(computed(tmp_path_factory.mktemp("alone"), "adamw"), plan("adamw"))
+    return result_bytes(computed(tmp_path_factory.mktemp("alone"), "adamw"), plan_few("adamw"))
 
 
 @pytest.mark.parametrize("name", LEFTOVERS)
@@ -70,7 +70,7 @@ def test_what_a_fit_leaves_behind_changes_no_later_row(
         return posterior
 
     monkeypatch.setattr(get_method("map"), "fit", leave)
-    assert result_bytes(computed(tmp_path, "map", "adamw"), plan("adamw")) == alone
+    assert result_bytes(computed(tmp_path, "map", "adamw"), plan_few("adamw")) == alone
 
 
 @pytest.mark.parametrize("name", ["hook on a module", "dropout rate", "removed parameter"])
@@ -83,7 +83,7 @@ def test_what_a_prediction_leaves_behind_changes_no_later_row(
         return log_probs
 
     monkeypatch.setattr(get_method("zero_shot"), "predict", leave)
-    assert result_bytes(computed(tmp_path, "zero_shot", "adamw"), plan("adamw")) == alone
+    assert result_bytes(computed(tmp_path, "zero_shot", "adamw"), plan_few("adamw")) == alone
 
 
 def test_a_fit_that_fails_leaves_nothing_behind_either(
@@ -96,11 +96,11 @@ def test_a_fit_that_fails_leaves_nothing_behind_either(
 
     monkeypatch.setattr(get_method("map"), "fit", leave)
     runner = Runner(store=Store(tmp_path))
-    (broken,), (fine,) = families([plan("map")]), families([plan("adamw")])
+    (broken,), (fine,) = families([plan_few("map")]), families([plan_few("adamw")])
     with pytest.raises(ZeroDivisionError):
         runner.run(broken)
     runner.run(fine)
-    assert result_bytes(Store(tmp_path), plan("adamw")) == alone
+    assert result_bytes(Store(tmp_path), plan_few("adamw")) == alone
 
 
 HOOKING = {
@@ -116,10 +116,10 @@ def test_a_method_that_hooks_the_adapters_maps_leaves_nothing_behind(
 ) -> None:
     runner = Runner(store=Store(tmp_path))
     hooks: list[int] = []
-    for run in (plan(name, **{name: HOOKING[name]}), plan("adamw")):
+    for run in (plan_few(name, **{name: HOOKING[name]}), plan_few("adamw")):
         (family,) = families([run])
         runner.run(family)
         assert runner._model is not None
         hooks.append(sum(len(a.linear._forward_hooks) for a in runner._model[1].adapters.values()))
     assert hooks == [0, 0]
-    assert result_bytes(Store(tmp_path), plan("adamw")) == alone
+    assert result_bytes(Store(tmp_path), plan_few("adamw")) == alone

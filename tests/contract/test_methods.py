@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import STEPS, compute, plan, result_bytes
+from support import STEPS, compute, plan, result_bytes, run_on_loaded
 
 from bench.data.splits import DataSource, load_split
 from bench.method import PredictJob, get_method, method_names
@@ -120,7 +120,7 @@ def test_trainings_that_are_killed_continue_to_the_same_bytes(
     kills = 0
     while not Store(tmp_path).has(run):
         try:
-            Runner(store=Store(tmp_path), checkpoint_seconds=0).run(family, KillHalfway())
+            run_on_loaded(Runner(store=Store(tmp_path), checkpoint_seconds=0), family, KillHalfway())
         except Killed:
             kills += 1
             assert kills < 20
