@@ -172,8 +172,9 @@ def split_holdout(
     count = round(share * len(examples))
     if not 0 < count < len(examples):
         raise ValueError(
-            f"A holdout of {share} leaves {count} of {len(examples)} examples: choose another share, or give the task "
-            "more training examples (a method that tunes sets a tenth of them aside)."
+            f"A holdout of {share} leaves {len(examples) - count} to train on and {count} to tune or score on, of "
+            f"{len(examples)} examples: choose another share, or give the task more training examples (a method that "
+            "tunes sets a tenth of them aside, so it needs 6)."
         )
     ranked = sorted(examples, key=lambda example: digest(seed, example.id))
     held = {example.id for example in ranked[:count]}
