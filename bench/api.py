@@ -102,6 +102,7 @@ def open_model(
     device: str = "auto",
     prompt: str = "plain",
     packing: bool = False,
+    shared_prefix: bool = False,
     device_map: DeviceMap | None = None,
     **table: str,
 ) -> Model:
@@ -117,6 +118,7 @@ def open_model(
         device: "auto", "cpu", "cuda" or "cuda:N", for a model that is loaded.
         prompt: "plain", or "chat" for the tokenizer's template.
         packing: train on rows that hold all prompts of a batch, without padding.
+        shared_prefix: packed rows, at prediction too, hold the tokens that all their prompts begin with once.
         device_map: spread the layers of a model that is loaded over devices: "auto", "balanced", "sequential", or a
             device for each part, as ``--device-map`` takes them.
         table: ``revision``, ``quantization`` and ``dtype`` of a model that is loaded.
@@ -126,11 +128,12 @@ def open_model(
     """
     form = lora or LoraSpec()
     if isinstance(model, str | Path):
-        spec, path = choose_model({"id": str(model), "prompt": prompt, "packing": packing, **table})
+        asked = {"id": str(model), "prompt": prompt, "packing": packing, "shared_prefix": shared_prefix}
+        spec, path = choose_model({**asked, **table})
         spec = dataclasses.replace(spec, lora=form)
         return Model(spec, load_model(spec, path, choose_device(device), device_map))
     spec, base = base_in_memory(model, tokenizer, form, prompt)
-    spec = dataclasses.replace(spec, packing=packing)
+    spec = dataclasses.replace(spec, packing=packing, shared_prefix=shared_prefix)
     return Model(spec, adapted(spec, base, next(model.parameters()).device))
 
 
@@ -279,7 +282,14 @@ def _stored_context(result: Result, model: Base, tokenizer: Any, device: str, de
     opened = model
     if not isinstance(model, Model):
         form = fit.model
-        opened = open_model(model, tokenizer, lora=form.lora, prompt=form.prompt, packing=form.packing)
+        opened = open_model(
+            model,
+            tokenizer,
+            lora=form.lora,
+            prompt=form.prompt,
+            packing=form.packing,
+            shared_prefix=form.shared_prefix,
+        )
     if opened.spec != fit.model:
         raise ValueError(f"The model is {opened.spec.id}, and the fit was made on {fit.model.id}: give that one.")
     return _context(result.store, opened)

@@ -152,7 +152,7 @@ class PredictJob:
     max_length: int
     progress: Callable[[int], None] = lambda done: None
     _encoded: Encoded | None = None
-    batch_tokens: int = 0  # tokens per forward pass instead, pads included; 0: batch_size counts
+    batch_tokens: int = 0  # tokens per forward pass instead, in padded rows; 0: batch_size counts
 
     @property
     def model(self) -> ChoiceModel:

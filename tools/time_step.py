@@ -3,13 +3,15 @@
     python -m tools.time_step [--part train|predict] [--rounds 3] [--layers 30] [--dtype float32] [--json FILE]
 
 The base has SmolLM2-135M's shape and random weights; the prompts have the lengths of real ARC-E prompts
-(arc_e_lengths.json) and random tokens. The usual loop pads to the longest prompt, takes the batches in file order and
-computes the logits of the whole vocabulary at every position. Both sides train the same adapters with AdamW.
+(arc_e_lengths.json), begin alike for as many tokens as real ones do, and are random after that. The usual loop pads to
+the longest prompt, takes the batches in file order and computes the logits of the whole vocabulary at every position.
+Both sides train the same adapters with AdamW.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -37,7 +39,7 @@ SMOLLM2 = {
 }  # fmt: skip
 LENGTHS = Path(__file__).parent / "arc_e_lengths.json"
 ANSWERS, BATCH, TOKENS = ("A", "B", "C", "D"), 4, 1024
-USUAL = "transformers + PEFT"
+USUAL, SHARED = "transformers + PEFT", "suite, packed, shared prefix"
 
 
 def base(layers: int, dtype: torch.dtype) -> Any:
@@ -47,13 +49,14 @@ def base(layers: int, dtype: torch.dtype) -> Any:
     return AutoModelForCausalLM.from_config(config).to(dtype).eval()
 
 
-def prompts(lengths: Sequence[int], packing: bool = False) -> Encoded:
-    """Random prompts of those lengths, with random labels."""
+def prompts(lengths: Sequence[int], shared: int) -> Encoded:
+    """Random prompts of those lengths, whose first ``shared`` tokens are the same, with random labels."""
     generator = torch.Generator().manual_seed(3)
-    tokens = tuple(tuple(torch.randint(10, 1500, (n,), generator=generator).tolist()) for n in lengths)
+    first, *rests = (torch.randint(10, 1500, (n,), generator=generator).tolist() for n in (shared, *lengths))
+    tokens = tuple(tuple((first + rest)[:length]) for rest, length in zip(rests, lengths, strict=True))
     labels = torch.randint(0, len(ANSWERS), (len(lengths),), generator=generator).tolist()
     examples = tuple(Example("", label, id=str(number)) for number, label in enumerate(labels))
-    return Encoded(tokens, examples, 0, torch.device("cpu"), 0, packing=packing)
+    return Encoded(tokens, examples, 0, torch.device("cpu"), 0)
 
 
 class Usual:
@@ -120,36 +123,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     tokenizer, dtype = AutoTokenizer.from_pretrained(EMBEDDED), getattr(torch, options.dtype)
-    model = open_model(base(options.layers, dtype), tokenizer, packing=True).choice
+    model = open_model(base(options.layers, dtype), tokenizer, packing=True, shared_prefix=True).choice
     model.prepare(ANSWERS, seed=1)
     usual = Usual(base(options.layers, dtype), answer_tokens(tokenizer, ANSWERS, "the embedded tokenizer"))
     ours, known = Ours(model), json.loads(LENGTHS.read_text())
     if options.part == "train":
         lengths = known["train"][: BATCH * options.batches]
-        padded, packed = prompts(lengths), prompts(lengths, packing=True)
+        padded = prompts(lengths, known["shared"])
+        packed = dataclasses.replace(padded, packing=True)
+        shared = dataclasses.replace(packed, shared_prefix=True)
         steps = [range(n, n + BATCH) for n in range(0, len(lengths), BATCH)]
         ways = {
             USUAL: lambda: [usual.train(padded, rows) for rows in steps],
             "suite, padded": lambda: [ours.train(padded, rows) for rows in steps],
             "suite, packed": lambda: [ours.train(packed, rows) for rows in steps],
+            SHARED: lambda: [ours.train(shared, rows) for rows in steps],
         }
-        ratios = [Ratio("suite, padded", USUAL), Ratio("suite, packed", USUAL, 0.60)]
+        ratios = [Ratio("suite, padded", USUAL), Ratio("suite, packed", USUAL), Ratio(SHARED, USUAL, 0.60)]
         question = f"{options.batches} training steps, SmolLM2's shape with {options.layers} layers"
     else:
         every = max(1, len(known["validation"]) // options.prompts)
-        data = prompts(known["validation"][::every][: options.prompts])
+        data = prompts(known["validation"][::every][: options.prompts], known["shared"])
+        shared = dataclasses.replace(data, packing=True, shared_prefix=True)
         predicted: dict[str, Tensor] = {}
         tokens = f"suite, {TOKENS} tokens a pass"
         ways = {
             USUAL: lambda: predicted.update({USUAL: usual.predict(data)}),
             tokens: lambda: predicted.update({tokens: ours.predict(data, TOKENS)}),
+            SHARED: lambda: predicted.update({SHARED: ours.predict(shared, TOKENS)}),
         }
-        ratios = [Ratio(tokens, USUAL, 0.50)]
+        ratios = [Ratio(tokens, USUAL), Ratio(SHARED, USUAL, 0.50)]
         question = f"prediction of {len(data)} ARC-E validation prompts by SmolLM2's shape with {options.layers} layers"
     settings = {name: getattr(options, name) for name in ("layers", "dtype")}
     seconds = take_turns(ways, options.rounds, int(options.part == "train"), time.process_time)
     if options.part == "predict":
-        gap = float((predicted[USUAL] - predicted[tokens]).abs().max())
+        gap = max(float((predicted[USUAL] - predicted[way]).abs().max()) for way in (tokens, SHARED))
         if not gap < (1e-4 if dtype == torch.float32 else 0.1):  # B is 0 on both sides
             raise SystemExit(f"The two sides do not predict the same: their logits differ by {gap:.1g}.")
     settings |= {"batch": BATCH, "threads": 1, "seconds": "of processor"}

@@ -102,6 +102,15 @@ class SpecOptions:
             rich_help_panel=_SPEC,
         ),
     ] = None
+    shared_prefix: Annotated[
+        bool | None,
+        typer.Option(
+            "--shared-prefix",
+            help="With --packing: the tokens that all prompts of a row begin with are computed once.",
+            show_default=False,
+            rich_help_panel=_SPEC,
+        ),
+    ] = None
     adapter: Annotated[
         str | None,
         typer.Option(
@@ -131,6 +140,7 @@ class SpecOptions:
             "dtype": self.dtype,
             "prompt": self.prompt,
             "packing": self.packing,
+            "shared_prefix": self.shared_prefix,
             "adapter": self.adapter,
         }
         return {name: value for name, value in given.items() if value is not None}

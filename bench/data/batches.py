@@ -31,7 +31,8 @@ class Batch:
     """Left-padded prompts. (B, T) token ids, mask and positions; (B,) labels; the examples' ids.
 
     With ``packed`` a model reads that row instead of the padded ones: the hooks of its layers then see (1, N, features)
-    for the N tokens of all prompts. A method that needs one row per prompt passes :meth:`padded`.
+    for the N tokens of all prompts. Tokens that prompts share there are one row of such a hook: adapter dropout drops
+    the same of their features for each of the prompts. A method that needs one row per prompt passes :meth:`padded`.
     """
 
     input_ids: Tensor
@@ -75,6 +76,8 @@ class Encoded:
             it if they were longer than what is left.
         packing: whether the batches of a training are packed (bench.data.packing). Those :meth:`in_order` are not: they
             hold hardly a pad, and the mask of a packed row grows with the square of its tokens.
+        shared_prefix: whether all batches are packed, those :meth:`in_order` too, with the tokens that the prompts of a
+            batch begin with in the row once.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -84,6 +87,7 @@ class Encoded:
     truncated: int
     cue_lost: int = 0
     packing: bool = False
+    shared_prefix: bool = False
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -108,7 +112,8 @@ class Encoded:
         batch = self._padded(rows)
         if not self.packing:
             return batch
-        return dataclasses.replace(batch, packed=packed([self.tokens[row] for row in rows], self.device))
+        prompts = [self.tokens[row] for row in rows]
+        return dataclasses.replace(batch, packed=packed(prompts, self.device, self.shared_prefix))
 
     def _padded(self, rows: Sequence[int]) -> Batch:
         """The examples at ``rows``, padded on the left to a multiple of 8; positions skip the pads."""
@@ -129,14 +134,14 @@ class Encoded:
     def in_order(self, batch_size: int, tokens: int = 0) -> Iterator[tuple[list[int], Batch]]:
         """All examples once, of similar length together: (their rows, the batch). The last batch may be smaller.
 
-        A batch has ``batch_size`` examples; with ``tokens``, as many as have that many tokens, pads included, or one.
+        A batch has ``batch_size`` examples; with ``tokens``, as many as have that many tokens in padded rows, or one.
         """
         order = sorted(range(len(self)), key=lambda row: (len(self.tokens[row]), row))
         start = 0
         while start < len(order):
             stop = start + batch_size if not tokens else self._within(order, start, tokens)
             rows = order[start:stop]
-            yield rows, self._padded(rows)
+            yield rows, self.batch(rows) if self.shared_prefix else self._padded(rows)
             start = stop
 
     def _within(self, order: Sequence[int], start: int, tokens: int) -> int:

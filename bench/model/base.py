@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bench.data.batches import Batch
 from bench.errors import ModelNotUsable
 from bench.model.formats import Source
-from bench.model.forward.packed_attention import LENGTHS, NAME
+from bench.model.forward.packed_attention import LENGTHS, NAME, SHARED
 from bench.model.placement import DeviceMap, check_accelerate, quiet
 from bench.model.quantization import QUANTIZATIONS, quiet_bitsandbytes
 from bench.model.remarks import check_loaded, check_tokenizer, check_weights, collected, worth_showing
@@ -77,7 +77,7 @@ class Base:
         optional = {"position_ids": row.position_ids, "use_cache": False, "logits_to_keep": keep}
         inputs.update({name: value for name, value in optional.items() if name in self.accepts})
         if batch.packed and self.model.config._attn_implementation == NAME:
-            inputs[LENGTHS] = batch.packed.lengths
+            inputs |= {LENGTHS: batch.packed.lengths, SHARED: batch.packed.shared}
         return inputs
 
     def at_ends(self, batch: Batch, tensor: Tensor) -> Tensor:

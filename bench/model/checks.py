@@ -12,6 +12,7 @@ from bench.data.batches import Batch, Encoded
 from bench.errors import ModelNotUsable
 from bench.model.adapters import Adapter
 from bench.model.base import Base
+from bench.model.forward.packed_attention import NAME as ATTENTION
 from bench.model.quantization import QUANTIZATIONS
 from bench.specs import ModelSpec
 from bench.task import Example
@@ -111,17 +112,43 @@ def check_packing(spec: ModelSpec, base: Base, probe: Encoded) -> None:
     fix = "set packing = false in [model], or leave out --packing"
     if "position_ids" not in base.accepts:
         raise ModelNotUsable(f"{base.name} takes no positions, so packed prompts would read each other: {fix}.")
-    cut = _pieces(probe, packing=True)
-    alone = torch.stack([_read(base, probe, prompt)[-1] for prompt in cut.tokens])
-    row = cut.batch(range(len(cut)))
-    change = float((base.at_ends(row, base.model(**base.inputs(row)).logits).float() - alone).abs().max())
-    spread, noise = float(alone.std()), _noise(spec, base, probe)
-    if not change <= max(FLOOR * spread, TIMES_ROUNDING * noise):
+    change, noise = _change_in_row(spec, base, _pieces(probe, packing=True), probe)
+    if not change <= max(FLOOR, TIMES_ROUNDING * noise):
         raise ModelNotUsable(
             f"{base.name} does not answer packed prompts as it answers each alone (its logits change by "
-            f"{change / spread:.1g} of their spread, and rounding by {noise / spread:.1g}), so they would read each "
+            f"{change:.1g} of their spread, and rounding by {noise:.1g}), so they would read each "
             f"other: {fix}."
         )
+
+
+@torch.no_grad()
+def check_shared_prefix(spec: ModelSpec, base: Base, probe: Encoded) -> None:
+    """Refuse to share the first tokens of packed prompts where a base would answer them differently than alone.
+
+    It must attend prompt by prompt (bench.model.forward.packed_attention); one that passes :func:`check_packing` may
+    still have attention of its own, or a state that follows the row.
+    """
+    fix = "set shared_prefix = false in [model], or leave out --shared-prefix"
+    if base.model.config._attn_implementation != ATTENTION:
+        raise ModelNotUsable(
+            f"{base.name} has attention of its own instead of transformers' SDPA, so its prompts cannot share their "
+            f"first tokens: {fix}."
+        )
+    change, noise = _change_in_row(spec, base, _forked(probe), probe)
+    if not change <= max(FLOOR, TIMES_ROUNDING * noise):
+        raise ModelNotUsable(
+            f"{base.name} does not answer prompts that share their first tokens as it answers each alone (its logits "
+            f"change by {change:.1g} of their spread, and rounding by {noise:.1g}): {fix}."
+        )
+
+
+def _change_in_row(spec: ModelSpec, base: Base, prompts: Encoded, probe: Encoded) -> tuple[float, float]:
+    """The largest change of a logit in a packed row, and under rounding noise, both as shares of their spread."""
+    alone = torch.stack([_read(base, probe, prompt)[-1] for prompt in prompts.tokens])
+    row = prompts.batch(range(len(prompts)))
+    change = float((base.at_ends(row, base.model(**base.inputs(row)).logits).float() - alone).abs().max())
+    spread = float(alone.std())
+    return change / spread, _noise(spec, base, probe) / spread
 
 
 def _pieces(probe: Encoded, packing: bool = False) -> Encoded:
@@ -130,6 +157,15 @@ def _pieces(probe: Encoded, packing: bool = False) -> Encoded:
     places = sorted({min(3, len(tokens)), max(1, len(tokens) // 4), max(1, len(tokens) // 2), len(tokens)})
     cut = tuple(tokens[:n] for n in places)
     return Encoded(cut, (example,) * len(cut), tokens[0], probe.device, 0, packing=packing)
+
+
+def _forked(probe: Encoded) -> Encoded:
+    """Prompts of unlike length that begin with a third of the probe and go on with other parts of it."""
+    tokens, example = probe.tokens[0], probe.examples[0]
+    third = max(1, len(tokens) // 3)
+    rests = (tokens[-1:], tokens[third:], tokens[-third:], tokens[::-1][: third // 2 + 1])
+    cut = tuple(tokens[:third] + rest for rest in rests)
+    return Encoded(cut, (example,) * len(cut), tokens[0], probe.device, 0, packing=True, shared_prefix=True)
 
 
 def _read(base: Base, probe: Encoded, ids: Sequence[int]) -> Tensor:

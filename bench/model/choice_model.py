@@ -89,6 +89,8 @@ class ChoiceModel:
             if spec.packing:
                 attend_by_prompt(model, base.accepts)
                 checks.check_packing(spec, base, probe)
+            if spec.shared_prefix:
+                checks.check_shared_prefix(spec, base, probe)
             layers = linear_layers(model)
             ran = checks.layers_that_run(layers, lambda: model(**base.inputs(probe.batch([0]))))
         self.targets = choose_targets(spec.lora, base.name, layers, ran)
@@ -252,7 +254,8 @@ class ChoiceModel:
         pad = next(token for token in special if token is not None)
         rows = len(self._base.get_input_embeddings().weight)
         checks.check_readable(self.name, tokens, pad, rows, self._places, self._steady)
-        return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated, cue_lost, self.spec.packing)
+        form = self.spec.packing, self.spec.shared_prefix
+        return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated, cue_lost, *form)
 
     def check_maps(self) -> None:
         """Probe what methods that hook the adapter matrices rely on (call :meth:`prepare` first).

@@ -11,7 +11,8 @@ data_dir = "mirror"                # optional: local mirror of the datasets
 allow_partial_data = false         # optional: accept splits with missing rows
 
 [model]                            # optional: id (hub name, folder or embedded), revision, quantization, dtype, prompt,
-                                   # packing (true or false), adapter (a folder that PEFT saved, or a hub name)
+                                   # packing and shared_prefix (true or false), adapter (a folder that PEFT saved, or a
+                                   # hub name)
 [set]                              # settings, see bench.plan.settings
 [variants.tuned]                   # optional: labelled settings; they override [set], its per-task settings too
 include = "chosen.toml"            # optional: a file with more of them, as `bench tune` writes it
@@ -106,6 +107,7 @@ class ModelTable(BaseModel):
     dtype: Text = "float32"
     prompt: Text = "plain"
     packing: Flag = False
+    shared_prefix: Flag = False
     adapter: Location | None = None
 
 

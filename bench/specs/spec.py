@@ -51,7 +51,8 @@ class ModelSpec:
     ``id`` is a hub name, ``embedded``, or ``local:<hash>`` for a folder (paths stay out of keys). ``prompt``: the
     task's text as it is (``plain``, the paper's), or as one turn of the tokenizer's template (``chat``). ``packing``:
     the prompts of a batch share one row without padding (bench.data.packing). It shifts numbers by rounding and draws
-    dropout masks in another shape, so it belongs to the key.
+    dropout masks in another shape, so it belongs to the key. ``shared_prefix``: the tokens that all prompts of a packed
+    row begin with are in it once, and batches at prediction are packed, too.
     """
 
     id: str = "embedded"
@@ -61,8 +62,14 @@ class ModelSpec:
     lora: LoraSpec = dataclasses.field(default_factory=LoraSpec)
     prompt: str = dataclasses.field(default="plain", metadata={SINCE: "0.2"})
     packing: bool = dataclasses.field(default=False, metadata={SINCE: "0.2"})
+    shared_prefix: bool = dataclasses.field(default=False, metadata={SINCE: "0.2"})
 
     def __post_init__(self) -> None:
+        _require(
+            self.packing or not self.shared_prefix,
+            "Prompts share their first tokens (--shared-prefix, or shared_prefix in [model]) only in packed rows: add "
+            "--packing, or packing = true in [model].",
+        )
         if self.prompt not in PROMPTS:
             raise ValueError(f"model.prompt is '{self.prompt}'.{near_miss(self.prompt, PROMPTS)}")
 
@@ -142,7 +149,7 @@ class RunSpec:
     protocol: str = "paper"
     variant: str = ""  # the grid's label for a set of settings, such as "tuned"
     purpose: str = "result"  # "result" is ranked; "sweep" and "tune" are not
-    # tokens per forward pass, pads included, instead of batch_size examples; 0: batch_size counts
+    # tokens per forward pass, in padded rows, instead of batch_size examples; 0: batch_size counts
     batch_tokens: int = dataclasses.field(default=0, metadata={SINCE: "0.2"})
 
     def __post_init__(self) -> None:

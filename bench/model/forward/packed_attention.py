@@ -3,6 +3,9 @@
 transformers passes keyword arguments that it does not know on to the attention function. That is how the lengths of the
 prompts get there, in a second pass of a checkpointed layer too. The mask of the whole row, which keeps prompts apart
 and holds the windows of models that have some, is cut into its blocks on the diagonal: all else in it is masked.
+
+Prompts that share their first S tokens have these in the row once, at its start, and their queries from S on read the
+keys of both. The longest prompt is whole there, so the beginning of its block is the mask of each of the others.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NAME, LENGTHS = "sdpa_by_prompt", "prompt_lengths"
+NAME, LENGTHS, SHARED = "sdpa_by_prompt", "prompt_lengths", "shared_tokens"
 
 
 def attend_by_prompt(model: Any, accepts: frozenset[str]) -> None:
@@ -39,19 +42,31 @@ def by_prompt(
     value: Tensor,
     attention_mask: Tensor | None,
     prompt_lengths: Sequence[int] | None = None,
+    shared_tokens: int = 0,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of (1, H, N, d) queries within each prompt of N tokens in all; plain SDPA without lengths."""
+    """Attention of (1, H, N, d) queries within each prompt of a row of N tokens; plain SDPA without lengths.
+
+    The row is laid out as :class:`bench.data.packing.Packed` says.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if prompt_lengths is None:
         whole, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return whole, None
+    if shared_tokens and attention_mask is None:
+        longest = prompt_lengths[0]
+        attention_mask = torch.ones(1, 1, longest, longest, dtype=torch.bool, device=query.device).tril()
     found, start = [], 0
-    for length in prompt_lengths:
-        rows = slice(start, start + length)
-        mask = None if attention_mask is None else attention_mask[..., rows, rows]
-        parts = (every[:, :, rows] for every in (query, key, value))
-        found.append(sdpa_attention_forward(module, *parts, mask, **options)[0])
-        start += length
+    for place, length in enumerate(prompt_lengths):
+        before = shared_tokens if place else 0
+        own = slice(start, start + length - before)
+        keys, values = key[:, :, own], value[:, :, own]
+        block = (own, own)
+        if before:
+            keys, values = (torch.cat([every[:, :, :before], every[:, :, own]], 2) for every in (key, value))
+            block = (slice(before, length), slice(length))
+        mask = None if attention_mask is None else attention_mask[..., *block]
+        found.append(sdpa_attention_forward(module, query[:, :, own], keys, values, mask, **options)[0])
+        start = own.stop
     return torch.cat(found, dim=1), None

@@ -15,13 +15,17 @@ from torch import Tensor
 
 from bench.data.batches import Batch
 from bench.errors import ModelNotUsable
+from bench.model.base import Base
 from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.forward.packed_attention import by_prompt
 from bench.plan.base_model import choose_model
 from bench.specs import RunSpec, to_json
 from bench.store.predictions import read_predictions
 from methods.blob.flipout import a_factors, flipout
 from methods.laplace.curvature import Tape, jacobians
 from tests.support import bench, compute, plan_few, result_bytes
+
+ALIKE = tuple("Select one: " + prompt for prompt in sorted(PROMPTS, key=len))
 
 
 def model_of(name: str, folder: Path, targets: tuple[str, ...] = (), **options: Any) -> ChoiceModel:
@@ -31,6 +35,14 @@ def model_of(name: str, folder: Path, targets: tuple[str, ...] = (), **options: 
     model = load_model(spec, saved, CPU)
     model.prepare(LETTERS[:4], seed=3)
     return model
+
+
+def sharing(name: str, folder: Path, targets: tuple[str, ...] = (), **options: Any) -> tuple[ChoiceModel, Batch]:
+    """A model whose prompts share their first tokens, and a batch of them, the shortest one first."""
+    model = model_of(name, folder, targets, shared_prefix=True, **options)
+    batch = model.encode(examples(ALIKE), 320).batch(range(len(ALIKE)))
+    assert batch.packed is not None and batch.packed.shared > 8  # more than the windows of FAMILIES
+    return model, batch
 
 
 def batch_of(model: ChoiceModel) -> Batch:
@@ -126,39 +138,105 @@ def test_what_is_equal_up_to_rounding_is_accepted_in_every_precision(
     assert (packed - padded).abs().max() < (0.1 if quantization == "none" else 0.2) * padded.std()
 
 
+# --- prompts that share their first tokens ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "qwen2", "qwen3", "gemma", "gpt2", "opt", "gpt_neox", "mistral", "gemma3_text", "granite", "phi3"],
+)
+def test_prompts_that_share_tokens_are_answered_as_each_alone(name: str, tmp_path: Path) -> None:
+    """Windows shorter than what is shared (mistral, gemma3_text), learned positions (gpt2, opt)."""
+    model, batch = sharing(name, tmp_path)
+    with model.assign(drawn(model)), torch.no_grad():
+        torch.testing.assert_close(model.logits(batch), one_by_one(model, ALIKE), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gpt2"])
+def test_gradients_through_shared_tokens_are_those_of_padded_rows(name: str, tmp_path: Path) -> None:
+    model, batch = sharing(name, tmp_path, ("head",))
+
+    def read(batch: Batch) -> list[Tensor]:
+        gradients = torch.autograd.grad(model.logits(batch).square().sum(), list(model.params.values()))
+        return [*gradients, model.features(batch).detach(), *model.last_layer(batch)]
+
+    with model.assign(drawn(model)):
+        plain = read(batch)
+        with model.recompute().on():
+            checkpointed = read(batch)
+        for shared, again, padded in zip(plain, checkpointed, read(batch.padded()), strict=True):
+            size = float(padded.abs().max())
+            torch.testing.assert_close(shared / size, padded / size, rtol=0, atol=1e-5)
+            torch.testing.assert_close(again, shared, rtol=0, atol=0)
+
+
+def test_shared_tokens_pass_once_and_are_read_by_every_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = sharing("mistral", tmp_path)
+    assert batch.packed is not None
+    seen: list[tuple[int, int]] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(query: Tensor, key: Tensor, *others: Any, **options: Any) -> Tensor:
+        seen.append((query.shape[2], key.shape[2]))
+        return attend(query, key, *others, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    model.logits(batch)
+    longest, *others = batch.packed.lengths
+    expected = [(longest, longest), *((length - batch.packed.shared, length) for length in others)]
+    assert seen == model._base.config.num_hidden_layers * expected
+
+
+def test_without_a_mask_attention_is_causal_within_each_prompt() -> None:
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = (torch.randn(1, 2, 9, 4, generator=generator) for _ in range(3))
+    module, places = torch.nn.Module(), torch.tensor([0, 1, 7, 8])  # the second of two prompts, of 7 and 4 tokens
+    row, _ = by_prompt(module, query, key, value, None, (7, 4), 2, is_causal=True)
+    alone, _ = by_prompt(module, *(one[:, :, places] for one in (query, key, value)), None, is_causal=True)
+    torch.testing.assert_close(row[:, 7:], alone[:, 2:])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("gptj", "has attention of its own"), ("stablelm", "does not answer prompts")]
+)
+def test_a_base_whose_prompts_cannot_share_tokens_is_refused(name: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotUsable, match=rf"^tiny {why}.*set shared_prefix = false in \[model\]"):
+        model_of(name, tmp_path, shared_prefix=True)
+    model_of(name, tmp_path)
+
+
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
-def packing(run: RunSpec) -> RunSpec:
+def packing(run: RunSpec, share: bool = False) -> RunSpec:
     """The same run, packed."""
-    return dataclasses.replace(
-        run, fit=dataclasses.replace(
-            run.fit, model=dataclasses.replace(run.fit.model, packing=True), bases=tuple(
-                dataclasses.replace(base, model=dataclasses.replace(base.model, packing=True)) for base in run.fit.bases
-            )
-        )
-    )  # fmt: skip
+    model = dataclasses.replace(run.fit.model, packing=True, shared_prefix=share)
+    bases = tuple(dataclasses.replace(base, model=model) for base in run.fit.bases)
+    return dataclasses.replace(run, fit=dataclasses.replace(run.fit, model=model, bases=bases))
 
 
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("method", ["adamw", "ivon", "la_kfac", "vbll"])
-def test_a_packed_training_is_the_padded_one_up_to_rounding(method: str, tmp_path: Path) -> None:
+def test_a_packed_training_is_the_padded_one_up_to_rounding(method: str, share: bool, tmp_path: Path) -> None:
     """Without dropout, whose masks have the shape of the rows."""
     run = plan_few(method, steps=30, lora={"dropout": 0.0})
-    padded, packed = compute(run, tmp_path / "padded"), compute(packing(run), tmp_path / "packed")
+    row = packing(run, share)
+    padded, packed = compute(run, tmp_path / "padded"), compute(row, tmp_path / "packed")
     losses = []
-    for store, spec in ((padded, run), (packed, packing(run))):
+    for store, spec in ((padded, run), (packed, row)):
         root = spec.fit.root
         text = (store.folder(root) / "trace.jsonl").read_text()
         losses.append([row["loss"] for row in map(json.loads, text.splitlines()) if "loss" in row])
     assert len(losses[0]) == 30
     torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=0, atol=1e-5)
-    files = (padded.folder(run), packed.folder(packing(run)))
+    files = (padded.folder(run), packed.folder(row))
     one, other = (read_predictions(folder / "predictions.safetensors")["log_probs"] for folder in files)
     np.testing.assert_allclose(other, one, rtol=0, atol=1e-4)
 
 
-def test_the_same_packed_spec_gives_the_same_bytes(tmp_path: Path) -> None:
-    run = packing(plan_few("adamw"))
+@pytest.mark.parametrize("share", [False, True])
+def test_the_same_packed_spec_gives_the_same_bytes(share: bool, tmp_path: Path) -> None:
+    run = packing(plan_few("adamw"), share)
     first, second = (result_bytes(compute(run, tmp_path / name), run) for name in "ab")
     assert first == second
 
@@ -171,6 +249,28 @@ def test_packing_enters_a_key_only_where_it_is_on() -> None:
     assert "packing" not in to_json(plain) and to_json(packed) == {**to_json(plain), "packing": True}
     with pytest.raises(ValueError, match=r"packing .*true or false"):
         choose_model({"packing": "yes"})
+
+
+def test_a_shared_prefix_enters_a_key_only_where_it_is_on_and_needs_packing(tmp_path: Path) -> None:
+    packed, shared = choose_model({"packing": True})[0], choose_model({"packing": True, "shared_prefix": True})[0]
+    assert "shared_prefix" not in to_json(packed) and to_json(shared) == {**to_json(packed), "shared_prefix": True}
+    said = bench("run", "--method", "adamw", "--task", "few_two", "--shared-prefix", cwd=tmp_path, check=None)
+    assert "only in packed rows: add --packing" in said.stderr
+
+
+def test_a_run_from_the_command_line_shares_the_first_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared: set[int] = set()
+    inputs = Base.inputs
+
+    def noted(base: Base, batch: Batch) -> dict[str, Any]:
+        shared.add(batch.packed.shared if batch.packed else 0)
+        return inputs(base, batch)
+
+    monkeypatch.setattr(Base, "inputs", noted)
+    options = ("--method", "adamw", "--task", "few_two", "--set", "steps=2", "--packing", "--shared-prefix")
+    bench("run", *options, cwd=tmp_path)
+    (spec,) = (tmp_path / "runs" / "fits").glob("*/spec.json")
+    assert json.loads(spec.read_text())["model"]["shared_prefix"] is True and max(shared) > 0
 
 
 def test_graphs_of_packed_prompts_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ OTHER: dict[type, dict[str, Any]] = {
         "lora": LoraSpec(r=2),
         "prompt": "chat",
         "packing": True,
+        "shared_prefix": True,
     },
     TrainSpec: {"steps": 201, "batch_size": 8, "micro_batches": 2, "max_length": 256, "clip_norm": 1.0},
     DataSpec: {"task": "arc_c", "version": 2, "revision": "abc+partial:0123"},
@@ -178,7 +179,8 @@ def with_change(cls: type, name: str) -> RunSpec:
     elif cls is TrainSpec:
         fit = dataclasses.replace(FIT, train=dataclasses.replace(TRAIN, **changes))
     elif cls is ModelSpec:
-        fit = dataclasses.replace(FIT, model=dataclasses.replace(MODEL, **changes))
+        needed = {"packing": True} if name == "shared_prefix" else {}
+        fit = dataclasses.replace(FIT, model=dataclasses.replace(MODEL, **needed, **changes))
     else:
         fit = dataclasses.replace(FIT, model=dataclasses.replace(MODEL, lora=dataclasses.replace(LORA, **changes)))
     return dataclasses.replace(RUN, fit=fit)
