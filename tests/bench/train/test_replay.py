@@ -87,6 +87,18 @@ def test_packed_rows_of_one_layout_are_replayed() -> None:
     assert steps(model, dataclasses.replace(prompts(7, 8, 8, 7), packing=True), 2 * (FIRST + 3)) == 4
 
 
+def test_packed_rows_that_share_as_many_tokens_are_replayed() -> None:
+    """Four lengths that share three tokens, or none: two layouts of one size of row."""
+    model = load_model(ModelSpec(packing=True, shared_prefix=True), None, torch.device("cpu"))
+    model.prepare(("A", "B"), seed=1)
+    data = dataclasses.replace(prompts(7, 8, 7, 5), packing=True, shared_prefix=True)
+    tokens = tuple((1, 2, 3, *prompt[3:]) if row < 2 else prompt for row, prompt in enumerate(data.tokens))
+    data = dataclasses.replace(data, tokens=tokens)
+    rows = [data.batch(pair).packed for pair in ((0, 1), (2, 3))]
+    assert [(row.shared, row.input_ids.numel()) for row in rows if row is not None] == [(3, 12), (0, 12)]
+    assert steps(model, data, 2 * (FIRST + 3)) == 4
+
+
 def test_rare_masks_are_not_replayed(model: ChoiceModel, monkeypatch: pytest.MonkeyPatch) -> None:
     assert steps(model, prompts(7, 8, 8, 8), 2 * FIRST) == 0
     monkeypatch.setattr(replay, "WAYS", 1)
