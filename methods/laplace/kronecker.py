@@ -23,6 +23,7 @@ from torch import Tensor
 from bench.posterior import Params, Posterior, flat_noise, sum_of_squares
 from bench.train.seeding import seed_global
 from methods.laplace.curvature import Tape, output_gradients
+from methods.laplace.room import check_room
 
 
 class Factor:
@@ -115,6 +116,8 @@ class Factors:
             raise ValueError(
                 "The adapters share their inputs in one batch and not in another: curvature needs one way."
             )
+        if not self.sources:
+            self._check_room(rows)
         self.sources = rows.sources
         for name, (out, width) in self.shapes.items():
             self.inputs.setdefault(self.sources[name], Factor(width, self.rank))
@@ -122,6 +125,13 @@ class Factors:
         for source, x in rows.inputs.items():
             self.inputs[source].add(x)
         return self
+
+    def _check_room(self, rows: Rows) -> None:
+        """Refuse, at the first batch, factors that cannot fit on their devices."""
+        all_rows = [*rows.inputs.values(), *(rows.outputs[name] for name in self.shapes)]
+        for device in {each.device for each in all_rows}:
+            here = [each for each in all_rows if each.device == device]
+            check_room([each.shape[1] for each in here], self.rank, here[0].element_size(), device)
 
     def decompose(self, damping: bool = False) -> Decomposed:
         """The factors' eigenvalues and eigenvectors. (laplace-torch passes ``damping``; the suite has none.)"""
