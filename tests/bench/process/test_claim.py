@@ -104,17 +104,19 @@ def test_a_second_claim_waits_for_the_first_and_an_error_frees_it(tmp_path: Path
     assert order == ["first", "second"] and list(tmp_path.iterdir()) == []
 
 
-def test_a_silent_claim_of_another_machine_is_taken_when_its_life_is_over_and_not_before(tmp_path: Path) -> None:
+def test_a_silent_claim_of_another_machine_is_taken_when_its_life_is_over_and_not_before(
+    tmp_path: Path, pauses: list[float]
+) -> None:
     file = tmp_path / "abc.json"
     write(file)
     began = time.monotonic()
     with claim(file, Worker(), wait=False):
-        assert LIFE * 0.9 < time.monotonic() - began < LIFE + 1.0
+        assert time.monotonic() - began > LIFE * 0.9 and sum(pauses) < LIFE + 1.0
     write(file, seconds=3600)
     age(file, 3700)
-    began = time.monotonic()
+    pauses.clear()
     with claim(file, Worker(), wait=False):
-        assert time.monotonic() - began < 0.5
+        assert pauses == []
 
 
 def test_age_is_measured_against_the_file_systems_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,14 +128,16 @@ def test_age_is_measured_against_the_file_systems_clock(tmp_path: Path, monkeypa
 
 
 @pytest.mark.skipif(not machine(), reason="this system does not tell processes of one machine apart (not Linux)")
-def test_a_killed_process_of_this_machine_frees_its_claim_at_once(tmp_path: Path, repository: Path) -> None:
+def test_a_killed_process_of_this_machine_frees_its_claim_at_once(
+    tmp_path: Path, repository: Path, pauses: list[float]
+) -> None:
     file = tmp_path / "abc.json"
     process = hold(file, repository, seconds=3600)
     process.kill()  # not reaped yet: a zombie counts as gone
     time.sleep(0.1)
-    began = time.monotonic()
+    pauses.clear()
     with claim(file, Worker(), wait=False):
-        assert time.monotonic() - began < 1.0
+        assert sum(pauses) < 1.0
     process.wait()
 
 
