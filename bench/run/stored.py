@@ -9,6 +9,7 @@ from bench.method import Method, get_method
 from bench.posterior import Posterior
 from bench.specs import FitSpec, RunSpec, build, digest, key, seed_for
 from bench.store.store import Store, read_whole
+from bench.task import get_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +65,22 @@ def open_result(runs: Path, prefix: str) -> Result:
     """The result whose key starts with ``prefix``.
 
     Raises:
-        LookupError: there is none, or more than one.
+        LookupError: there is none, or more than one, or it is of a task or method that is not known here.
         DamagedRecord: its spec cannot be read.
     """
     store = Store(runs)
     folder = store.find(prefix)
     spec = read_whole(folder / "spec.json")
     if folder.parent.name == "fits":
-        return Result(store, build(FitSpec, spec), None)
-    run = build(RunSpec, spec)
-    return Result(store, run.fit, run)
+        found = Result(store, build(FitSpec, spec), None)
+    else:
+        run = build(RunSpec, spec)
+        found = Result(store, run.fit, run)
+    try:
+        get_task(found.fit.data.task)
+        get_method(found.fit.method if found.run is None else found.run.method)
+    except LookupError as error:
+        raise LookupError(
+            f"{error.args[0]} If that is one of yours, name its module or task file with --plugin, or import it first."
+        ) from None
+    return found

@@ -1,0 +1,45 @@
+"""A stored result is opened by the start of its key, and says what is missing to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import plan
+
+from bench.run.stored import open_result
+from bench.specs import FitSpec, RunSpec, key, to_json
+
+RUN = plan("mc_dropout")
+
+
+def stored(spec: FitSpec | RunSpec, runs: Path, **changed: Any) -> str:
+    """The key of ``spec``, stored in ``runs`` with some of its fields ``changed``."""
+    folder = runs / ("evals" if isinstance(spec, RunSpec) else "fits") / key(spec)
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text(json.dumps({**to_json(spec), **changed}))
+    return key(spec)
+
+
+@pytest.mark.parametrize("spec", [RUN, RUN.fit], ids=["evaluation", "fit"])
+def test_a_result_is_opened_by_the_start_of_its_key(spec: FitSpec | RunSpec, tmp_path: Path) -> None:
+    found = open_result(tmp_path, stored(spec, tmp_path)[:8])
+    assert found.key == key(spec) and found.method.name == spec.method
+
+
+@pytest.mark.parametrize(
+    ("spec", "changed", "kind"),
+    [
+        (RUN, {"method": "mine"}, "method"),
+        (RUN.fit, {"method": "mine"}, "method"),
+        (RUN.fit, {"data": {**to_json(RUN.fit.data), "task": "mine"}}, "task"),
+    ],
+)
+def test_what_a_plugin_defines_needs_the_plugin(
+    spec: FitSpec | RunSpec, changed: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    name = stored(spec, tmp_path, **changed)
+    with pytest.raises(LookupError, match=rf"There is no {kind} 'mine'\..*name its module or task file with --plugin"):
+        open_result(tmp_path, name)
