@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from support import bench, compute, plan
+from support import bench, compute, plan, plan_few
 
 from bench.plan.forecast import Forecast, Need, describe, forecast, needed, scored_rows
 from bench.plan.runs import families
@@ -16,7 +16,10 @@ from bench.specs import RunSpec
 from bench.store.store import Store
 
 DRAWS = "[set.mc_dropout]\nmasks = 2\n[set.ivon]\ndraws = 2\n"
-GRID = f'methods = ["adamw", "mc_dropout", "ivon"]\ntasks = ["notes_two"]\nseeds = [1, 2]\n[set]\nsteps = 4\n{DRAWS}'
+GRID = (
+    'methods = ["adamw", "mc_dropout", "ivon"]\ntasks = ["few_two"]\nplugins = ["few_notes"]\nseeds = [1, 2]\n'
+    f"[set]\nsteps = 4\n{DRAWS}"
+)
 
 
 def test_a_line_goes_through_two_points_and_never_falls() -> None:
@@ -97,7 +100,7 @@ def test_what_starts_from_a_fit_is_in_its_family() -> None:
 def test_a_probe_predicts_what_the_store_will_hold_and_leaves_nothing(tmp_path: Path) -> None:
     two = {"mc_dropout": {"masks": 2}, "ivon": {"draws": 2}}
     methods = ("bayes_optimal", "adamw", "mc_dropout", "ivon")
-    runs = [plan(method, seed=seed, **two) for method in methods for seed in (1, 2)]
+    runs = [plan_few(method, seed=seed, **two) for method in methods for seed in (1, 2)]
     runner = Runner(store=Store(tmp_path / "unused"))
     need = needed(families(runs), runner.store)
     measured = probe(runner, need.fits, need.runs)
