@@ -25,7 +25,7 @@ from bench.store.records import read_records
 from bench.store.store import Store
 from bench.task import get_task
 
-TASK = "notes_two"
+TASK = "few_two"
 
 
 def made(base: Path, folder: Path, seed: int = 3, **config: Any) -> Any:
