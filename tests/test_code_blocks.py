@@ -85,7 +85,7 @@ def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_the_pages_have_code_of_each_kind() -> None:
     assert len(PYTHON) >= 5 and len(TOML) >= 4 and len(COMMANDS) >= 30
-    unknown = {block.language for block in BLOCKS} - {"", "bash", "python", "toml", "csv", "json", "text"}
+    unknown = {block.language for block in BLOCKS} - {"", "bash", "python", "toml", "csv", "mermaid", "json", "text"}
     assert not unknown, f"no test reads blocks of {unknown}"
 
 
