@@ -50,8 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     torch.set_num_threads(1)
     with contextlib.suppress(ValueError):  # not in the main thread
-        # a run started in the background inherits an ignored SIGINT, and so would every command that a test starts
+        # a run started in the background, or by nohup, inherits ignored signals, and so would every command of a test
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for plugin in PLUGINS:
         load_plugin(plugin)
     for plugin in config.getoption("--bench-plugin"):

@@ -190,9 +190,10 @@ def rounded(cells: Sequence[str], values: Sequence[float], digits: int) -> bool:
 
 
 def csv_rows(name: str, variant: str) -> list[dict[str, str]]:
-    """The rows of a committed CSV file about a variant of the demo."""
+    """The rows of a committed CSV file about a variant of the demo, with the titles of methods, as tables have them."""
     with (ROOT / name).open() as stream:
-        return [row for row in csv.DictReader(stream) if (row["model"], row["variant"]) == ("embedded", variant)]
+        rows = [row for row in csv.DictReader(stream) if (row["model"], row["variant"]) == ("embedded", variant)]
+    return [{**row, "method": METHODS.get(row["method"]).title} for row in rows]
 
 
 def leaderboard(variant: str, metric: str) -> dict[tuple[str, str], dict[str, str]]:

@@ -31,9 +31,9 @@ SCRIPTS = {  # file of results/cpu: heading
 }
 HEAD = """# Performance
 
-`tools/write_performance.py` writes this page from `results/cpu` and `results/gpu`: do not edit it. `make bench`
-measures the CPU part again and rewrites the page. Contestants take turns in one process; a ratio is the median of the
-ratios within the rounds, with its range. The load is that of the machine, with what else ran on it.
+`tools/write_performance.py` writes this page from `results/cpu`, `results/gpu` and `results/tried.md`: do not edit it.
+`make bench` measures the CPU part again and rewrites the page. Contestants take turns in one process; a ratio is the
+median of the ratios within the rounds, with its range. The load is that of the machine, with what else ran on it.
 """
 
 
@@ -45,7 +45,8 @@ def page(results: Path) -> str:
         found = json.loads(file.read_text()) if file.is_file() else None
         parts += [f"### {heading}\n", _section(found) if found else f"{UNMEASURED.capitalize()}.\n"]
     parts += ["## On a GPU\n", performance_gpu.section(results / "gpu")]
-    return "\n".join(parts)
+    tried = results / "tried.md"  # written by hand: reasons, where a target is missed
+    return "\n".join([*parts, tried.read_text()] if tried.is_file() else parts)
 
 
 def _section(found: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from bench.data.given import PREFIX
 from bench.method import Method, get_method
 from bench.posterior import Posterior
 from bench.specs import FitSpec, RunSpec, build, digest, key, seed_for
@@ -77,7 +78,8 @@ def open_result(runs: Path, prefix: str) -> Result:
         run = build(RunSpec, spec)
         found = Result(store, run.fit, run)
     try:
-        get_task(found.fit.data.task)
+        if not found.fit.data.task.startswith(PREFIX):  # examples given in Python, whose answers the caller knows
+            get_task(found.fit.data.task)
         get_method(found.fit.method if found.run is None else found.run.method)
     except LookupError as error:
         raise LookupError(
