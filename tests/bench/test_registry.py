@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from bench.errors import BrokenPlugin, near_miss
 from bench.method import METHODS, Method, get_method, method_names, register_method
@@ -343,7 +344,7 @@ def ask(code: str, first_on_path: Path, repository: Path) -> subprocess.Complete
     """Run code in a fresh interpreter in which a folder comes before the suite's."""
     env = {**os.environ, "PYTHONPATH": f"{first_on_path}{os.pathsep}{repository}"}
     return subprocess.run(
-        [sys.executable, "-c", code], env=env, cwd=first_on_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=env, cwd=first_on_path, capture_output=True, text=True, timeout=PATIENCE
     )
 
 

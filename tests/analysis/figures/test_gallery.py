@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import until
 
 from analysis import report
 from analysis.figures import reliability
@@ -45,13 +46,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="it looks for processes in /proc")
 def test_workers_end_with_a_report_that_is_killed(store, tmp_path):
     for variant in ("a", "b"):
@@ -61,13 +55,13 @@ def test_workers_end_with_a_report_that_is_killed(store, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
     try:
-        wait_for(lambda: len(children(parent.pid)) >= min(2, os.cpu_count() or 1))
+        until(lambda: len(children(parent.pid)) >= min(2, os.cpu_count() or 1))
         time.sleep(1)
         workers = children(parent.pid)
     finally:
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
-    wait_for(lambda: not any(map(alive, workers)), 20.0)
+    until(lambda: not any(map(alive, workers)))
 
 
 def test_figures_of_alike_variants_have_names_and_titles_of_their_own(store):

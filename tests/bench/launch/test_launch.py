@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forked import Forked
+from patience import PATIENCE, until
 from support import plan
 from unhurried import PAUSE
 
@@ -85,14 +86,6 @@ def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen
 def forked(folder: Path, *arguments: str, **environment: str) -> Forked:
     """The same without the imports, and with a pause after every step of SLOW."""
     return Forked(folder, arguments, {**os.environ, PAUSE: "0.04", **environment})
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return value
 
 
 def results(runs: Path) -> dict[str, bytes]:
@@ -180,7 +173,7 @@ def test_a_family_stops_between_steps_when_warned_starts_again_and_a_stalled_one
         process = family(restart)
         until(checkpoint.exists)
         process.send_signal(number)
-        said = process.communicate(timeout=30)[0]
+        said = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == 75 and f"{number.name}: stopped after step" in said
         assert not claim.exists() and checkpoint.exists()
         assert (tmp_path / "again").exists() == (number is signal.SIGUSR2)
@@ -192,11 +185,11 @@ def test_a_family_stops_between_steps_when_warned_starts_again_and_a_stalled_one
     page = json.loads(claim.read_text())
     claim.write_text(json.dumps({**page, "machine": "another"}))
     second = forked(tmp_path, "family", str(sent.families), "--item", "0", "--job", "test/2", **{PAUSE: "0"})
-    said = second.communicate(timeout=60)[0]
+    said = second.communicate(timeout=PATIENCE)[0]
     assert second.returncode == 0 and "] done: unhurried notes_two seed 1" in said, said
     published = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.rglob("runs/*s/*/*.*")}
     os.kill(stalled.pid, signal.SIGCONT)
-    said = stalled.communicate(timeout=60)[0]
+    said = stalled.communicate(timeout=PATIENCE)[0]
     assert stalled.returncode == 0 and "held: unhurried notes_two seed 1: another process took the claim" in said
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.rglob("runs/*s/*/*.*")} == published
 
@@ -216,7 +209,7 @@ def test_a_grid_told_to_stop_stops_its_workers_and_continues_to_the_same_bytes(
     )  # fmt: skip
     until(lambda: len(list(tmp_path.glob("runs/work/*/checkpoint.safetensors"))) == 2)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=30)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 75 and "The same command continues from here" in said
     assert list(tmp_path.glob("runs/claims/*")) == []
     monkeypatch.chdir(tmp_path)
@@ -234,7 +227,7 @@ def test_cancel_stops_what_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyP
     until(lambda: list(tmp_path.glob("runs/work/*/attempt-*")))
     monkeypatch.chdir(tmp_path)
     assert main(["cancel", "g.toml"]) == 0
-    assert "SIGTERM: stopped after step" in process.communicate(timeout=30)[0] and process.returncode == 75
+    assert "SIGTERM: stopped after step" in process.communicate(timeout=PATIENCE)[0] and process.returncode == 75
     assert list(tmp_path.glob("runs/claims/*")) == []
 
 

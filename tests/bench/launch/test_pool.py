@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from patience import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[3]
 GRID = 'methods = ["adamw"]\ntasks = ["notes_two"]\nseeds = [{seeds}]\n[set]\nsteps = {steps}\n'
@@ -26,14 +27,6 @@ def start(folder: Path, *arguments: str, seeds: str = "1, 2", steps: int = 100_0
         start_new_session=True,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **options},
     )
-
-
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return value
 
 
 def working(folder: Path, count: int) -> bool:
@@ -65,10 +58,10 @@ def test_ctrl_c_leaves_checkpoints_and_no_failure(tmp_path: Path) -> None:
     until(lambda: working(tmp_path, 2))
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the parent and its workers
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 130 and "The same command continues from here" in said, said
     nothing_lost(tmp_path, 2)
-    until(lambda: session(process) == [], 10)
+    until(lambda: session(process) == [])
 
 
 def deaf(pid: int) -> bool:
@@ -81,12 +74,12 @@ def deaf(pid: int) -> bool:
 def test_ctrl_c_while_the_workers_start_is_heard_by_their_parent_only(tmp_path: Path) -> None:
     process = start(tmp_path, "--workers", "2", *LONG)
     until(lambda: len(session(process)) >= 3)  # the resource tracker, and the server that workers are forked from
-    until(lambda: all(deaf(pid) for pid in session(process) if pid != process.pid), 5)
+    until(lambda: all(deaf(pid) for pid in session(process) if pid != process.pid))
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 130 and "The same command continues from here" in said, said
     assert "Traceback" not in said and list(tmp_path.glob("runs/failures/*")) == []
-    until(lambda: session(process) == [], 10)
+    until(lambda: session(process) == [])
 
 
 def test_a_terminal_that_is_closed_is_a_request_to_stop(tmp_path: Path) -> None:
@@ -97,15 +90,15 @@ def test_a_terminal_that_is_closed_is_a_request_to_stop(tmp_path: Path) -> None:
     time.sleep(0.5)
     os.close(ours)  # writing to it is an error (EIO) from now on
     os.killpg(process.pid, signal.SIGHUP)
-    assert process.wait(timeout=120) == 75
+    assert process.wait(timeout=PATIENCE) == 75
     nothing_lost(tmp_path, 1)
-    until(lambda: session(process) == [], 10)
+    until(lambda: session(process) == [])
 
 
 def test_a_reader_that_has_gone_away_stops_no_work(tmp_path: Path) -> None:
     process = start(tmp_path, "--workers", "2", steps=5)
     process.stdout.close()  # as after `2>&1 | head`
-    assert process.wait(timeout=120) in (0, 141)
+    assert process.wait(timeout=PATIENCE) in (0, 141)
     assert len(list(tmp_path.glob("runs/evals/*/facts.json"))) == 2 and list(tmp_path.glob("runs/failures/*")) == []
 
 
@@ -129,7 +122,7 @@ def test_an_idle_worker_ends_when_its_parent_fails(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    said = process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 1 and "a fault of the parent" in said
-    until(lambda: session(process) == [], 10)
+    until(lambda: session(process) == [])
     assert list(tmp_path.glob("runs/failures/*")) == []

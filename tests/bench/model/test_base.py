@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from patience import PATIENCE
 from tiny import CPU, altered, byte_level, lora, save
 from transformers import AutoModelForCausalLM
 
@@ -146,6 +147,6 @@ def test_loading_and_training_print_nothing(gpt2: Path, repository: Path, tmp_pa
     file = folder / "model.safetensors"
     save_file(load_file(file) | {"left.over": torch.zeros(3)}, file, {"format": "pt"})
     command = [sys.executable, "-c", QUIET, str(folder)]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout == "done\n", done.stderr
     assert done.stderr == ""

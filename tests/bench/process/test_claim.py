@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from bench.process.claim import Held, _remove, claim
 from bench.process.holder import Worker, covers, machine, mentioned, read_claims
@@ -237,7 +238,7 @@ def test_four_processes_hold_one_claim_in_turn(tmp_path: Path, repository: Path)
         )
         for number in range(4)
     ]
-    assert [job.wait(timeout=60) for job in jobs] == [0] * 4
+    assert [job.wait(timeout=PATIENCE) for job in jobs] == [0] * 4
     assert list(tmp_path.iterdir()) == []
 
 

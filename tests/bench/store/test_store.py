@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import sample_facts
 import torch
+from patience import PATIENCE
 
 from bench.posterior import DiagGaussian, Point
 from bench.specs import DataSpec, FitSpec, ModelSpec, RunSpec, TrainSpec, key, to_json
@@ -246,9 +247,9 @@ def test_sixteen_processes_publish_one_key_at_once_and_one_wins_every_round(tmp_
     ]
     for writer in writers:
         writer.start()
-    won = dict(results.get(timeout=120) for _ in writers)
+    won = dict(results.get(timeout=PATIENCE) for _ in writers)
     for writer in writers:
-        writer.join(timeout=60)
+        writer.join(timeout=PATIENCE)
     assert [writer.exitcode for writer in writers] == [0] * WRITERS
     assert sorted(seed for seeds in won.values() for seed in seeds) == list(range(ROUNDS))  # each round has one winner
     assert sorted(path.name for path in (tmp_path / "fits").iterdir()) == sorted(

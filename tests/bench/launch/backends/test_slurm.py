@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE, until
 from slurm_cluster import INSTALL, Cluster, missing_programs
 from support import Said, bench
 from unhurried import PAUSE
@@ -127,15 +128,6 @@ def attempts(runs: Path) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    """The first true value of ``condition``."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-    return value
-
-
 @pytest.mark.parametrize("cluster", [{"nodes": 1, "slots": 4, "max_array": 5}], indirect=True)
 def test_a_grid_submitted_twice_at_once_runs_once_and_gives_the_bytes_of_the_local_launcher(
     cluster: Cluster, tmp_path: Path
@@ -153,13 +145,15 @@ def test_a_grid_submitted_twice_at_once_runs_once_and_gives_the_bytes_of_the_loc
     for script in scripts:  # `bench grid` may have seen the other's jobs; these come twice for certain
         for array in ("array-0.sh", script.name):
             cluster.run("sbatch", "--chdir", str(tmp_path), str(script.with_name(array)))
-    said = [process.communicate(timeout=240)[0] for process in both]
+    said = [process.communicate(timeout=PATIENCE)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert any("submitted 5 families" in text and "submitted 1 families" in text for text in said)
 
-    said = failing.communicate(timeout=180)[0]  # a family with an error is reported, and leaves the others alone
+    said = failing.communicate(timeout=PATIENCE)[0]  # a family with an error is reported, and leaves the others alone
     assert failing.returncode == 1 and "RuntimeError: no luck" in said
-    shown = there.start("status", "bad.toml", "--json").communicate(timeout=120)[0]  # not here: it loads the plug-in
+    shown = there.start("status", "bad.toml", "--json").communicate(timeout=PATIENCE)[
+        0
+    ]  # not here: it loads the plug-in
     row = by_label(shown)["broken notes_two seed 1"]
     assert (row["state"], row["failures"], row["reason"]) == ("failed", 1, "RuntimeError: no luck")
     assert "raise RuntimeError" in there("logs", row["key"]).stdout
