@@ -151,9 +151,8 @@ def test_a_grid_submitted_twice_at_once_runs_once_and_gives_the_bytes_of_the_loc
 
     said = failing.communicate(timeout=PATIENCE)[0]  # a family with an error is reported, and leaves the others alone
     assert failing.returncode == 1 and "RuntimeError: no luck" in said
-    shown = there.start("status", "bad.toml", "--json").communicate(timeout=PATIENCE)[
-        0
-    ]  # not here: it loads the plug-in
+    look = there.start("status", "bad.toml", "--json")  # not here: it loads the plug-in
+    shown = look.communicate(timeout=PATIENCE)[0]
     row = by_label(shown)["broken notes_two seed 1"]
     assert (row["state"], row["failures"], row["reason"]) == ("failed", 1, "RuntimeError: no luck")
     assert "raise RuntimeError" in there("logs", row["key"]).stdout
