@@ -16,7 +16,7 @@ from torch import Tensor
 
 from methods.ivon.state import step_size
 
-BLOCK = 2**16  # numbers: a handful of such buffers stay in a processor's cache, and calls cost little beside the work
+BLOCK = 2**16  # elements: a few buffers of this size fit in cache, and call overhead is small relative to the work
 FILL = 16  # a CPU's normal numbers come in such groups: filling buffers of whole groups in turn gives those of one call
 
 
