@@ -13,8 +13,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# bitsandbytes hands functions to torch.compile on import, which takes a second in each of dozens of processes; tests of
-# --compile take the ban back
+# libraries hand functions to torch.compile on import, which takes a second or two; tests of --compile take the ban back
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 TESTS = Path(__file__).resolve().parent

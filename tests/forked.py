@@ -21,7 +21,7 @@ class Forked:
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["bench.run.runner", "bench.launch.imports"])  # those of bench.launch.pool
+        context.set_forkserver_preload(["bench.launch.imports"])  # that of bench.launch.pool
         with tempfile.NamedTemporaryFile(prefix="bench-said-", delete=False) as said:
             self._said = Path(said.name)
         ready, ours = context.Pipe(duplex=False)

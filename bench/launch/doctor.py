@@ -124,12 +124,11 @@ def _accelerator(runs: Path, grid: Grid | None) -> Finding:
 
 
 def _quantization(runs: Path, grid: Grid | None) -> Finding | None:
-    from bench.model.quantization import quiet_bitsandbytes
+    from bench.model.quantization import import_bitsandbytes
 
     needed = grid is not None and grid.model.quantization != "none"
     try:
-        quiet_bitsandbytes()
-        importlib.import_module("bitsandbytes")
+        import_bitsandbytes()
         version = importlib.metadata.version("bitsandbytes")
     except Exception as error:  # its import runs code that looks for CUDA
         return Finding(

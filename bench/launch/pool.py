@@ -169,7 +169,7 @@ def forked_after_imports() -> Any:
     Only where no GPU is visible: a process that is forked after its parent has begun to use CUDA cannot use it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.run.runner", "bench.launch.imports"])
+    context.set_forkserver_preload(["bench.launch.imports"])
     return context
 
 

@@ -17,8 +17,9 @@ from bench.data.batches import Batch
 from bench.errors import ModelNotUsable
 from bench.model.formats import Source
 from bench.model.forward.packed_attention import LENGTHS, NAME, SHARED
+from bench.model.libraries import load_libraries
 from bench.model.placement import DeviceMap, check_accelerate, quiet
-from bench.model.quantization import QUANTIZATIONS, quiet_bitsandbytes
+from bench.model.quantization import QUANTIZATIONS
 from bench.model.remarks import check_loaded, check_tokenizer, check_weights, collected, worth_showing
 from bench.specs import ModelSpec
 
@@ -125,6 +126,8 @@ def load_base(spec: ModelSpec, source: Source, device: torch.device, placed: Dev
     Raises:
         ModelNotUsable: files are missing or damaged, or the model is of a kind that cannot be used.
     """
+    QUANTIZATIONS[spec.quantization].ready()
+    load_libraries()
     from transformers import AutoTokenizer
 
     with collected() as said, explained(source.name, spec):
@@ -149,8 +152,6 @@ def _load_model(
         raise ModelNotUsable(
             f"{source.name} cannot be read and quantised at once: use --quantization none, or a folder of safetensors."
         )
-    quiet_bitsandbytes()
-    quantization.ready()
     options = {
         "dtype": dtype,
         "use_safetensors": True,

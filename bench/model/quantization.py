@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from torch import nn
 
 from bench.errors import ModelNotUsable
+
+NO_COMPILER = "TORCHDYNAMO_DISABLE"  # torch.compile looks at it whenever it is called
 
 
 def _unchanged(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -50,15 +53,27 @@ def _nf4(dtype: torch.dtype) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def quiet_bitsandbytes() -> None:
-    """Silence its remark on every int8 product, and those on import (peft imports it, too, where it is installed)."""
+def import_bitsandbytes() -> None:
+    """Import bitsandbytes, silent on import and on every int8 product.
+
+    It hands functions to torch.compile when it is imported, for optimisers and devices that the suite does not use.
+    That loads the compiler, which takes a second or two, so compiling is switched off meanwhile.
+    """
     warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")  # said at every int8 product
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    before = os.environ.get(NO_COMPILER)
+    os.environ[NO_COMPILER] = "1"
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        del os.environ[NO_COMPILER]
+        if before is not None:
+            os.environ[NO_COMPILER] = before
 
 
 def _bitsandbytes() -> None:
     try:
-        import bitsandbytes  # noqa: F401  (only to see whether it is there)
+        import_bitsandbytes()
     except ImportError as error:
         raise ModelNotUsable(
             "int8 and nf4 need bitsandbytes: pip install bitsandbytes, or use --quantization none."

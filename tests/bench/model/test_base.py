@@ -136,17 +136,20 @@ for folder, *options in [
     with model.dropout():
         model.logits(batch).sum().backward()
         model.logits(batch, {name: 2 * p for name, p in model.params.items()}).sum().backward()
-print("done")
+print("a compiler" if "torch._inductor.compile_fx" in sys.modules else "done")
 """
 
 
-def test_loading_and_training_print_nothing(gpt2: Path, repository: Path, tmp_path: Path) -> None:
+def test_loading_and_training_print_nothing_and_load_no_compiler(
+    gpt2: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = altered(gpt2, tmp_path / "m")
     file = folder / "model.safetensors"
     save_file(load_file(file) | {"left.over": torch.zeros(3)}, file, {"format": "pt"})
     command = [sys.executable, "-c", QUIET, str(folder)]
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")  # tests/conftest.py sets it
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stdout == "done\n", done.stderr
     assert done.stderr == ""
