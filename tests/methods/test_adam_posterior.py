@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support import compute, plan
-from toy import Linear, flat
+from toy import Linear, Linears, flat, of_model
 
 from bench.posterior import DiagGaussian
 from methods.adam_posterior import AdamMoments, Moments
@@ -52,17 +52,28 @@ def test_the_moments_are_those_that_adam_divides_by(tmp_path: Path) -> None:
     torch.testing.assert_close(flat(found.squares), expected.expand(4), rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("size", [2, 8, 32])
-def test_kappa_is_the_batch_size(size: int, tmp_path: Path) -> None:
-    """The Fisher information of N examples is sum_n r_n^2 x_n^2 with residuals r: it is N B times Adam's average."""
-    n = 256
-    toy = Linear(n, 6, white=True, prior_sd=1e3)
-    job = toy.job(tmp_path, steps=3000, batch_size=size)
-    found = AdamMoments(lr=0.01, beta2=0.997).fit(job)
+SIZES = (2, 8, 32)
+
+
+@pytest.fixture(scope="module")
+def moments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Linears, Moments]:
+    """One model for each batch size, and the moments of their training."""
+    toys = Linears([Linear(256, 6, white=True, prior_sd=1e3)] * len(SIZES), SIZES)
+    found = AdamMoments(lr=0.01, beta2=0.997).fit(toys.job(tmp_path_factory.mktemp("moments"), steps=3000))
     assert isinstance(found, Moments)
-    residuals = (toy.y - toy.x @ flat(found.mean).float()).double()
+    return toys, found
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_kappa_is_the_batch_size(size: int, moments: tuple[Linears, Moments]) -> None:
+    """The Fisher information of N examples is sum_n r_n^2 x_n^2 with residuals r: it is N B times Adam's average."""
+    toys, found = moments
+    number = SIZES.index(size)
+    toy, n = toys.models[number], 256
+    residuals = (toy.y - toy.x @ of_model(found.mean, number).float()).double()
     fisher = (residuals.unsqueeze(1) * toy.x.double()).square().sum(0)
-    assert (n * size * flat(found.squares)).sum() == pytest.approx(float(fisher.sum()), rel=0.1)
+    squares = of_model(found.squares, number)
+    assert (n * size * squares).sum() == pytest.approx(float(fisher.sum()), rel=0.1)
     assert fisher.mean() == pytest.approx(n, rel=0.25)  # noise of unit variance
 
 

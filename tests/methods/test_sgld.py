@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support import compute, plan
-from toy import Linear, flat
+from toy import Linear, Linears
 
 from bench.method import get_method
 from bench.posterior import Members
@@ -17,12 +17,13 @@ from methods.sgld import CyclicalSgld, Langevin, PreconditionedSgld, Sgld
 N = 64
 
 
-def collected(method: Any, tmp_path: Path, steps: int = 4000) -> tuple[Linear, torch.Tensor]:
+def collected(method: Any, tmp_path: Path, steps: int, chains: int = 1) -> tuple[Linear, torch.Tensor]:
+    """A model, and the samples of chains that read the same rows and have noise of their own."""
     toy = Linear(N, 4, white=True, prior_sd=1.0)
-    job = toy.job(tmp_path, steps=steps, batch_size=N)
+    job = Linears([toy] * chains, [N] * chains).job(tmp_path, steps=steps)
     found = method.fit(job)
     assert isinstance(found, Members) and len(found) == job.facts["samples"]
-    return toy, torch.stack([flat(sample) for sample in found])
+    return toy, torch.cat([found.values["a"], found.values["b"]], -1).double().flatten(0, 1)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1])
@@ -33,12 +34,13 @@ def test_the_samples_are_of_the_posterior_at_the_temperature(kind: str, temperat
     A step of size a makes theta an autoregression with the factor 1 - a h, h = 1 + 1 / N, and a noise of the variance
     2 a T / N + a^2 / N: the stationary variance is that over 1 - (1 - a h)^2, which is T / (N + 1) as a goes to 0.
     """
-    options = {"temperature": temperature, "samples": 400, "burn_in": 0.2, "prior_sd": 1.0}
+    options = {"temperature": temperature, "samples": 100, "burn_in": 0.5, "prior_sd": 1.0}
     size, h = 0.05, 1 + 1 / N
     wanted = (2 * size * temperature / N + size**2 / N) / (1 - (1 - size * h) ** 2)
     rms = (1 / N + wanted * h**2) ** 0.5  # of a gradient
     made: Any = Sgld(lr=size, **options) if kind == "sgld" else PreconditionedSgld(lr=size * rms, **options)
-    toy, samples = collected(made, tmp_path)
+    toy, samples = collected(made, tmp_path, steps=1600, chains=4)
+    assert len(samples) == 400
     assert ((samples.mean(0) - toy.mean) / wanted**0.5).abs().max() < 0.5
     assert float(samples.var(0).mean() / wanted) == pytest.approx(1, rel=0.2)
     assert wanted == pytest.approx(temperature / (N + 1), rel=0.3)

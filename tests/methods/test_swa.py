@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import compute, plan, result_bytes
-from toy import Linear, flat
+from toy import Linear, Linears, flat, of_model
 
 from bench.plan.runs import count_fits, families
 from bench.posterior import LowRankGaussian
@@ -193,28 +193,38 @@ def test_swag_at_tau_zero_is_swa_exactly_and_shares_its_fit(tmp_path: Path) -> N
     assert draws.shape[0] == 10 and (draws != mean).any()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_comes_near_a_posterior_that_is_known(seed: int, tmp_path: Path) -> None:
+SEEDS = range(4)
+N, D, BATCH = 256, 6, 4
+
+
+@pytest.fixture(scope="module")
+def white(tmp_path_factory: pytest.TempPathFactory) -> tuple[Linears, LowRankGaussian]:
+    """Models with white inputs, one of each seed, and their posteriors from one training."""
+    toys = Linears([Linear(N, D, white=True, prior_sd=1e3, seed=seed) for seed in SEEDS], [BATCH] * len(SEEDS))
+    lr = 2 * math.sqrt(BATCH) / N
+    swa = Swa(lr=10 * lr, swa_ratio=0.1, start=0.2, every=16, rank=100)
+    found = swa.fit(toys.job(tmp_path_factory.mktemp("white"), steps=4000))
+    assert isinstance(found, LowRankGaussian)
+    return toys, found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_comes_near_a_posterior_that_is_known(seed: int, white: tuple[Linears, LowRankGaussian]) -> None:
     """With white inputs, n examples and batches of B, SGD at 2 B / n is stationary at N(mean, I / n), the posterior.
 
     AdamW divides its gradient by its root mean square, 1 / sqrt(B): the same at lr = 2 sqrt(B) / n. (Mandt et al. 2017,
     arXiv 1704.04289. It holds for batches drawn with replacement, and no better than first order in lr.)
     """
-    n, d, size = 256, 6, 4
-    toy = Linear(n, d, white=True, prior_sd=1e3, seed=seed)
-    lr = 2 * math.sqrt(size) / n
-    job = toy.job(tmp_path, steps=4000, batch_size=size)
-    swa = Swa(lr=10 * lr, swa_ratio=0.1, start=0.2, every=16, rank=100)
-    found = swa.fit(job)
-    assert isinstance(found, LowRankGaussian)
-    deviations = torch.cat([found.deviations["a"], found.deviations["b"]], 1).double()
+    toys, found = white
+    toy = toys.models[seed]
+    deviations = torch.cat([found.deviations["a"][:, seed], found.deviations["b"][:, seed]], 1).double()
     low_rank = deviations.T @ deviations / (found.rank - 1)
-    covariance = (torch.diag(flat(found.variance)) + low_rank) / 2
+    covariance = (torch.diag(of_model(found.variance, seed)) + low_rank) / 2
     sd = toy.covariance.diagonal().sqrt()
     ratio = covariance.diagonal() / toy.covariance.diagonal()
-    offset = (flat(found.mean) - toy.mean) / sd
-    whitened = covariance * n
-    divergence = (whitened.trace() - d - torch.logdet(whitened) + offset.square().sum()) / (2 * d)
+    offset = (of_model(found.mean, seed) - toy.mean) / sd
+    whitened = covariance * N
+    divergence = (whitened.trace() - D - torch.logdet(whitened) + offset.square().sum()) / (2 * D)
     assert offset.abs().max() < 0.4
     assert ratio.min() > 1 / 1.7 and ratio.max() < 1.7
     assert divergence < 0.06  # nats per parameter
