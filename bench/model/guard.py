@@ -5,13 +5,17 @@ One loaded base serves all fits of a process, so a row must not depend on what t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import operator
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 SAMPLE = 2**16  # entries of a weight that are compared, evenly spaced
+HOLDERS = (dict, list, set)
+BITS = {1: torch.uint8, 2: torch.int16}  # by the bytes of an entry; wider ones are read as several of 32 bits
 Mark = tuple[int, torch.dtype, tuple[int, ...], int]
 
 
@@ -26,10 +30,11 @@ class Guard:
         self._modules = list(module.modules())
         self._classes = [type(each) for each in self._modules]
         self._attributes = [_Attributes(each) for each in (*self._modules, *objects)]
-        self._hooks = [_Hooks(tensor) for tensor in (*module.parameters(), *module.buffers())]
-        self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        named, buffers = list(module.named_parameters()), list(module.buffers())
+        self._hooks = [_Hooks(tensor) for tensor in (*(parameter for _, parameter in named), *buffers)]
+        self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
         ignored = {id(tensor) for tensor in free}
-        self._weights = [(name, p, _mark(p)) for name, p in module.named_parameters() if id(p) not in ignored]
+        self._weights = [(name, p, _mark(p)) for name, p in named if id(p) not in ignored]
 
     def restore(self) -> list[str]:
         """Put everything back as it was; returns the names of weights whose values have changed, which cannot be."""
@@ -56,20 +61,25 @@ class _Attributes:
         self._of = of
         self._values = dict(vars(of))
         self._contents = [
-            (value, value.copy()) for value in self._values.values() if isinstance(value, dict | list | set)
+            (value, value.copy() if value else ()) for value in self._values.values() if isinstance(value, HOLDERS)
         ]
 
     def restore(self) -> None:
         own = vars(self._of)
-        if own.keys() != self._values.keys() or any(own[name] is not value for name, value in self._values.items()):
+        if not _same(own, self._values):
             own.clear()
             own.update(self._values)
         for value, copy in self._contents:
             if isinstance(value, list):
                 value[:] = copy
-            else:
+            elif (value or copy) and not (isinstance(copy, dict) and _same(value, copy)):
                 value.clear()
                 value.update(copy)
+
+
+def _same(one: Mapping[Any, object], other: Mapping[Any, object]) -> bool:
+    """Whether two dictionaries hold the same objects in the same order."""
+    return len(one) == len(other) and all(map(operator.is_, one.values(), other.values())) and [*one] == [*other]
 
 
 class _Hooks:
@@ -100,10 +110,12 @@ def _mark(weight: Any) -> Mark:
     flat = weight.detach().reshape(-1)
     every = max(1, flat.numel() // SAMPLE)
     sample = flat[::every].contiguous().cpu()
-    bits = int(sample.view(torch.uint8).to(torch.int64).mul_(_weights_of(sample)).sum()) if sample.numel() else 0
-    return weight.data_ptr(), weight.dtype, tuple(weight.shape), bits
+    bits = sample.view(BITS.get(sample.element_size(), torch.int32))
+    total = int((bits.to(torch.int64) * _places()[: len(bits)]).sum())
+    return weight.data_ptr(), weight.dtype, tuple(weight.shape), total
 
 
-def _weights_of(sample: Tensor) -> Tensor:
-    """A weight for each byte, so that values that change places change the sum."""
-    return torch.arange(1, sample.numel() * sample.element_size() + 1)
+@functools.cache
+def _places() -> Tensor:
+    """A factor for each entry of a sample, so that values that change places change the sum."""
+    return torch.arange(1, 8 * SAMPLE + 1)  # a sample has up to 2 SAMPLE entries, of up to four times 32 bits
