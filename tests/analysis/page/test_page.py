@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import until
 
 from analysis.figures import style
 from analysis.page.data import page_data
@@ -114,9 +115,7 @@ def texts(page: Any, selector: str) -> list[str]:
 
 def wait_for(page: Any, sentence: str) -> None:
     """Wait until a JavaScript expression is true: the page reacts to an address in its own time."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(page, 10, poll_frequency=0.05).until(lambda _: page.execute_script(f"return {sentence}"))
+    until(lambda: page.execute_script(f"return {sentence}"))
 
 
 OPEN = "document.getElementById('details').open"
@@ -199,8 +198,11 @@ def test_the_slider_moves_gaussian_rows_to_the_numbers_of_tau_csv(page: Any, rep
 def test_a_row_opens_its_reliability_diagram_records_and_settings(page: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    link = next(e for e in page.find_elements("css selector", "#table tbody th a") if e.text == "gauss")
-    link.send_keys(Keys.ENTER)
+    def shown() -> list[Any]:
+        """The links of that name that the browser has drawn by now."""
+        return [link for link in page.find_elements("css selector", "#table tbody th a") if link.text == "gauss"]
+
+    until(shown)[0].send_keys(Keys.ENTER)
     wait_for(page, OPEN)
     assert texts(page, "#details-title") == ["gauss on one, τ = 1"]
     bars = page.execute_script("return document.getElementById('reliability').data[0].customdata")
@@ -256,7 +258,9 @@ def test_records_are_text_and_the_page_is_silent(page: Any) -> None:
     assert page.get_log("browser") == []
     sent = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     requests = [message["params"] for message in sent if message["method"] == "Network.requestWillBeSent"]
-    urls = [r["request"]["url"] for r in requests if not r["documentURL"].startswith("chrome://")]  # its own start page
+    # the browser's own start page has a frame in it
+    ours = [r for r in requests if not r["documentURL"].startswith(("chrome://", "chrome-untrusted://"))]
+    urls = [request["request"]["url"] for request in ours]
     assert any(url.endswith("/report.html") for url in urls)
     assert all(re.match(r"file:.*/report\.html|data:|about:", url) for url in urls), urls
     assert not [message for message in sent if message["method"].startswith("Network.webSocket")]
