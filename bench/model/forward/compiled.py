@@ -42,7 +42,7 @@ class Compiled(Switched):
             options: dict[str, Any] | None = {"fallback_random": True} if self._backend == "inductor" else None
             self._code[code] = torch.compile(code, fullgraph=True, dynamic=True, backend=self._backend, options=options)
         try:
-            return self._code[code](layer, *args, **kwargs)
+            return self._code[code](layer, *map(_differentiable, args[:1]), *args[1:], **kwargs)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:  # raised before anything is computed
             self._give_up(error)
             return inner(*args, **kwargs)
@@ -75,3 +75,8 @@ class Compiled(Switched):
         self._active = False
         cause = getattr(error, "inner_exception", error)  # what a backend raised
         self.failed = self.failed or f"{type(cause).__name__}: {str(cause).strip().splitlines()[0][:200]}"
+
+
+def _differentiable(hidden: Any) -> Any:
+    """What a layer reads, with a gradient asked for: the first layer needs none, and would be compiled by itself."""
+    return hidden if hidden.requires_grad else hidden.detach().requires_grad_()
