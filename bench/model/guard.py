@@ -72,7 +72,7 @@ class _Attributes:
         for value, copy in self._contents:
             if isinstance(value, list):
                 value[:] = copy
-            elif (value or copy) and not (isinstance(copy, dict) and _same(value, copy)):
+            elif (value or copy) and not (isinstance(value, dict) and isinstance(copy, dict) and _same(value, copy)):
                 value.clear()
                 value.update(copy)
 
