@@ -1,4 +1,4 @@
-# Two commands do everything on a machine with Python 3.11+ and make: `make demo` and `make test`.
+# On a machine with Python 3.11+ and make: `make demo` shows what this is; `make test` and `make test-slow` are all tests.
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Dozens of processes of a test run import the suite: its compiled modules are kept, also where that is switched off.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo ablations test lint coverage bench tune docs clean
+.PHONY: demo ablations test test-slow lint coverage bench tune docs clean
 
 demo: $(READY)
 	$(BIN)/bench demo --runs runs/demo --workers $(WORKERS) --out report
@@ -18,15 +18,19 @@ ablations: $(READY)
 	$(BIN)/bench grid bench/grids/ablations.toml --runs runs/ablations --workers $(WORKERS)
 	$(BIN)/bench report --runs runs/ablations --out report/ablations
 
-# Some tests wait for schedulers and processes, so three test processes pay on two cores.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# A file of tests stays in one process, which sets up for it once.
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 # The types are checked while the tests run: both must pass, and what mypy says comes last.
 test: $(READY) lint
 	@$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
-	$(PYTEST); tests=$$?; \
+	$(PYTEST) -n 2 -m "not slow"; tests=$$?; \
 	wait $$types; types=$$?; echo "mypy:"; cat $(VENV)/mypy.log; \
 	exit $$((tests || types))
+
+# The rest, which starts a cluster, a browser, a compiler or many processes and waits for them: a third process pays.
+test-slow: $(READY)
+	$(PYTEST) -n 3 -m slow
 
 # What takes seconds: style, spelling, import contracts, dependencies.
 lint: $(READY)
@@ -36,9 +40,9 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 
-# The same tests with coverage of the four packages, which takes a quarter longer.
+# All tests with coverage of the four packages, which takes a quarter longer.
 coverage: $(READY)
-	$(PYTEST) --cov --cov-report term:skip-covered
+	$(PYTEST) -n 3 --cov --cov-report term:skip-covered
 
 # The CPU part of docs/performance.md, in a quarter of an hour on a quiet machine: each script writes a JSON file.
 TIMED := results/cpu

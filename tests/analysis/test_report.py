@@ -135,6 +135,7 @@ def test_clock_figure_refuses_mixed_machines(store):
     assert drawn == [] and "mixes machines" in notes[0] and "Sliderule" in notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["report", "leaderboard", "compare published"])
 def test_the_commands_never_load_torch(store, tmp_path, command):
     for method in ("adamw", "ivon"):

@@ -131,6 +131,7 @@ def test_wrong_input_is_told_before_any_work(change: dict[str, object], error: t
         fit(**{**given, **change}, answers=ANSWERS)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_command_line_predicts_with_a_fit_made_here(tmp_path: Path) -> None:
     one = fit("adamw", "embedded", PAIRS, answers=ANSWERS, settings={"steps": 2}, runs=tmp_path, device="cpu")
     (tmp_path / "q.jsonl").write_text(json.dumps({"prompt": PAIRS[0][0]}) + "\n")

@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from patience import PATIENCE, until
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[3]
 GRID = 'methods = ["adamw"]\ntasks = ["notes_two"]\nseeds = [{seeds}]\n[set]\nsteps = {steps}\n'

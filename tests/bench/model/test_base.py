@@ -140,6 +140,7 @@ print("a compiler" if "torch._inductor.compile_fx" in sys.modules else "done")
 """
 
 
+@pytest.mark.slow
 def test_loading_and_training_print_nothing_and_load_no_compiler(
     gpt2: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,6 +239,7 @@ def publish_rounds(root: Path, number: int, barrier: Any, results: Any) -> None:
     results.put((number, won))
 
 
+@pytest.mark.slow
 def test_sixteen_processes_publish_one_key_at_once_and_one_wins_every_round(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(WRITERS), context.Queue()
