@@ -39,19 +39,31 @@ def few(name: str) -> RunSpec:
 class Stored(dict[str, tuple[Store, RunSpec]]):
     """A run of a few steps by method, each computed when a test asks for it: a broken one breaks only its own tests."""
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, fresh: bool = False) -> None:
         super().__init__()
-        self._runs = runs
+        self._runs, self._fresh = runs, fresh
 
     def __missing__(self, name: str) -> tuple[Store, RunSpec]:
         run = few(name)
-        self[name] = (compute(run, self._runs), run)
+        self[name] = (compute(run, self._runs, self._fresh), run)
         return self[name]
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Store, RunSpec]]:
     return Stored(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Store, RunSpec]]:
+    """The same runs in a store of their own, each on a base that was just loaded."""
+    return Stored(tmp_path_factory.mktemp("again"), fresh=True)
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose trainings were all killed."""
+    return tmp_path_factory.mktemp("cut")
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +95,11 @@ def test_predictions_are_distributions(name: str, stored: dict[str, tuple[Store,
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_same_spec_gives_the_same_bytes(name: str, stored: dict[str, tuple[Store, RunSpec]], tmp_path: Path) -> None:
+def test_same_spec_gives_the_same_bytes(
+    name: str, stored: dict[str, tuple[Store, RunSpec]], again: dict[str, tuple[Store, RunSpec]]
+) -> None:
     store, run = stored[name]
-    assert result_bytes(compute(run, tmp_path, fresh=True), run) == result_bytes(store, run)
+    assert result_bytes(again[name][0], run) == result_bytes(store, run)
 
 
 class Killed(BaseException):
@@ -113,22 +127,25 @@ def chain(fit: FitSpec) -> dict[str, FitSpec]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_trainings_that_are_killed_continue_to_the_same_bytes(
-    name: str, stored: dict[str, tuple[Store, RunSpec]], tmp_path: Path
+    name: str, stored: dict[str, tuple[Store, RunSpec]], cut: Path
 ) -> None:
     store, run = stored[name]
     (family,) = families([run])
+    fits = chain(run.fit).values()
+    before = [fit for fit in fits if Store(cut).has(fit)]  # killed, too: methods with one base share its training
     kills = 0
-    while not Store(tmp_path).has(run):
+    while not Store(cut).has(run):
         try:
-            run_on_loaded(Runner(store=Store(tmp_path), checkpoint_seconds=0), family, KillHalfway())
+            run_on_loaded(Runner(store=Store(cut), checkpoint_seconds=0), family, KillHalfway())
         except Killed:
             kills += 1
             assert kills < 20
-    again = Store(tmp_path)
-    assert result_bytes(again, run) == result_bytes(store, run)
-    trained = [facts for facts in map(again.fit_facts, chain(run.fit).values()) if facts["steps"]]
-    assert kills == len(trained), "one kill in each training that the method's posterior comes from"
-    for facts in trained:
+    found = Store(cut)
+    assert result_bytes(found, run) == result_bytes(store, run)
+    trained = [fit for fit in fits if found.fit_facts(fit)["steps"]]
+    killed = [fit for fit in trained if fit not in before]
+    assert kills == len(killed), "one kill in each training that the method's posterior comes from"
+    for facts in map(found.fit_facts, trained):
         assert [attempt["from_step"] for attempt in facts["attempts"]] == [0, STEPS // 2 - 1]
 
 
