@@ -94,11 +94,15 @@ def read_config(spec: ModelSpec, source: Source) -> Any:
     Raises:
         ModelNotUsable: it is missing or damaged, or that of another kind of model.
     """
+    with collected(), explained(source.name, spec):
+        return _read_config(source)
+
+
+def _read_config(source: Source) -> Any:
     from transformers import AutoConfig
 
-    with collected(), explained(source.name, spec):
-        _check_size(source)
-        config = AutoConfig.from_pretrained(source.place, trust_remote_code=False, **source.options)
+    _check_size(source)
+    config = AutoConfig.from_pretrained(source.place, trust_remote_code=False, **source.options)
     if config.is_encoder_decoder:
         raise ModelNotUsable(f"{source.name} is an encoder-decoder: use a causal (decoder-only) language model.")
     if getattr(config, "quantization_config", None) is not None:
@@ -131,8 +135,11 @@ def load_base(spec: ModelSpec, source: Source, device: torch.device, placed: Dev
     from transformers import AutoTokenizer
 
     with collected() as said, explained(source.name, spec):
-        tokenizer = AutoTokenizer.from_pretrained(source.place, trust_remote_code=False, **source.options)
-        model, warnings = _load_model(spec, source, device, placed)
+        config = _read_config(source)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.place, config=config, trust_remote_code=False, **source.options
+        )
+        model, warnings = _load_model(spec, source, config, device, placed)
         warnings += check_tokenizer(
             source, tokenizer, _settings(source, "tokenizer_config.json").get("tokenizer_class")
         )
@@ -142,12 +149,11 @@ def load_base(spec: ModelSpec, source: Source, device: torch.device, placed: Dev
 
 
 def _load_model(
-    spec: ModelSpec, source: Source, device: torch.device, placed: DeviceMap | None
+    spec: ModelSpec, source: Source, config: Any, device: torch.device, placed: DeviceMap | None
 ) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM
 
     dtype, quantization = getattr(torch, spec.dtype), QUANTIZATIONS[spec.quantization]
-    read_config(spec, source)
     if spec.quantization != "none" and not source.quantizable:
         raise ModelNotUsable(
             f"{source.name} cannot be read and quantised at once: use --quantization none, or a folder of safetensors."
@@ -168,7 +174,7 @@ def _load_model(
     loader: Any = AutoModelForCausalLM
     with quiet():
         model, report = loader.from_pretrained(
-            source.place, output_loading_info=True, trust_remote_code=False, **options
+            source.place, config=config, output_loading_info=True, trust_remote_code=False, **options
         )
     warnings = check_loaded(source, report)
     if getattr(model, "_hf_peft_config_loaded", False):

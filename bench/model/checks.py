@@ -86,15 +86,16 @@ def check_padding(spec: ModelSpec, base: Base, probe: Encoded) -> None:
         ModelNotUsable: padding changes more than rounding does, or the logits are not finite.
     """
     cut = _pieces(probe)
-    alone = torch.stack([_read(base, probe, prompt)[-1] for prompt in cut.tokens])
+    whole = _read(base, probe, probe.tokens[0])  # the last of the pieces
+    alone = torch.stack([*(_read(base, probe, prompt)[-1] for prompt in cut.tokens[:-1]), whole[-1]])
     check_finite(spec, base.name, alone)
     padded = base.model(**base.inputs(cut.batch(range(len(cut))))).logits[:, -1].float()
-    within = _read(base, probe, probe.tokens[0])[[len(prompt) - 1 for prompt in cut.tokens]]
+    within = whole[[len(prompt) - 1 for prompt in cut.tokens]]
     spread = float(alone.std())
     if spread == 0:
         raise ModelNotUsable(f"{base.name} answers every prompt alike: its weights are zero or were not read.")
     change = float(torch.stack([padded - alone, within - alone]).abs().max()) / spread
-    noise = _noise(spec, base, probe) / spread
+    noise = _noise(spec, base, probe, whole) / spread
     if not change <= max(FLOOR, TIMES_ROUNDING * noise):
         raise ModelNotUsable(
             f"{base.name} does not answer a padded prompt as it answers the prompt alone (its logits change by "
@@ -148,7 +149,7 @@ def _change_in_row(spec: ModelSpec, base: Base, prompts: Encoded, probe: Encoded
     row = prompts.batch(range(len(prompts)))
     change = float((base.at_ends(row, base.model(**base.inputs(row)).logits).float() - alone).abs().max())
     spread = float(alone.std())
-    return change / spread, _noise(spec, base, probe) / spread
+    return change / spread, _noise(spec, base, probe, _read(base, probe, probe.tokens[0])) / spread
 
 
 def _pieces(probe: Encoded, packing: bool = False) -> Encoded:
@@ -174,31 +175,28 @@ def _read(base: Base, probe: Encoded, ids: Sequence[int]) -> Tensor:
     return logits
 
 
-def _noise(spec: ModelSpec, base: Base, probe: Encoded) -> float:
-    """The largest change of a logit of the probe under several draws of rounding noise."""
-    before = _read(base, probe, probe.tokens[0])
-    return max(float((_rounded(spec, base, probe, seed) - before).abs().max()) for seed in range(NOISES))
+def _noise(spec: ModelSpec, base: Base, probe: Encoded, exact: Tensor) -> float:
+    """The largest change of a logit of the probe, ``exact`` (T, V), under several draws of rounding noise.
 
-
-def _rounded(spec: ModelSpec, base: Base, probe: Encoded, seed: int) -> Tensor:
-    """(T, V) logits of the probe under one draw of rounding noise on the embeddings.
-
-    Uniform within +-NOISE of each number, or +-half a step of the quantisation of its row where that is more.
+    Noise on the embeddings is uniform within +-NOISE of each number, or +-half a step of the quantisation of its row
+    where that is more.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(NOISES)]
     step = QUANTIZATIONS[spec.quantization].step
 
     def shake(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         wide = output.float()
         size = (NOISE[spec.dtype] * wide.abs()).maximum(step / 2 * wide.abs().amax(-1, keepdim=True))
-        noise = 2 * torch.rand(wide.shape, generator=generator).to(wide) - 1
-        return (wide + noise * size).to(output.dtype)
+        uniform = torch.stack([torch.rand(wide.shape[1:], generator=generator) for generator in generators])
+        return (wide + (2 * uniform.to(wide) - 1) * size).to(output.dtype)
 
     hook = base.model.get_input_embeddings().register_forward_hook(shake)
     try:
-        return _read(base, probe, probe.tokens[0])
+        row = torch.tensor([list(probe.tokens[0])], device=probe.device)
+        rounded = base.model(input_ids=row.expand(NOISES, -1)).logits.float()
     finally:
         hook.remove()
+    return float((rounded - exact).abs().max())
 
 
 def check_finite(spec: ModelSpec, name: str, logits: Tensor, prompt: str = PROBE.prompt) -> None:

@@ -40,12 +40,14 @@ def collected() -> Iterator[list[str]]:
     handlers, propagate = logger.handlers[:], logger.propagate
     transformers_logging.disable_progress_bar()
     logger.handlers[:], logger.propagate = [keep], False
-    logger.setLevel(logging.WARNING)
+    if level != logging.WARNING:  # setting a level makes every logger of the process forget which levels it shows
+        logger.setLevel(logging.WARNING)
     try:
         yield found
     finally:
         logger.handlers[:], logger.propagate = handlers, propagate
-        logger.setLevel(level)
+        if logger.level != level:
+            logger.setLevel(level)
 
 
 def worth_showing(messages: Sequence[str]) -> list[str]:
