@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import compute, plan
+from support import compute
+from support import plan_few as plan
 from tiny import CPU, FAMILIES, build, byte_level, drawn, fit_job, lora, one_batch, predict_job, save
 from torch.distributions import Normal, kl_divergence
 

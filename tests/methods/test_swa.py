@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import compute, plan, result_bytes
+from support import compute, result_bytes
+from support import plan_few as plan
 from toy import Linear, Linears, flat, of_model
 
 from bench.plan.runs import count_fits, families

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import compute, plan
+from support import compute
+from support import plan_few as plan
 from tiny import CPU, FAMILIES, build, byte_level, fit_job, lora, predict_job, save
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
@@ -139,7 +140,7 @@ def test_a_training_that_ends_within_the_first_cycle_is_named(tmp_path: Path) ->
     run = plan("blob")
     store = compute(run, tmp_path)
     (said,) = [line for line in store.fit_facts(run.fit)["warnings"] if "cycle" in line]
-    assert "ends after 8 steps, within the first cycle of 220 KL weights" in said and "set blob.kl=elbo" in said
+    assert "ends after 8 steps, within the first cycle of 128 KL weights" in said and "set blob.kl=elbo" in said
 
 
 def test_cycles_survive_a_kill() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import compute, plan
+from support import compute
+from support import plan_few as plan
 
 from bench.posterior import DiagGaussian
 

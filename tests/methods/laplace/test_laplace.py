@@ -30,13 +30,13 @@ def test_the_evidence_is_stored_and_a_fixed_precision_is_kept(tmp_path: Any) -> 
 def test_an_evidence_short_of_its_maximum_is_warned_of(name: str, tmp_path: Any) -> None:
     one_draw = {"predictive": "sampled", "draws": 1}  # the fit is what matters here
     for steps, warned in ((1, True), (300, False)):
-        run = plan(name, "notes_two", adamw={"lr": 0.01}, steps=40, **{name: {"evidence_steps": steps, **one_draw}})
+        run = plan(name, adamw={"lr": 0.05}, steps=40, **{name: {"evidence_steps": steps, **one_draw}})
         facts = compute(run, tmp_path).fit_facts(run.fit)
         assert [sentence for sentence in facts["warnings"] if "does not maximise the Laplace evidence" in sentence] == (
             facts["warnings"] if warned else []
         )
         assert bool(facts["warnings"]) == warned == (facts["diagnostics"]["log_evidence_missed"] > 0.5)
-    fixed = plan(name, "notes_two", adamw={"lr": 0.01}, steps=40, **{name: {"prior_precision": 50.0, **one_draw}})
+    fixed = plan(name, adamw={"lr": 0.05}, steps=40, **{name: {"prior_precision": 50.0, **one_draw}})
     assert compute(fixed, tmp_path).fit_facts(fixed.fit)["warnings"] == []
 
 
