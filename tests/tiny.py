@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from bench.data.batches import Batch
 from bench.method import FitJob, PredictJob
 from bench.model.answers import answer_tokens
 from bench.model.choice_model import ChoiceModel
-from bench.posterior import Posterior
+from bench.model.forward import side_by_side
+from bench.posterior import Params, Posterior
 from bench.specs import DataSpec, FitSpec, LoraSpec, ModelSpec, TrainSpec
 from bench.task import Example
 from bench.train.checkpoint import Checkpointing
@@ -45,6 +48,17 @@ def one_batch(model: ChoiceModel, prompts: Sequence[str] = PROMPTS) -> Batch:
 
 def one_by_one(model: ChoiceModel, prompts: Sequence[str] = PROMPTS) -> Tensor:
     return torch.cat([model.logits(one_batch(model, [prompt])) for prompt in prompts]).detach()
+
+
+def logits_of_draws(model: ChoiceModel, batch: Batch, draws: Iterable[Params]) -> Tensor:
+    """(S, B, C): the logits of S draws of the adapters, many of which share a pass."""
+    found, waiting = [], list(draws)
+    for start in range(0, len(waiting), 50):
+        some = waiting[start : start + 50]
+        with side_by_side.stacked(model.adapters, side_by_side.stack(model.adapters, some), batch):
+            logits = model.logits(side_by_side.repeated(batch, len(some)))
+        found.append(logits.reshape(len(some), len(batch), -1))
+    return torch.cat(found)
 
 
 def drawn(model: ChoiceModel, seed: int = 5, scale: float = 0.3) -> dict[str, Tensor]:
@@ -188,6 +202,20 @@ def build(name: str, options: dict[str, Any]) -> Any:
     module = AutoModelForCausalLM.from_config(transformers.CONFIG_MAPPING[name](**options)).eval()
     spread(module)
     return module
+
+
+def saved(name: str, options: dict[str, Any]) -> Path:
+    """A folder with the model that :func:`build` makes and a tokenizer with a BOS, made once; to be read only."""
+    return _saved(name, json.dumps(options))
+
+
+@functools.cache
+def _saved(name: str, options: str) -> Path:
+    folder = Path(tempfile.mkdtemp(dir=_FOLDERS.name)) / name
+    return save(folder, build(name, json.loads(options)), byte_level("<s>"))
+
+
+_FOLDERS = tempfile.TemporaryDirectory(prefix="tiny-")
 
 
 def lora(targets: Sequence[str] = QV, **options: Any) -> ModelSpec:

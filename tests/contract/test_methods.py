@@ -30,10 +30,13 @@ METHODS = method_names()
 TASK = "few_four"
 
 
+FEW = {"draws": 3, "masks": 3, "search_draws": 3, "points": 3, "width": 1.0, "evidence_steps": 10}
+
+
 def few(name: str) -> RunSpec:
-    """A run of a few steps and, where the method has draws, a few of them."""
+    """A run of a few steps and, where the method has draws or a search, a few of those."""
     known = get_method(name).hyperparameters()
-    return plan(name, TASK, **{name: {option: 3 for option in ("draws", "masks", "search_draws") if option in known}})
+    return plan(name, TASK, **{name: {option: value for option, value in FEW.items() if option in known}})
 
 
 class Stored(dict[str, tuple[Store, RunSpec]]):

@@ -28,15 +28,18 @@ SETTINGS = {
     "swa": {"lr": 3e-3},
     "swag": {"draws": 2},
     "ivon": {"lr": 0.3, "draws": 2},
+    "ivon2": {"draws": 2},
     "mc_dropout": {"masks": 2},
     "blob": {"lr": 3e-3, "draws": 2},
     "scalabl": {"lr": 3e-3, "draws": 2},
     # a narrow range: draws follow the singular vectors of B, which differ between bases after so few steps
     "tfb": {"draws": 2, "search_draws": 1, "largest": 1e-3},
     # little noise: its size follows the preconditioner, whose first values are those of single gradients
-    "psgld": {"lr": 3e-4, "temperature": 1e-2},
+    "psgld": {"lr": 3e-4, "temperature": 1e-2, "samples": 2},
+    "sgld": {"samples": 2},
+    "csgld": {"samples": 4},  # one of each cycle
     "isotropic": {"draws": 2, "search_draws": 2},
-    "adam_posterior": {"draws": 2, "search_draws": 2},
+    "adam_posterior": {"draws": 2, "search_draws": 2, "points": 3},
     "ensemble": {"members": 2},
     "multi_swag": {"members": 2, "draws": 1},
     "la_kfac": {"jacobian_batch": 64},

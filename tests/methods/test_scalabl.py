@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import compute
 from support import plan_few as plan
-from tiny import CPU, FAMILIES, build, byte_level, drawn, fit_job, lora, one_batch, predict_job, save
+from tiny import CPU, FAMILIES, drawn, fit_job, logits_of_draws, lora, one_batch, predict_job, saved
 from torch.distributions import Normal, kl_divergence
 
 from bench.model.choice_model import ChoiceModel, load_model
@@ -19,16 +19,16 @@ from methods.laplace.curvature import jacobians
 from methods.scalabl import RowScale, Scalabl, columns, noisy_rows, start_from_singular_vectors
 
 
-def tiny_model(folder: Path, family: str = "llama") -> ChoiceModel:
+def tiny_model(family: str = "llama") -> ChoiceModel:
     options, targets = FAMILIES[family]
-    model = load_model(lora([*targets, "head"]), save(folder / family, build(family, options), byte_level("<s>")), CPU)
+    model = load_model(lora([*targets, "head"]), saved(family, options), CPU)
     model.prepare(("A", "B", "C"), 0)
     return model
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ChoiceModel:
-    return tiny_model(tmp_path_factory.mktemp("model"))
+def model() -> ChoiceModel:
+    return tiny_model()
 
 
 def posterior_of(model: ChoiceModel, sd: float = 0.3) -> RowScale:
@@ -124,7 +124,7 @@ def test_linearised_prediction_agrees_with_many_draws_where_the_spread_is_small(
     batch = one_batch(model)
     with torch.no_grad():
         draws = posterior.draws(500, torch.Generator().manual_seed(3))
-        sampled = torch.stack([model.logits(batch, draw) for draw in draws]).double()
+        sampled = logits_of_draws(model, batch, draws).double()
     with model.assign(posterior.mean):
         found, _ = columns(model, batch, posterior.direction)
     noise = sampled - sampled.mean(0)
@@ -140,7 +140,7 @@ def test_linearised_prediction_agrees_with_many_draws_where_the_spread_is_small(
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "gemma2", "qwen2"])
 def test_every_familys_adapters_learn_their_singular_values(family: str, tmp_path: Path) -> None:
-    model = tiny_model(tmp_path, family)
+    model = tiny_model(family)
     model.check_maps()
     method = Scalabl(kl_weight="elbo", lr=1e-2, draws=2)
     posterior = method.fit(fit_job(model, tmp_path, steps=4, batch_size=2))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import compute
 from support import plan_few as plan
-from tiny import CPU, FAMILIES, build, byte_level, drawn, examples, fit_job, lora, one_batch, predict_job, save
+from tiny import CPU, FAMILIES, drawn, examples, fit_job, lora, one_batch, predict_job, saved
 
 from bench.method import get_method
 from bench.model.choice_model import load_model
@@ -50,7 +50,8 @@ def test_draws_are_isotropic_in_the_range_of_b(out: int, r: int, dead: int) -> N
     params, sd, count = adapter(out, r, dead), 0.3, 20_000
     unit = in_range_of_b(params)
     drawn_ones = unit.draws(count, torch.Generator().manual_seed(1), tau=sd**2)
-    noise = torch.stack([draw[B] @ draw[A] for draw in drawn_ones]).double() - (params[B] @ params[A]).double()
+    a, b = (torch.stack(values) for values in zip(*((draw[A], draw[B]) for draw in drawn_ones), strict=True))
+    noise = (b @ a).double() - (params[B] @ params[A]).double()
     flat = noise.transpose(1, 2).flatten(1)  # column by column
     basis = torch.linalg.svd(params[B].double()).U[:, : min(out, r - dead)]
     expected = sd**2 * torch.block_diag(*[basis @ basis.T] * 5)
@@ -87,8 +88,7 @@ def test_the_sd_is_the_closed_form_of_a_loss_that_is_quadratic_in_the_update(mon
 @pytest.mark.parametrize("family", ["gpt2", "opt", "gemma2", "qwen2"])
 def test_every_family_keeps_its_function(family: str, tmp_path: Path) -> None:
     options, targets = FAMILIES[family]
-    folder = save(tmp_path / family, build(family, options), byte_level("<s>"))
-    model = load_model(lora([*targets, "head"]), folder, CPU)
+    model = load_model(lora([*targets, "head"]), saved(family, options), CPU)
     model.prepare(("A", "B"), 0)
     start = drawn(model)
     encoded = model.encode(examples(), 320)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CPU, FAMILIES, LETTERS, LLAMA, NEOX, PROMPTS, TRUTHS, build, byte_level, examples, lora, save
+from tiny import CPU, FAMILIES, LETTERS, LLAMA, NEOX, PROMPTS, TRUTHS, build, byte_level, examples, lora, save, saved
 from torch import nn
 
 from bench.data.batches import Encoded
@@ -41,9 +41,9 @@ PRECISIONS = [
 @pytest.mark.parametrize(("quantization", "dtype"), PRECISIONS)
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_model_that_padding_would_change_is_refused_in_every_precision(
-    name: str, quantization: str, dtype: str, tmp_path: Path
+    name: str, quantization: str, dtype: str
 ) -> None:
-    folder = save(tmp_path / name, build(name, REFUSED[name]), byte_level("<s>"))
+    folder = saved(name, REFUSED[name])
     spec = dataclasses.replace(lora(), quantization=quantization, dtype=dtype)
     with pytest.raises(ModelNotUsable, match="tiny does not answer a padded prompt as it answers the prompt alone"):
         load_model(spec, folder, CPU)
@@ -57,13 +57,13 @@ UNQUANTISED = ("falcon", "mamba")
 @pytest.mark.parametrize(("quantization", "dtype"), PRECISIONS[1:])
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_a_model_that_is_right_in_float32_is_accepted_in_every_precision(
-    name: str, quantization: str, dtype: str, tmp_path: Path
+    name: str, quantization: str, dtype: str
 ) -> None:
     """Measured on other prompts than the probe: what padding changes is what rounding changes."""
     if quantization != "none" and name in UNQUANTISED:
         pytest.skip(f"bitsandbytes cannot quantise {name}")
     options, targets = FAMILIES[name]
-    folder = save(tmp_path / name, build(name, options), byte_level("<s>"))
+    folder = saved(name, options)
     model = load_model(dataclasses.replace(lora(targets), quantization=quantization, dtype=dtype), folder, CPU)
     model.prepare(LETTERS[:4], seed=1)
     prompts = ("Name one. Answer:", PROMPTS[3], f"{PROMPTS[1]} " * 3 + "Answer:")
@@ -102,9 +102,9 @@ PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 
 
 @pytest.mark.parametrize("rope", [LONG, DYNAMIC], ids=["longrope", "dynamic"])
-def test_a_prompt_that_would_turn_the_others_positions_is_refused(rope: dict[str, Any], tmp_path: Path) -> None:
+def test_a_prompt_that_would_turn_the_others_positions_is_refused(rope: dict[str, Any]) -> None:
     options = LLAMA | {"max_position_embeddings": 32, "rope_parameters": rope}
-    model = load_model(lora(), save(tmp_path / "m", build("llama", options), byte_level("<s>")), CPU)
+    model = load_model(lora(), saved("llama", options), CPU)
     said = r"tiny rotates positions by the longest prompt of a batch beyond 32 tokens.*\(--set max_length=32\)"
     with pytest.raises(ValueError, match=said):
         model.encode(examples(["A " * 40]), 33)
@@ -130,10 +130,10 @@ def test_the_length_up_to_which_rotations_are_steady_is_read_from_any_form(
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt", "gptj", "codegen"])
-def test_a_prompt_beyond_a_table_of_positions_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_prompt_beyond_a_table_of_positions_is_refused(name: str) -> None:
     options, targets = FAMILIES[name]
     size = "max_position_embeddings" if name == "opt" else "n_positions"
-    model = load_model(lora(targets), save(tmp_path / name, build(name, options | {size: 40}), byte_level("<s>")), CPU)
+    model = load_model(lora(targets), saved(name, options | {size: 40}), CPU)
     with pytest.raises(ValueError, match="tiny reads at most 40 tokens, and a prompt has 41: set max_length=40"):
         model.encode(examples(["A " * 80]), 41)
     model.prepare(TRUTHS, seed=1)
@@ -141,36 +141,36 @@ def test_a_prompt_beyond_a_table_of_positions_is_refused(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "falcon", "bloom", "mpt"])
-def test_positions_without_a_table_have_no_limit(name: str, tmp_path: Path) -> None:
+def test_positions_without_a_table_have_no_limit(name: str) -> None:
     options, targets = FAMILIES[name]
-    model = load_model(lora(targets), save(tmp_path / name, build(name, options), byte_level("<s>")), CPU)
+    model = load_model(lora(targets), saved(name, options), CPU)
     assert len(model.encode(examples(["A " * 400]), 320).tokens[0]) == 320
 
 
-def test_a_tokenizer_of_another_model_is_refused_before_the_model_reads_anything(tmp_path: Path) -> None:
-    folder = save(tmp_path / "m", build("llama", LLAMA | {"vocab_size": 20}), byte_level("<s>"))
+def test_a_tokenizer_of_another_model_is_refused_before_the_model_reads_anything() -> None:
+    folder = saved("llama", LLAMA | {"vocab_size": 20})
     said = r"^The tokenizer of tiny has ids up to \d+, its embedding only 20 rows: use the model's own tokenizer\.$"
     with pytest.raises(ValueError, match=said):
         load_model(lora(), folder, CPU)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "bloom", "opt"])
-def test_maps_of_ordinary_layers_run_once_with_a_row_per_token(name: str, tmp_path: Path) -> None:
+def test_maps_of_ordinary_layers_run_once_with_a_row_per_token(name: str) -> None:
     options, targets = FAMILIES[name]
-    folder = save(tmp_path / name, build(name, options), byte_level("<s>"))
+    folder = saved(name, options)
     model = load_model(lora((*targets, "head")), folder, CPU)
     model.prepare(TRUTHS, seed=1)
     model.check_maps()
     assert not any(a.linear._forward_hooks for a in model.adapters.values())
 
 
-def test_maps_that_methods_cannot_read_are_refused(tmp_path: Path) -> None:
+def test_maps_that_methods_cannot_read_are_refused() -> None:
     dora = load_model(ModelSpec(lora=LoraSpec(variant="dora")), None, CPU)
     dora.prepare(TRUTHS, seed=1)
     with pytest.raises(ValueError, match=r"lora.variant 'dora' has parameters that are not linear maps.*magnitude"):
         dora.check_maps()
 
-    folder = save(tmp_path / "m", build("llama", LLAMA), byte_level("<s>"))
+    folder = saved("llama", LLAMA)
     model = load_model(lora(), folder, CPU)
     model.prepare(TRUTHS, seed=1)
     inner = model._base.model

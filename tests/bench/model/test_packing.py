@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import CPU, FAMILIES, LETTERS, PROMPTS, build, byte_level, drawn, examples, lora, one_by_one, save
+from tiny import CPU, FAMILIES, LETTERS, PROMPTS, drawn, examples, lora, one_by_one, saved
 from torch import Tensor
 
 from bench.data.batches import Batch
@@ -28,18 +28,17 @@ from tests.support import bench, compute, plan_few, result_bytes
 ALIKE = tuple("Select one: " + prompt for prompt in sorted(PROMPTS, key=len))
 
 
-def model_of(name: str, folder: Path, targets: tuple[str, ...] = (), **options: Any) -> ChoiceModel:
+def model_of(name: str, targets: tuple[str, ...] = (), **options: Any) -> ChoiceModel:
     config, own = FAMILIES[name]
-    saved = save(folder / name, build(name, config), byte_level("<s>"))
     spec = dataclasses.replace(lora((*own, *targets)), **{"packing": True, **options})
-    model = load_model(spec, saved, CPU)
+    model = load_model(spec, saved(name, config), CPU)
     model.prepare(LETTERS[:4], seed=3)
     return model
 
 
-def sharing(name: str, folder: Path, targets: tuple[str, ...] = (), **options: Any) -> tuple[ChoiceModel, Batch]:
+def sharing(name: str, targets: tuple[str, ...] = (), **options: Any) -> tuple[ChoiceModel, Batch]:
     """A model whose prompts share their first tokens, and a batch of them, the shortest one first."""
-    model = model_of(name, folder, targets, shared_prefix=True, **options)
+    model = model_of(name, targets, shared_prefix=True, **options)
     batch = model.encode(examples(ALIKE), 320).batch(range(len(ALIKE)))
     assert batch.packed is not None and batch.packed.shared > 8  # more than the windows of FAMILIES
     return model, batch
@@ -53,20 +52,18 @@ def batch_of(model: ChoiceModel) -> Batch:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "gpt2", "opt", "mistral", "gemma2", "granite", "phi3"])
-def test_packed_prompts_are_answered_as_each_alone(name: str, tmp_path: Path) -> None:
+def test_packed_prompts_are_answered_as_each_alone(name: str) -> None:
     """Windows (mistral, gemma2), soft caps (gemma2), a logit scale (granite), learned positions (gpt2, opt)."""
-    model = model_of(name, tmp_path)
+    model = model_of(name)
     with model.assign(drawn(model)), torch.no_grad():
         alone = one_by_one(model, PROMPTS[::-1])
         torch.testing.assert_close(model.logits(batch_of(model)), alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])
-def test_attention_never_sees_two_packed_prompts_at_once(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_never_sees_two_packed_prompts_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it where gradient checkpointing computes a layer again."""
-    model = model_of(name, tmp_path)
+    model = model_of(name)
     batch = batch_of(model)
     assert batch.packed is not None
     seen: list[int] = []
@@ -83,8 +80,8 @@ def test_attention_never_sees_two_packed_prompts_at_once(
     assert sorted(seen) == sorted(passes * batch.packed.lengths)
 
 
-def test_packed_gradients_and_the_inputs_of_the_head_are_those_of_padded_rows(tmp_path: Path) -> None:
-    model = model_of("gemma2", tmp_path, ("head",))
+def test_packed_gradients_and_the_inputs_of_the_head_are_those_of_padded_rows() -> None:
+    model = model_of("gemma2", ("head",))
     batch = batch_of(model)
 
     def read(batch: Batch) -> list[Tensor]:
@@ -97,8 +94,8 @@ def test_packed_gradients_and_the_inputs_of_the_head_are_those_of_padded_rows(tm
             torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
 
 
-def test_curvature_reads_the_padded_rows(tmp_path: Path) -> None:
-    model = model_of("llama", tmp_path)
+def test_curvature_reads_the_padded_rows() -> None:
+    model = model_of("llama")
     batch, names = batch_of(model), list(model.params)
     with model.assign(drawn(model)):
         assert all(rows.shape[:2] == batch.input_ids.shape for rows in Tape(model, batch, names).inputs.values())
@@ -106,9 +103,9 @@ def test_curvature_reads_the_padded_rows(tmp_path: Path) -> None:
     assert all(torch.equal(packed[name], padded[name]) for name in names)
 
 
-def test_flipout_has_the_same_law_on_packed_rows(tmp_path: Path) -> None:
+def test_flipout_has_the_same_law_on_packed_rows() -> None:
     """Standard deviations of the logits over 150 passes; their standard error is 6 %."""
-    model = model_of("llama", tmp_path)
+    model = model_of("llama")
     batch, names = batch_of(model), a_factors(model)
     found = []
     with model.assign(drawn(model)), torch.no_grad():
@@ -120,18 +117,16 @@ def test_flipout_has_the_same_law_on_packed_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["falcon", "falcon_h1", "bloom", "mamba"])
-def test_a_base_that_would_read_across_prompts_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_base_that_would_read_across_prompts_is_refused(name: str) -> None:
     said = r"^tiny (does not answer packed|takes no positions).*read each other: set packing = false in \[model\]"
     with pytest.raises(ModelNotUsable, match=said):
-        model_of(name, tmp_path)
-    model_of(name, tmp_path, packing=False)
+        model_of(name)
+    model_of(name, packing=False)
 
 
 @pytest.mark.parametrize(("dtype", "quantization"), [("bfloat16", "none"), ("float32", "int8"), ("float32", "nf4")])
-def test_what_is_equal_up_to_rounding_is_accepted_in_every_precision(
-    dtype: str, quantization: str, tmp_path: Path
-) -> None:
-    model = model_of("llama", tmp_path, dtype=dtype, quantization=quantization)
+def test_what_is_equal_up_to_rounding_is_accepted_in_every_precision(dtype: str, quantization: str) -> None:
+    model = model_of("llama", dtype=dtype, quantization=quantization)
     batch = batch_of(model)
     with torch.no_grad():
         packed, padded = model.logits(batch), model.logits(batch.padded())
@@ -145,16 +140,16 @@ def test_what_is_equal_up_to_rounding_is_accepted_in_every_precision(
     "name",
     ["llama", "qwen2", "qwen3", "gemma", "gpt2", "opt", "gpt_neox", "mistral", "gemma3_text", "granite", "phi3"],
 )
-def test_prompts_that_share_tokens_are_answered_as_each_alone(name: str, tmp_path: Path) -> None:
+def test_prompts_that_share_tokens_are_answered_as_each_alone(name: str) -> None:
     """Windows shorter than what is shared (mistral, gemma3_text), learned positions (gpt2, opt)."""
-    model, batch = sharing(name, tmp_path)
+    model, batch = sharing(name)
     with model.assign(drawn(model)), torch.no_grad():
         torch.testing.assert_close(model.logits(batch), one_by_one(model, ALIKE), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mistral", "gpt2"])
-def test_gradients_through_shared_tokens_are_those_of_padded_rows(name: str, tmp_path: Path) -> None:
-    model, batch = sharing(name, tmp_path, ("head",))
+def test_gradients_through_shared_tokens_are_those_of_padded_rows(name: str) -> None:
+    model, batch = sharing(name, ("head",))
 
     def read(batch: Batch) -> list[Tensor]:
         gradients = torch.autograd.grad(model.logits(batch).square().sum(), list(model.params.values()))
@@ -170,8 +165,8 @@ def test_gradients_through_shared_tokens_are_those_of_padded_rows(name: str, tmp
             torch.testing.assert_close(again, shared, rtol=0, atol=0)
 
 
-def test_shared_tokens_pass_once_and_are_read_by_every_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = sharing("mistral", tmp_path)
+def test_shared_tokens_pass_once_and_are_read_by_every_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = sharing("mistral")
     assert batch.packed is not None
     seen: list[tuple[int, int]] = []
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -199,10 +194,10 @@ def test_without_a_mask_attention_is_causal_within_each_prompt() -> None:
 @pytest.mark.parametrize(
     ("name", "why"), [("gptj", "has attention of its own"), ("stablelm", "does not answer prompts")]
 )
-def test_a_base_whose_prompts_cannot_share_tokens_is_refused(name: str, why: str, tmp_path: Path) -> None:
+def test_a_base_whose_prompts_cannot_share_tokens_is_refused(name: str, why: str) -> None:
     with pytest.raises(ModelNotUsable, match=rf"^tiny {why}.*set shared_prefix = false in \[model\]"):
-        model_of(name, tmp_path, shared_prefix=True)
-    model_of(name, tmp_path)
+        model_of(name, shared_prefix=True)
+    model_of(name)
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -215,13 +210,19 @@ def packing(run: RunSpec, share: bool = False) -> RunSpec:
     return dataclasses.replace(run, fit=dataclasses.replace(run.fit, model=model, bases=bases))
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store, in which padded runs are those of every way of packing."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("method", ["adamw", "ivon", "la_kfac", "vbll"])
-def test_a_packed_training_is_the_padded_one_up_to_rounding(method: str, share: bool, tmp_path: Path) -> None:
+def test_a_packed_training_is_the_padded_one_up_to_rounding(method: str, share: bool, runs: Path) -> None:
     """Without dropout, whose masks have the shape of the rows."""
     run = plan_few(method, steps=30, lora={"dropout": 0.0})
     row = packing(run, share)
-    padded, packed = compute(run, tmp_path / "padded"), compute(row, tmp_path / "packed")
+    padded, packed = compute(run, runs), compute(row, runs)
     losses = []
     for store, spec in ((padded, run), (packed, row)):
         root = spec.fit.root

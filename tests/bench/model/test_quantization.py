@@ -13,14 +13,12 @@ from tiny import (
     LETTERS,
     PROMPTS,
     TRUTHS,
-    build,
-    byte_level,
     drawn,
     lora,
     merged,
     one_batch,
     one_by_one,
-    save,
+    saved,
 )
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -106,14 +104,14 @@ def test_a_bfloat16_base_has_float32_adapters(quantization: str, embedded: Choic
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32 and parameter.grad.any()
 
 
-def test_a_base_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
+def test_a_base_that_cannot_be_quantised_is_refused() -> None:
     sentences = {
         "falcon": "No layer of tiny can be quantised to int8",
         "mamba": "tiny cannot answer a text prompt in int8",
     }
     for name, sentence in sentences.items():
         options, targets = FAMILIES[name]
-        folder = save(tmp_path / name, build(name, options), byte_level("<s>"))
+        folder = saved(name, options)
         with pytest.raises(ValueError, match=sentence):
             load_model(dataclasses.replace(lora(targets), quantization="int8"), folder, CPU)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import compute
 from support import plan_few as plan
-from tiny import CPU, FAMILIES, build, byte_level, fit_job, lora, predict_job, save
+from tiny import CPU, FAMILIES, fit_job, lora, predict_job, saved
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from toy import Linear, ToyJob, ToyModel
@@ -155,8 +155,7 @@ def test_cycles_survive_a_kill() -> None:
 @pytest.mark.parametrize("family", ["gpt2", "opt", "gemma2", "qwen2"])
 def test_every_familys_adapters_are_perturbed_and_learn_their_spread(family: str, tmp_path: Path) -> None:
     options, targets = FAMILIES[family]
-    folder = save(tmp_path / family, build(family, options), byte_level("<s>"))
-    model = load_model(lora([*targets, "head"]), folder, CPU)
+    model = load_model(lora([*targets, "head"]), saved(family, options), CPU)
     model.prepare(("A", "B"), 0)
     model.check_maps()
     blob = Blob(kl="elbo", lr=1e-2, kl_lr=1e-3, draws=2, predictive="flipout")

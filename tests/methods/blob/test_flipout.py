@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import CPU, FAMILIES, build, byte_level, drawn, lora, one_batch, predict_job, save
+from tiny import CPU, FAMILIES, drawn, logits_of_draws, lora, one_batch, predict_job, saved
 from torch import nn
 
 from bench.model.adapters import Adapter
@@ -22,10 +22,9 @@ class Maps:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> ChoiceModel:
+def model() -> ChoiceModel:
     options, targets = FAMILIES["llama"]
-    folder = save(tmp_path_factory.mktemp("llama"), build("llama", options), byte_level("<s>"))
-    found = load_model(lora([*targets, "head"]), folder, CPU)
+    found = load_model(lora([*targets, "head"]), saved("llama", options), CPU)
     found.prepare(("A", "B"), 0)
     return found
 
@@ -82,7 +81,7 @@ def test_logits_have_the_variance_of_weight_draws_where_a_prompt_has_one_token(m
         with flipout(model, sd, sd.__getitem__, torch.Generator().manual_seed(1)):
             noisy = torch.cat([model.logits(batch) for _ in range(400)])
         draws = posterior.draws(400, torch.Generator().manual_seed(2))
-        weights = torch.cat([model.logits(batch, draw) for draw in draws])
+        weights = logits_of_draws(model, batch, draws).squeeze(1)
     assert float(weights.std(0).min()) > 0.01
     torch.testing.assert_close(noisy.std(0), weights.std(0), rtol=0.2, atol=0)  # standard error 5 %
     torch.testing.assert_close(noisy.mean(0), centre, rtol=0, atol=float(4 * weights.std(0).max() / 400**0.5))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import bench, compute, plan, result_bytes
-from tiny import CPU, FAMILIES, build, byte_level, lora, one_batch, save
+from tiny import CPU, FAMILIES, lora, one_batch, saved
 
 from bench.errors import ModelNotUsable
 from bench.model.base import repeated_layers
@@ -38,9 +38,9 @@ def kept(model: ChoiceModel, on: bool) -> tuple[int, list[torch.Tensor]]:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
-def test_the_gradients_are_the_same_and_less_is_kept(name: str, tmp_path: Path) -> None:
+def test_the_gradients_are_the_same_and_less_is_kept(name: str) -> None:
     options, targets = FAMILIES[name]
-    folder = save(tmp_path / name, build(name, options), byte_level("<s>"))
+    folder = saved(name, options)
     model = load_model(resolve_model(lora(targets), folder), folder, CPU)
     model.prepare(("A", "B"), seed=0)
     (all_of_it, plain), (less, again) = kept(model, False), kept(model, True)
