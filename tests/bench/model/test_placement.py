@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import bench, compute, plan, result_bytes
+from support import bench, compute, result_bytes
+from support import plan_few as plan
 from tiny import CPU, one_batch
 
 from bench.errors import ModelNotUsable

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from support import bench, compute, plan
+from support import bench, compute
+from support import plan_few as plan
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data.splits import DataSource, load_split
@@ -50,7 +51,7 @@ def stored(runs: Path, method: str) -> torch.Tensor:
     return torch.from_numpy(Store(runs).predictions(run)["log_probs"])[:, :4]
 
 
-PROMPTS = [example.prompt for example in load_split(get_task("notes_two"), "validation", DataSource()).examples[:4]]
+PROMPTS = [example.prompt for example in load_split(get_task("few_two"), "validation", DataSource()).examples[:4]]
 
 
 @pytest.mark.parametrize("method", ["adamw", "temperature"])
@@ -79,7 +80,7 @@ def test_a_fit_can_be_exported_without_an_evaluation(runs: Path, tmp_path: Path)
 def test_the_card_names_base_metrics_settings_and_licence(runs: Path, tmp_path: Path) -> None:
     export(open_result(runs, key(plan("adamw"))), tmp_path / "out", temperature=2.0)
     card = (tmp_path / "out" / "README.md").read_text()
-    task = get_task("notes_two")
+    task = get_task("few_two")
     assert card.startswith("---\nbase_model: ") and "library_name: peft" in card
     for text in (task.title, task.licence, "| adamw |", "| mc_dropout |", "accuracy", '"steps": 8', " / temperature"):
         assert text in card

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import compute, plan
+from support import compute
+from support import plan_few as plan
 
 from bench.method import FitJob, PredictJob, get_method
 from bench.posterior import DiagGaussian, Point, load_posterior

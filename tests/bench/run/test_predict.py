@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import bench, compute, plan
+from support import bench, compute
+from support import plan_few as plan
 
 from bench.data.file_task import load_extension
 from bench.data.splits import DataSource, load_split
@@ -18,7 +19,7 @@ from bench.specs import key
 from bench.store.store import Store
 from bench.task import get_task
 
-EXAMPLES = load_split(get_task("notes_two"), "validation", DataSource()).examples
+EXAMPLES = load_split(get_task("few_two"), "validation", DataSource()).examples
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_questions_of_the_split_get_the_stored_predictions(method: str, runs: Pa
     stored = np.exp(mixture(Store(runs).predictions(run)["log_probs"]))
     found = np.array([list(row["probabilities"].values()) for row in rows])  # type: ignore[attr-defined]
     np.testing.assert_allclose(found, stored, atol=1e-6)
-    assert [row["answer"] for row in rows] == [get_task("notes_two").answers[i] for i in stored.argmax(1)]
+    assert [row["answer"] for row in rows] == [get_task("few_two").answers[i] for i in stored.argmax(1)]
     assert rows[0]["id"] == "q.jsonl, row 0"
 
 

@@ -15,7 +15,8 @@ from bench.specs import ModelSpec
 from bench.task import Example
 from bench.train import loop
 from bench.train.graphs import CudaRecorder, GraphedLoss, Recorder, Run
-from tests.support import bench, compute, plan, result_bytes
+from tests.support import bench, compute, result_bytes
+from tests.support import plan_few as plan
 
 
 class Again:
