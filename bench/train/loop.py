@@ -254,9 +254,14 @@ class FitJob:
         for _ in range(first, settings.steps):
             yield next(batches)
 
+    @functools.cached_property
+    def _stream(self) -> int:
+        """The seed that those of all steps are derived from."""
+        return seed_for(self.spec, "train")
+
     def _seed(self, step: int) -> None:
         """Start the random streams of a step."""
-        seed = digest(seed_for(self.spec, "train"), step)
+        seed = digest(self._stream, step)
         seed_global(seed, self.model.device)
         self.generator.manual_seed(seed)
         if self.device_generator is not self.generator:
