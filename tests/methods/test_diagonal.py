@@ -59,7 +59,11 @@ def test_only_the_masked_part_varies() -> None:
 
 
 SETTINGS: dict[str, Any] = {"adamw": {"lr": 1e-2}, "ivon": {"lr": 0.3, "ess": 1e4, "h0": 0.01}, "steps": 12}
-DRAWN = {"ivon": {}, "la_diag": {"predictive": "sampled"}, "isotropic": {"search_draws": 1, "width": 1.0}}
+DRAWN: dict[str, dict[str, Any]] = {
+    "ivon": {"draws": 3},
+    "la_diag": {"predictive": "sampled", "draws": 3},
+    "isotropic": {"search_draws": 1, "width": 1.0, "draws": 3},
+}
 
 
 def predicted(folder: Path, name: str, **options: Any) -> Tensor:

@@ -19,7 +19,7 @@ from tests.support import compute, plan_few, result_bytes
 def test_predictions_by_tokens_are_those_by_examples(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_examples = plan_few(method)
+    by_examples = plan_few(method, ivon={"draws": 3})
     by_tokens = dataclasses.replace(by_examples, batch_tokens=200)  # 5 prompts of 48, and 3 at the end
     store = compute(by_examples, tmp_path / "one")
     sizes, plain = [], Encoded._padded
