@@ -5,7 +5,6 @@ One loaded base serves all fits of a process, so a row must not depend on what t
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 SAMPLE = 2**16  # entries of a weight that are compared, evenly spaced
 HOLDERS = (dict, list, set)
-BITS = {1: torch.uint8, 2: torch.int16}  # by the bytes of an entry; wider ones are read as several of 32 bits
 Mark = tuple[int, torch.dtype, tuple[int, ...], int]
 
 
@@ -104,18 +102,10 @@ class _Hooks:
 
 
 def _mark(weight: Any) -> Mark:
-    """A cheap signature of a weight: its memory, dtype and shape, and a sum over the bits of a sample."""
+    """A cheap signature of a weight: its memory, dtype and shape, and a hash of the bytes of a sample."""
     if weight.is_meta:  # offloaded: what a pass reads is a copy
         return 0, weight.dtype, tuple(weight.shape), 0
     flat = weight.detach().reshape(-1)
     every = max(1, flat.numel() // SAMPLE)
-    sample = flat[::every].contiguous().cpu()
-    bits = sample.view(BITS.get(sample.element_size(), torch.int32))
-    total = int((bits.to(torch.int64) * _places()[: len(bits)]).sum())
-    return weight.data_ptr(), weight.dtype, tuple(weight.shape), total
-
-
-@functools.cache
-def _places() -> Tensor:
-    """A factor for each entry of a sample, so that values that change places change the sum."""
-    return torch.arange(1, 8 * SAMPLE + 1)  # a sample has up to 2 SAMPLE entries, of up to four times 32 bits
+    sample = flat[::every].contiguous().cpu().view(torch.uint8)
+    return weight.data_ptr(), weight.dtype, tuple(weight.shape), hash(sample.numpy().tobytes())
