@@ -79,11 +79,17 @@ def _load(hint: Any, data: Any) -> Any:
     if origin is tuple:
         return tuple(_load(arguments[0], item) for item in data)
     if dataclasses.is_dataclass(hint):
-        declared = typing.get_type_hints(hint, include_extras=True)
+        declared = _declared(typing.cast(type, hint))
         missing = {f.name: None for f in dataclasses.fields(hint) if f.default is dataclasses.MISSING}
         known = {name: _load(declared[name], data[name]) for name in declared if name in data}
         return typing.cast(Any, hint)(**{**missing, **known})
     return data
+
+
+@functools.cache
+def _declared(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
+    return typing.get_type_hints(cls, include_extras=True)
 
 
 @functools.cache
@@ -157,7 +163,7 @@ def _object(names: Check, values: Check) -> Check:
 
 
 def _fields(cls: type) -> Check:
-    declared = typing.get_type_hints(cls, include_extras=True)
+    declared = _declared(cls)
     fields = [(f.name, _checker(declared[f.name]), _is_needed(declared[f.name])) for f in dataclasses.fields(cls)]
 
     def test(value: Any, path: str) -> None:
