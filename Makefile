@@ -21,12 +21,12 @@ ablations: $(READY)
 # A file of tests stays in one process, which sets up for it once.
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
-# The types are checked while the tests run: both must pass, and what mypy says comes last.
-test: $(READY) lint
-	@$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
+# Style and types are checked while the tests run: all must pass, and what the checks say comes last.
+test: $(READY)
+	@($(MAKE) --no-print-directory lint && $(BIN)/mypy) > $(VENV)/checks.log 2>&1 & checks=$$!; \
 	$(PYTEST) -n 2 -m "not slow"; tests=$$?; \
-	wait $$types; types=$$?; echo "mypy:"; cat $(VENV)/mypy.log; \
-	exit $$((tests || types))
+	wait $$checks; checks=$$?; cat $(VENV)/checks.log; \
+	exit $$((tests || checks))
 
 # The rest, which starts a cluster, a browser, a compiler or many processes and waits for them: a third process pays.
 test-slow: $(READY)

@@ -348,11 +348,12 @@ def ask(code: str, first_on_path: Path, repository: Path) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize(("package", "call"), [("methods", "method.method_names()"), ("tasks", "task.task_names()")])
-def test_a_foreign_package_of_our_name_is_refused(tmp_path: Path, repository: Path, package: str, call: str) -> None:
+@pytest.mark.parametrize("kind", ["method", "task"])
+def test_a_foreign_package_of_our_name_is_refused(tmp_path: Path, repository: Path, kind: str) -> None:
+    package = f"{kind}s"
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text("print('foreign code ran')\n")
-    done = ask(f"from bench import method, task; {call}", tmp_path, repository)
+    done = ask(f"from bench.{kind} import {kind}_names; {kind}_names()", tmp_path, repository)
     assert done.returncode != 0
     assert f"ImportError: `import {package}` found {tmp_path.resolve() / package}" in done.stderr
     assert f"does not lie beside the suite ({repository})" in done.stderr

@@ -46,6 +46,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="it looks for processes in /proc")
 def test_workers_end_with_a_report_that_is_killed(store, tmp_path):
     for variant in ("a", "b"):

@@ -123,6 +123,7 @@ def test_a_home_folder_that_does_not_exist_is_named(capsys: pytest.CaptureFixtur
     assert "~no_such_user_here/g.toml: there is no user of that name" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_shell_completes_commands_options_methods_and_keys(tmp_path: Path) -> None:
     (tmp_path / "runs/evals/0123456789abcdef").mkdir(parents=True)
 

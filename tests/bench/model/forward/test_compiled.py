@@ -23,6 +23,8 @@ from bench.specs import ModelSpec
 from bench.task import Example
 from bench.train.seeding import seed_global
 
+pytestmark = pytest.mark.slow
+
 
 class Counting:
     """A backend that counts its compilations, or fails at each."""
@@ -86,7 +88,6 @@ def test_all_layers_and_lengths_share_one_compilation() -> None:
     assert backend.count == 1
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor_gives_the_plain_gradients_with_the_plain_dropout_masks() -> None:
     model = base()
