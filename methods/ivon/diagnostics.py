@@ -16,6 +16,8 @@ VARIANCE_DRIFT_FACTOR = 2.0
 # Above this share the size of the preconditioned step plays no part: all but 1 coordinate in 100 move by lr *
 # clip_radius.
 CLIPPED_SHARE = 0.99
+# The published radius, at which IVON is known to move like sign momentum (docs/protocol.md): no news in every run.
+PUBLISHED_RADIUS = 1e-3
 # 8 and 11 significant bits: an update under about 1/512 (bfloat16) or 1/4096 (float16) of a weight rounds to
 # nothing.
 LOW_PRECISION = (torch.bfloat16, torch.float16)
@@ -91,8 +93,12 @@ def warnings(optimizer: IVON) -> list[str]:
             f"factor of {VARIANCE_DRIFT_FACTOR:g}: h0 does not suit this problem; "
             f"{'raise' if higher else 'lower'} it (mean h is {d['mean_h']:.3g})."
         )
-    if d["clipped_share"] > CLIPPED_SHARE:
-        sizes = [step_size(g) * float(g["clip_radius"]) for g in optimizer.param_groups if g["clip_radius"] < math.inf]
+    sizes = [
+        step_size(group) * float(group["clip_radius"])
+        for group in optimizer.param_groups
+        if group["clip_radius"] not in (PUBLISHED_RADIUS, math.inf)
+    ]
+    if sizes and d["clipped_share"] > CLIPPED_SHARE:
         found.append(
             f"{100 * d['clipped_share']:.1f} % of the coordinates were clipped in the last step: IVON "
             f"moves like sign momentum with steps of lr * clip_radius (at most {max(sizes):.3g} now). If "

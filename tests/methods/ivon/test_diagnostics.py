@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from methods.ivon.diagnostics import VARIANCE_DRIFT_FACTOR, diagnostics, warnings
+from methods.ivon.diagnostics import PUBLISHED_RADIUS, VARIANCE_DRIFT_FACTOR, diagnostics, warnings
 from methods.ivon.optimizer import IVON
 
 
@@ -69,7 +69,7 @@ def test_diagnostics_by_hand() -> None:
 
 def test_warnings_fire_and_do_not_fire() -> None:
     w = Parameter(torch.zeros(4, dtype=torch.float64))
-    optimizer = IVON([w], 0.03, ess=10.0, h0=1.0, clip_radius=1e-3, beta2=1.0)
+    optimizer = IVON([w], 0.03, ess=10.0, h0=1.0, clip_radius=2e-3, beta2=1.0)
     h = optimizer.state[w]["hessian"]
     factor = VARIANCE_DRIFT_FACTOR
     for value, word in ((factor * 0.99, None), (factor * 1.01, "raise it"), (1 / factor * 0.99, "lower it")):
@@ -91,7 +91,10 @@ def test_warnings_fire_and_do_not_fire() -> None:
         found = warnings(optimizer)
         assert len(found) == fires
         if fires:
-            assert "sign momentum with steps of lr * clip_radius (at most 3e-05 now)" in found[0]
+            assert "sign momentum with steps of lr * clip_radius (at most 6e-05 now)" in found[0]
+            optimizer.param_groups[0]["clip_radius"] = PUBLISHED_RADIUS
+            assert warnings(optimizer) == []  # it always clips
+            optimizer.param_groups[0]["clip_radius"] = 2e-3
     half = IVON([Parameter(torch.zeros(2, dtype=torch.bfloat16))], 0.03, ess=10.0, h0=1.0)
     assert len(warnings(half)) == 1 and "bfloat16" in warnings(half)[0]
 
