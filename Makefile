@@ -28,7 +28,7 @@ test: $(READY)
 	wait $$checks; checks=$$?; cat $(VENV)/checks.log; \
 	exit $$((tests || checks))
 
-# The rest, which starts a cluster, a browser, a compiler or many processes and waits for them: a third process pays.
+# The rest: each takes more than four seconds. Many wait for a cluster, a browser or processes, so a third process pays.
 test-slow: $(READY)
 	$(PYTEST) -n 3 -m slow
 

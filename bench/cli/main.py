@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -42,6 +43,12 @@ def bench(
     context.obj["debug"] = debug
 
 
+@functools.cache
+def _entry() -> Any:
+    """The commands as click has them: a process that runs many, such as one of tests, builds them once."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
@@ -54,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shared: dict[str, object] = {}
     try:
         with shown(show):
-            entry = typer.main.get_command(app)
-            status = entry(words or ["--help"], prog_name="bench", standalone_mode=False, obj=shared)
+            status = _entry()(words or ["--help"], prog_name="bench", standalone_mode=False, obj=shared)
         if out is not None:
             out.flush()  # here, where a reader that has gone away, such as `| head`, can still be met
         if status == INTERRUPTED:  # typer turns Ctrl-C into this status

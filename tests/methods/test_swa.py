@@ -122,6 +122,7 @@ def test_draws_have_the_covariance_of_the_formula_across_all_tensors(tau: float)
     torch.testing.assert_close(factor.T @ factor, covariance(posterior, tau), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_many_draws_have_that_mean_and_covariance() -> None:
     posterior = gaussian()
     found = posterior.draws(20_000, torch.Generator().manual_seed(0), 3.0)
@@ -211,6 +212,7 @@ def white(tmp_path_factory: pytest.TempPathFactory) -> tuple[Linears, LowRankGau
     return toys, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_comes_near_a_posterior_that_is_known(seed: int, white: tuple[Linears, LowRankGaussian]) -> None:
     """With white inputs, n examples and batches of B, SGD at 2 B / n is stationary at N(mean, I / n), the posterior.

@@ -163,6 +163,7 @@ def test_a_missing_base_is_named_and_not_guessed(store):
     assert drawn == [] and "laplace on notes" in notes[0]
 
 
+@pytest.mark.slow
 def test_with_many_methods_no_text_is_cut_and_no_panel_is_empty(store):
     for task in ("a_task", "another_task", "one_task_more", "the_last_one"):
         for number in range(16):

@@ -102,6 +102,7 @@ class AdapterJob(ToyJob):
         return (self.toy.y[rows] - found).square().mean() / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kl", "gamma"), [("elbo", 8.0), ("cycle", 24.0)])
 def test_finds_the_variances_of_the_tempered_posterior(tmp_path: Path, kl: Any, gamma: float) -> None:
     """sd_j^2 = 1 / (1 / beta^2 + M b^2 mean x_j^2), with M the inverse of the KL's mean weight; of 8 weights each."""

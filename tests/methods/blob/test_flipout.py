@@ -29,6 +29,7 @@ def model() -> ChoiceModel:
     return found
 
 
+@pytest.mark.slow
 def test_noise_has_mean_zero_and_the_variance_of_a_draw_uncorrelated_between_tokens() -> None:
     """Monte Carlo over 20 000 passes: standard errors are 1 % of a variance."""
     maps, generator = Maps(), torch.Generator().manual_seed(0)
