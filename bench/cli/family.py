@@ -11,6 +11,8 @@ from bench.cli.app import SCHEDULERS, command
 from bench.cli.terminal import complain
 from bench.process.stop import StopRequest, start_again
 
+DONE = "this family is done"
+
 
 @command(SCHEDULERS)
 def family(
@@ -37,7 +39,7 @@ def family(
     with StopRequest().installed() as stop:  # before the imports, which take seconds
         runs, key, undone = peek(file, item)
         if not undone:
-            complain("this family is done")
+            complain(DONE)
             return 0
         wait = False
         try:
@@ -59,6 +61,9 @@ def family(
         with shown(bar.log):
             with record_failure(store, planned):
                 runner = make_runner(store, execution, stop, worker)
+            if not peek(file, item)[2]:  # another process has computed it during the imports
+                complain(DONE)
+                return 0
             outcome, text = work(runner, planned, lambda fraction, text: bar.update(key, fraction, text), wait)
             bar.log(f"{outcome}: {text}")
         if outcome == Outcome.STOPPED and stop.warned and on_warning:
