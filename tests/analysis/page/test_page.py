@@ -104,6 +104,7 @@ def page(browser: Any, report: Path) -> Any:
     """The report, freshly loaded."""
     browser.get("about:blank")
     browser.get((report / "report.html").as_uri())
+    wait_for(browser, "document.readyState === 'complete' && document.querySelector('#table tbody tr') !== null")
     return browser
 
 
