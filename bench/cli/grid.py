@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from bench.cli.app import FOLLOW, RUN, command
-from bench.cli.launching import grid_of, launch, uncollected
+from bench.cli.launching import grid_of, launch
 from bench.cli.options import RUNS, ExecutionOptions, GridFile, Json, Key, LaunchOptions, Runs, SpecOptions
 from bench.cli.terminal import complain, say
+from bench.process.garbage import uncollected
 
 
 @command(RUN)

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli.options import ExecutionOptions, LaunchOptions, SpecOptions
 from bench.cli.paths import check_output_folder
 from bench.cli.terminal import complain
+from bench.process.garbage import uncollected
 
 if TYPE_CHECKING:
     from bench.plan.grid import Grid
     from bench.run.execution import Execution
     from bench.specs import Family
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """No search for garbage inside: importing torch and planning thousands of families make objects that stay."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @uncollected()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import importlib
 import inspect
 import json
@@ -22,6 +21,7 @@ from bench.model.forward.packed_attention import LENGTHS, NAME, SHARED
 from bench.model.placement import DeviceMap, check_accelerate, quiet
 from bench.model.quantization import QUANTIZATIONS, import_bitsandbytes
 from bench.model.remarks import check_loaded, check_tokenizer, check_weights, collected, worth_showing
+from bench.process.garbage import uncollected
 from bench.specs import ModelSpec
 
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")  # names of the number of layers in config.json
@@ -132,25 +132,13 @@ def load_tokenizer(spec: ModelSpec, source: Source) -> Any:
         return AutoTokenizer.from_pretrained(source.place, trust_remote_code=False, **source.options)
 
 
+@uncollected()
 def load_libraries() -> None:
     """Import transformers and PEFT, and bitsandbytes where it is installed: PEFT imports it in any case."""
-    with _no_garbage():
-        with contextlib.suppress(Exception):  # PEFT says what is wrong with it, if anything is
-            import_bitsandbytes()
-        for library in LIBRARIES:
-            importlib.import_module(library)
-
-
-@contextlib.contextmanager
-def _no_garbage() -> Iterator[None]:
-    """No search for garbage: modules are none, and in thousands of them it takes a sixth of the time of an import."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
+    with contextlib.suppress(Exception):  # PEFT says what is wrong with it, if anything is
+        import_bitsandbytes()
+    for library in LIBRARIES:
+        importlib.import_module(library)
 
 
 def load_base(spec: ModelSpec, source: Source, device: torch.device, placed: DeviceMap | None = None) -> Base:
