@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -56,3 +58,13 @@ def test_troubleshooting_quotes_what_the_suite_says() -> None:
     quoted = re.findall(r"^### `(.*)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
     assert len(quoted) >= 20
     assert [message for message in quoted if message not in joined] == []
+
+
+@pytest.mark.slow
+def test_pytest_called_by_name_runs_one_folder() -> None:
+    """As CONTRIBUTING says: without the checkout on the path, the folders of tests must not stand for the packages."""
+    pytest_by_name = str(Path(sys.executable).with_name("pytest"))
+    done = subprocess.run(
+        [pytest_by_name, "--collect-only", "tests/bench/specs"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -106,35 +106,46 @@ PARTS = {  # part of a step: the functions that are it
 }
 
 
-@contextlib.contextmanager
-def watched(spent: dict[str, float]) -> Iterator[None]:
-    """Inside, seconds in each part are added to ``spent``."""
+class Watch:
+    """Seconds by part of a step on one line of time: each moment belongs to the innermost part that runs then."""
 
-    def timed(part: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys([*PARTS, REST], 0.0)
+        self._running = [REST]
+        self._since = time.perf_counter()
+
+    def _change(self) -> None:
+        """Count the time since the last change for the part that runs."""
+        now = time.perf_counter()  # never steps back, as processors' clocks do on some machines
+        self.spent[self._running[-1]] += now - self._since
+        self._since = now
+
+    @contextlib.contextmanager
+    def inside(self, part: str) -> Iterator[None]:
+        self._change()
+        self._running.append(part)
+        yield
+        self._change()
+        self._running.pop()
+
+    def timed(self, part: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            began = time.process_time()
-            found = inner(*arguments, **options)
-            spent[part] += time.process_time() - began
-            return found
+            with self.inside(part):
+                return inner(*arguments, **options)
 
         return call
-
-    with contextlib.ExitStack() as stack:
-        for part, functions in PARTS.items():
-            for owner, name in functions:
-                stack.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
-        yield
 
 
 def profile(train: Callable[[int], None], steps: int) -> dict[str, float]:
     """Milliseconds of a step by part; their sum is the step."""
-    spent = dict.fromkeys(PARTS, 0.0)
-    with watched(spent):
-        began = time.process_time()
-        train(steps)
-        whole = time.process_time() - began
-    spent[REST] = whole - sum(spent.values())
-    return {part: 1e3 * seconds / steps for part, seconds in spent.items()}
+    with contextlib.ExitStack() as stack:
+        watch = Watch()
+        for part, functions in PARTS.items():
+            for owner, name in functions:
+                stack.enter_context(mock.patch.object(owner, name, watch.timed(part, getattr(owner, name))))
+        with watch.inside(REST):
+            train(steps)
+    return {part: 1e3 * seconds / steps for part, seconds in watch.spent.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

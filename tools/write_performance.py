@@ -85,7 +85,7 @@ def _profile(sides: Mapping[str, Mapping[str, float]]) -> list[str]:
     parts = list(next(iter(sides.values())))
     rows = [(part, *(f"{side[part]:.2f}" for side in sides.values())) for part in parts]
     whole = ("a step", *(f"{sum(side.values()):.2f}" for side in sides.values()))
-    return table(("part of a step, ms", *sides), [*rows, whole])
+    return table(("part of a step, ms of time", *sides), [*rows, whole])
 
 
 def _slopes(found: Sequence[Mapping[str, Any]]) -> list[str]:

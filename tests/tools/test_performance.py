@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -127,6 +128,15 @@ def test_a_step_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     for side in json.loads(file.read_text())["profile"].values():
         assert set(side) == {*time_loop.PARTS, time_loop.REST} and all(value >= 0 for value in side.values())
         assert side["forward"] > 0 and side["backward"] > 0 and side["optimizer"] > 0
+
+
+def test_a_moment_belongs_to_the_innermost_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 1.0, 3.0, 6.0, 10.0])
+    monkeypatch.setattr(time_loop, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    watch = time_loop.Watch()
+    with watch.inside("forward"), watch.inside("batch"):
+        pass
+    assert watch.spent == {**dict.fromkeys(watch.spent, 0.0), "forward": 2.0 + 4.0, "batch": 3.0, time_loop.REST: 1.0}
 
 
 def test_the_store_and_the_dump_are_timed(tmp_path: Path) -> None:
