@@ -161,10 +161,10 @@ def _pieces(probe: Encoded, packing: bool = False) -> Encoded:
 
 
 def _forked(probe: Encoded) -> Encoded:
-    """Prompts of unlike length that begin with a third of the probe and go on with other parts of it."""
+    """Prompts, two of one length, that begin with a third of the probe and go on with other parts of it."""
     tokens, example = probe.tokens[0], probe.examples[0]
     third = max(1, len(tokens) // 3)
-    rests = (tokens[-1:], tokens[third:], tokens[-third:], tokens[::-1][: third // 2 + 1])
+    rests = (tokens[-1:], tokens[third:], tokens[-third:], tokens[:third], tokens[::-1][: third // 2 + 1])
     cut = tuple(tokens[:third] + rest for rest in rests)
     return Encoded(cut, (example,) * len(cut), tokens[0], probe.device, 0, packing=True, shared_prefix=True)
 

@@ -10,6 +10,8 @@ keys of both. The longest prompt is whole there, so the beginning of its block i
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,19 +56,46 @@ def by_prompt(
     if prompt_lengths is None:
         whole, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return whole, None
-    if shared_tokens and attention_mask is None:
-        longest = prompt_lengths[0]
-        attention_mask = torch.ones(1, 1, longest, longest, dtype=torch.bool, device=query.device).tril()
+    if shared_tokens:
+        return _sharing(module, query, key, value, attention_mask, prompt_lengths, shared_tokens, options), None
     found, start = [], 0
-    for place, length in enumerate(prompt_lengths):
-        before = shared_tokens if place else 0
-        own = slice(start, start + length - before)
-        keys, values = key[:, :, own], value[:, :, own]
-        block = (own, own)
-        if before:
-            keys, values = (torch.cat([every[:, :, :before], every[:, :, own]], 2) for every in (key, value))
-            block = (slice(before, length), slice(length))
-        mask = None if attention_mask is None else attention_mask[..., *block]
-        found.append(sdpa_attention_forward(module, query[:, :, own], keys, values, mask, **options)[0])
+    for length in prompt_lengths:
+        own = slice(start, start + length)
+        mask = None if attention_mask is None else attention_mask[..., own, own]
+        inner = (every[:, :, own] for every in (query, key, value))
+        found.append(sdpa_attention_forward(module, *inner, mask, **options)[0])
         start = own.stop
     return torch.cat(found, dim=1), None
+
+
+def _sharing(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    lengths: Sequence[int],
+    shared: int,
+    options: dict[str, Any],
+) -> Tensor:
+    """Attention of prompts that share their first tokens; those of one length, which come together, in one call."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    longest = lengths[0]
+    if attention_mask is None:
+        attention_mask = torch.ones(1, 1, longest, longest, dtype=torch.bool, device=query.device).tril()
+    mask = attention_mask[..., :longest, :longest]
+    first = (every[:, :, :longest] for every in (query, key, value))
+    found, start = [sdpa_attention_forward(module, *first, mask, **options)[0]], longest
+    for length, alike in itertools.groupby(lengths[1:]):
+        shape = (len(list(alike)), length - shared)
+        own = slice(start, start + math.prod(shape))
+        queries, keys, values = (every[0, :, own].unflatten(1, shape).transpose(0, 1) for every in (query, key, value))
+        keys, values = (
+            torch.cat([every[:, :, :shared].expand(shape[0], -1, -1, -1), rest], 2)
+            for every, rest in ((key, keys), (value, values))
+        )
+        each = sdpa_attention_forward(module, queries, keys, values, mask[..., shared:length, :length], **options)[0]
+        found.append(each.flatten(0, 1).unsqueeze(0))
+        start = own.stop
+    return torch.cat(found, dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from methods.blob.flipout import a_factors, flipout
 from methods.laplace.curvature import Tape, jacobians
 from tests.support import bench, compute, plan_few, result_bytes
 
-ALIKE = tuple("Select one: " + prompt for prompt in sorted(PROMPTS, key=len))
+TWIN = "Which is it? Choices: A. red B. green Answer:"  # as long as another
+ALIKE = tuple("Select one: " + prompt for prompt in sorted([*PROMPTS, TWIN], key=len))
 
 
 def model_of(name: str, targets: tuple[str, ...] = (), **options: Any) -> ChoiceModel:
@@ -168,17 +170,19 @@ def test_gradients_through_shared_tokens_are_those_of_padded_rows(name: str) -> 
 def test_shared_tokens_pass_once_and_are_read_by_every_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = sharing("mistral")
     assert batch.packed is not None
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int, int]] = []
     attend = torch.nn.functional.scaled_dot_product_attention
 
     def noted(query: Tensor, key: Tensor, *others: Any, **options: Any) -> Tensor:
-        seen.append((query.shape[2], key.shape[2]))
+        seen.append((len(query), query.shape[2], key.shape[2]))
         return attend(query, key, *others, **options)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
     model.logits(batch)
     longest, *others = batch.packed.lengths
-    expected = [(longest, longest), *((length - batch.packed.shared, length) for length in others)]
+    alike = Counter(others)
+    assert set(alike.values()) == {1, 2}  # prompts of one length are attended together
+    expected = [(1, longest, longest), *((alike[n], n - batch.packed.shared, n) for n in alike)]
     assert seen == model._base.config.num_hidden_layers * expected
 
 
