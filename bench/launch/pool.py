@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -171,6 +171,13 @@ def forked_after_imports() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.launch.imports"])
     return context
+
+
+def import_ahead() -> None:
+    """Start the server that workers are forked from: it imports while this process checks what they will need."""
+    forked_after_imports()
+    with _deaf_to_interrupts():
+        forkserver.ensure_running()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import collections
 from collections.abc import Collection
 
 from bench.launch.launcher import Order, get_launcher
-from bench.launch.pool import Pool
+from bench.launch.pool import Pool, import_ahead
 from bench.launch.submission import read_submission
 from bench.plan.preflight import preflight
 from bench.process import gpus
@@ -31,9 +31,11 @@ def launch(order: Order) -> list[str]:
     if order.dry_run:
         print("\n".join(f"{family.key}  {family.label}" for family in order.families))
         return []
-    preflight(order.families, order.store, order.execution.source, order.execution.model_path)
     workers = min(order.workers, len(order.families))
     devices = _devices(order, workers)
+    if workers > 1 and None in devices:
+        import_ahead()
+    preflight(order.families, order.store, order.execution.source, order.execution.model_path)
     order.store.tidy(order.execution.claim_seconds)
     bar = Bar(order.title, len(order.families))
     try:
