@@ -90,7 +90,10 @@ def _sharing(
     for length, alike in itertools.groupby(lengths[1:]):
         shape = (len(list(alike)), length - shared)
         own = slice(start, start + math.prod(shape))
-        queries, keys, values = (every[0, :, own].unflatten(1, shape).transpose(0, 1) for every in (query, key, value))
+        queries, keys, values = (
+            every[0, :, own].reshape(every.shape[1], *shape, every.shape[3]).transpose(0, 1)
+            for every in (query, key, value)
+        )
         keys, values = (
             torch.cat([every[:, :, :shared].expand(shape[0], -1, -1, -1), rest], 2)
             for every, rest in ((key, keys), (value, values))
