@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.given import PREFIX, Given, answers_only, as_examples, given_task
+from bench.data.given import PREFIX, Given, answers_only, as_examples, as_questions, given_task
 from bench.data.splits import DataSource
 from bench.method import Method, get_method
 from bench.metrics import score
 from bench.model.choice_model import ChoiceModel, adapted, load_model
-from bench.model.identity import is_local
+from bench.model.identity import LOCAL, MEMORY, is_local
 from bench.model.memory import base_in_memory
-from bench.model.own_adapter import find_adapter, read_adapter
+from bench.model.own_adapter import check_fits, find_adapter, read_adapter
 from bench.model.placement import DeviceMap
 from bench.plan.base_model import choose_model
 from bench.plan.own_adapter import check_needed, settings_over
@@ -180,6 +180,8 @@ def fit(
     lora = chosen.lora if stated else model.spec.lora
     _ = chosen.method(method, task)
     opened = model if isinstance(model, Model) else open_model(model, tokenizer, lora=lora, device=device)
+    if own is not None and not opened.spec.id.startswith((LOCAL, MEMORY)):
+        check_fits(own, opened.spec, None)
     if lora != opened.spec.lora:
         raise ValueError(f"The settings ask for {lora}, and the model was opened with {opened.spec.lora}.")
     with_form = chosen.over({"lora": dataclasses.asdict(lora)})
@@ -238,10 +240,11 @@ def predict(fitted: Fitted, prompts: Iterable[str | Example], *, batch_size: int
 
     Returns:
         ``probabilities`` (N, C), averaged over S draws, and ``log_probs`` (S, N, C); ``rows()`` has the answers.
+
+    Raises:
+        ValueError: there are no prompts, or one is not text.
     """
-    found = tuple(one if isinstance(one, Example) else Example(one, 0, str(n)) for n, one in enumerate(prompts))
-    if not found:
-        raise ValueError("There are no prompts: give at least one.")
+    found = as_questions(prompts, fitted.answers)
     load = fitted.context.prepared(fitted.result.fit, fitted.answers)
     return answer(fitted.result, found, load=load, batch_size=batch_size)
 

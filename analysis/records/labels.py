@@ -28,9 +28,10 @@ def flatten(settings: str, ignore: Sequence[str] = ()) -> Flat:
 
 
 def show(value: Any) -> str:
-    """A setting as text: short for numbers and lists."""
+    """A setting as text: short for lists and numbers, and different for different numbers."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        short = f"{value:.6g}"
+        return short if float(short) == value else repr(value)
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple):

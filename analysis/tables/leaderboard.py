@@ -70,7 +70,10 @@ def check_leaderboard(stores: Sequence[Path], file: Path) -> list[str]:
 def _all_rows(stores: Sequence[Path]) -> list[dict[str, Value]]:
     held: dict[str, Path] = {}
     rows = []
-    for store in stores:
+    places = [store.resolve() for store in stores]
+    for number, store in enumerate(stores):
+        if places[number] in places[:number]:
+            raise ValueError(f"{store} is named twice: every row would be too. Name each store once.")
         groups = load(store, purposes=("result",)).results
         for key in (record.key for group in groups for record in group.records):
             if held.setdefault(key, store) != store:

@@ -239,6 +239,12 @@ class ExecutionOptions(DeviceOptions):
             raise ValueError(f"--checkpoint-seconds {self.checkpoint_seconds}: use 0 to {WEEK:.0f}, a week.")
 
 
+def check_workers(count: int) -> None:
+    """Refuse a number of workers that is out of range."""
+    if not 1 <= count <= MANY:
+        raise ValueError(f"--workers {count}: use 1 to {MANY}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class LaunchOptions:
     """The launcher, and how often a family is tried."""
@@ -275,8 +281,7 @@ class LaunchOptions:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, before any work."""
-        if not 1 <= self.workers <= MANY:
-            raise ValueError(f"--workers {self.workers}: use 1 to {MANY}.")
+        check_workers(self.workers)
         if self.max_parallel < 0:
             raise ValueError(f"--max-parallel {self.max_parallel}: use 0 (no limit) or more.")
         if not self.retry_failed and self.retries < 1:

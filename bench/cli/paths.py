@@ -34,11 +34,20 @@ def check_output_file(path: Path, option: str) -> None:
     Raises:
         IsADirectoryError, FileNotFoundError, PermissionError: it cannot.
     """
+    check_file(path, option)
+    _check_writable(path if path.exists() else path.parent, path, option)
+
+
+def check_file(path: Path, option: str) -> None:
+    """``path`` is that of a file, which need not exist, in a folder that does.
+
+    Raises:
+        IsADirectoryError, FileNotFoundError: it is not.
+    """
     if path.is_dir():
         raise IsADirectoryError(f"{option} {path} is a folder: name a file.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{option} {path}: there is no folder {path.parent}. Create it, or choose another.")
-    _check_writable(path if path.exists() else path.parent, path, option)
 
 
 def _check_writable(there: Path, path: Path, option: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from bench.cli.app import FOLLOW, SETUP, command
 from bench.cli.launching import grid_of
-from bench.cli.options import RUNS, DeviceOptions, GridFile, Runs, SpecOptions, Workers
+from bench.cli.options import RUNS, DeviceOptions, GridFile, Runs, SpecOptions, Workers, check_workers
 from bench.cli.terminal import say, warn
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def plan(
     from bench.plan.forecast import describe, forecast, needed
     from bench.store.store import Store
 
+    check_workers(workers)
     grid = grid_of(file, spec)
     need = needed(grid.families(), Store(runs))
     costs = None if no_probe else _probed(grid, need, device, workers)

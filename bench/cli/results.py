@@ -12,7 +12,7 @@ import typer
 from bench.cli.app import RESULTS, command
 from bench.cli.complete import keys
 from bench.cli.options import RUNS, Runs
-from bench.cli.paths import check_output_file, check_output_folder
+from bench.cli.paths import check_file, check_output_file, check_output_folder
 from bench.cli.terminal import complain, say
 
 
@@ -57,8 +57,8 @@ def leaderboard(
 
     if check and add:
         raise ValueError("--check writes nothing, so it does not go with --add: drop one of them.")
-    check_output_file(out, "--out")
     if check:
+        check_file(out, "--out")
         stale = check_leaderboard([*also, runs], out)
         for line in stale:
             say(line)
@@ -66,6 +66,7 @@ def leaderboard(
             named = "".join(f" --also {store}" for store in also)
             complain(f"{out} is stale. Write it again: bench leaderboard{named} --runs {runs} --out {out}")
         return 1 if stale else 0
+    check_output_file(out, "--out")
     if add and (status := _merge(runs, add, dry_run=False)):
         return status
     rows = write_leaderboard([*also, runs], out)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.data.splits import checked
 from bench.specs import canonical
-from bench.task import TASKS, Example, Row, Task
+from bench.task import TASKS, Example, MalformedRow, Row, Task
 
 Given = Example | tuple[str, str]  # a prompt and its answer
 
@@ -25,28 +27,54 @@ class GivenTask(Task):
     def example(self, row: Row) -> Example:
         return Example(row.text("prompt"), row["label"])
 
+    def question(self, row: Row) -> Example:
+        return Example(row.text("prompt"), 0)
+
     def generate(self, split: str) -> Iterable[Mapping[str, Any]]:
         return self.given
 
 
 def as_examples(given: Iterable[Given], answers: Sequence[str]) -> tuple[Example, ...]:
-    """Examples of (prompt, answer) pairs; an :class:`bench.task.Example` stays as it is.
+    """Examples of (prompt, answer) pairs; an :class:`bench.task.Example` keeps its id.
 
     Raises:
-        ValueError: one is neither, or its answer is not one of ``answers``.
+        ValueError: one is neither, its answer is not one of ``answers``, or its prompt is not text.
     """
     made = []
     for number, one in enumerate(given):
         if isinstance(one, Example):
-            made.append(one)
+            made.append(_sound(one, number, answers))
             continue
         if not (isinstance(one, tuple | list) and len(one) == 2 and all(isinstance(part, str) for part in one)):
             raise ValueError(f"Example {number} is {one!r}: give (prompt, answer), two texts, or an Example.")
         prompt, answer = one
         if answer not in answers:
             raise ValueError(f"Example {number} has the answer {answer!r}: the answers are {', '.join(answers)}.")
-        made.append(Example(prompt, list(answers).index(answer), str(number)))
+        made.append(_sound(Example(prompt, list(answers).index(answer), str(number)), number, answers))
     return tuple(made)
+
+
+def as_questions(given: Iterable[str | Example], answers: Sequence[str]) -> tuple[Example, ...]:
+    """Examples of prompts; their labels are not read.
+
+    Raises:
+        ValueError: there is none, or one is not text.
+    """
+    if isinstance(given, str):
+        raise ValueError("The prompts are one text: give a list of them.")
+    made = [one if isinstance(one, Example) else Example(one, 0, str(number)) for number, one in enumerate(given)]
+    if not made:
+        raise ValueError("There are no prompts: give at least one.")
+    blank = (dataclasses.replace(one, label=0) for one in made)
+    return tuple(_sound(one, number, answers) for number, one in enumerate(blank))
+
+
+def _sound(example: Example, number: int, answers: Sequence[str]) -> Example:
+    """The example, checked as a row of a task is."""
+    try:
+        return checked(example, example.id, len(answers))
+    except MalformedRow as error:
+        raise ValueError(f"Example {number}: {error}.") from error
 
 
 def given_task(examples: Sequence[Example], answers: Sequence[str]) -> str:

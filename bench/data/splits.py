@@ -127,7 +127,7 @@ def _check_rows(task: Task, split: str, content: Content) -> Split:
         try:
             example = task.example(Row(row))
             if example is not None:
-                examples.append(_checked(example, f"{split}/{number}", len(task.answers)))
+                examples.append(checked(example, f"{split}/{number}", len(task.answers)))
         except MalformedRow as error:
             raise ValueError(
                 f"{content.name}, row {number}: {error}. Correct that row or fetch the data again."
@@ -140,8 +140,12 @@ def _check_rows(task: Task, split: str, content: Content) -> Split:
     return Split(tuple(examples), len(rows), task.rows[split])
 
 
-def _checked(example: Any, name: str, answers: int) -> Example:
-    """The example that a task made of a row, under its id, checked: text, a label that counts, exact probabilities."""
+def checked(example: Any, name: str, answers: int) -> Example:
+    """The example that a task made of a row, under its id, checked: text, a label that counts, exact probabilities.
+
+    Raises:
+        MalformedRow: what is wrong with it.
+    """
     if not isinstance(example, Example):
         raise MalformedRow(f"the task made a {type(example).__name__} of it: it should be an Example or None")
     prompt = as_text(example.prompt, "prompt")

@@ -362,11 +362,13 @@ def load_model(
 
 
 def adapted(spec: ModelSpec, base: Base, device: torch.device) -> ChoiceModel:
-    """The base, which is on ``device``, with fresh adapters.
+    """The base, which is on ``device``, with fresh adapters. cuDNN's attention is off from now on.
 
     Raises:
         ModelNotUsable: it would answer wrongly.
     """
+    # cuDNN's attention has NaN gradients where padding masks a whole row (seen in bfloat16 with torch 2.11 on an H100)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         return ChoiceModel(spec, base, device)
     except ModelNotUsable:

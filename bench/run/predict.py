@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,16 @@ import numpy as np
 import torch
 
 from bench.data.formats import parse_file
+from bench.data.splits import checked
 from bench.method import PredictJob
 from bench.metrics import mixture
 from bench.model.choice_model import ChoiceModel
+from bench.run.isolation import isolated
 from bench.run.stored import Result
 from bench.task import Example, MalformedRow, Row, Task, get_task
 from bench.train.seeding import seed_global
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +73,34 @@ def read_questions(file: Path, task: Task) -> tuple[Example, ...]:
 
 def _question(row: Mapping[str, Any], task: Task, where: str) -> Example:
     try:
-        if "prompt" in row:
-            return Example(Row(row).text("prompt"), 0, where)
-        found = task.question(Row(row))
+        whole = "prompt" in row and not _reads_prompt(task, row)
+        found = Example(Row(row).text("prompt"), 0) if whole else task.question(Row(row))
+        if found is None:
+            raise ValueError(f"{where}: the task '{task.name}' drops such rows.")
+        return checked(found, where, len(task.answers))
     except MalformedRow as error:
         raise ValueError(f"{where}: {error}. Write a question as a 'prompt', or as a row of '{task.name}'.") from error
-    if found is None:
-        raise ValueError(f"{where}: the task '{task.name}' drops such rows.")
-    return dataclasses.replace(found, id=where)
+
+
+def _reads_prompt(task: Task, row: Mapping[str, Any]) -> bool:
+    """Whether the task's own rows have a column of that name, which is then not a whole prompt."""
+    watched = _Watched(row)
+    with contextlib.suppress(Exception):  # of any kind: question() is the task author's, and columns may be missing
+        task.question(Row(watched))
+    return "prompt" in watched.read
+
+
+class _Watched(dict[str, Any]):
+    """A row that has every column; ``read``: those that were asked for."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.read: set[str] = set()
+
+    def get(self, field: str, default: Any = None) -> Any:
+        self.read.add(field)
+        found = super().get(field)
+        return "-" if found is None else found
 
 
 def predict(
@@ -105,6 +131,9 @@ def predict(
     )
     if method.uses_model:
         job.make_ready()
-    seed_global(result.noise_seed, job.model.device if method.uses_model else torch.device("cpu"))
-    log_probs = method.predict(job).double().numpy()
+        if lost := job.encoded.loss_of_text("asked", fit.train.max_length):
+            logger.warning(lost)
+    with isolated():
+        seed_global(result.noise_seed, job.model.device if method.uses_model else torch.device("cpu"))
+        log_probs = method.predict(job).double().numpy()
     return Prediction(task.answers, np.exp(mixture(log_probs)), log_probs)

@@ -56,8 +56,6 @@ def make_runner(
         load_extension(plugin)
     # one thread by default: sums are then taken in one order, whatever the machine
     torch.set_num_threads(execution.threads)
-    # cuDNN's attention has NaN gradients where padding masks a whole row (seen in bfloat16 with torch 2.11 on an H100)
-    torch.backends.cuda.enable_cudnn_sdp(False)
     device = choose_device(execution.device)
     if execution.graphs and device.type != "cuda":
         raise ValueError(f"--graphs records CUDA graphs, and the device is {device}: leave it out.")

@@ -22,7 +22,7 @@ from bench.errors import ModelNotUsable
 from bench.metrics import mixture
 from bench.specs import LoraSpec, key
 from bench.store.store import Store
-from bench.task import get_task, task_names
+from bench.task import Example, get_task, task_names
 
 ANSWERS = ("A", "B")
 PAIRS = [(f"Which is it, number {n}? Choices: A. odd B. even Answer:", ANSWERS[n % 2]) for n in range(12)]
@@ -118,6 +118,8 @@ def test_examples_in_memory_are_no_listed_task_and_need_their_answers_in_another
         ({"examples": [("x Answer:", "C")]}, ValueError, "has the answer 'C': the answers are A, B"),
         ({"examples": ["x Answer:"]}, ValueError, "give \\(prompt, answer\\)"),
         ({"examples": []}, ValueError, "There are no examples"),
+        ({"examples": [Example("x Answer:", 2)]}, ValueError, "Example 0: label 2 is not one of the 2 answers"),
+        ({"examples": [("half \ud800 Answer:", "A")]}, ValueError, "Example 0: the prompt is not valid Unicode"),
         ({"method": "ivno"}, LookupError, "There is no method 'ivno'"),
         ({"settings": {"stepz": 3}}, LookupError, "There is no setting 'stepz'"),
         ({"seed": -1}, ValueError, "seed"),
@@ -186,3 +188,36 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"prompt": "Which? Answer:"}\n')
     said = bench("predict", one.key, "--file", "q.jsonl", "--runs", ".", cwd=tmp_path, check=2)
     assert "was given in memory" in said.stderr
+
+
+def test_examples_and_prompts_are_checked_before_anything_is_computed(tmp_path: Path) -> None:
+    one = fitted("adamw", tmp_path)
+    prompt = PAIRS[0][0]
+    for label in (-1, 2):
+        with pytest.raises(ValueError, match=f"Example 0: label {label} is not one of the 2 answers"):
+            evaluate(one, [Example(prompt, label)])
+    whole = evaluate(one, [Example(prompt, np.int64(1))])  # type: ignore[arg-type]
+    assert whole == evaluate(one, [(prompt, "B")])
+    with pytest.raises(ValueError, match="The prompts are one text: give a list"):
+        predict(one, prompt)
+    with pytest.raises(ValueError, match="There are no prompts"):
+        predict(one, [])
+    for wrong in (7, "half \ud800 Answer:"):
+        with pytest.raises(ValueError, match=r"Example 1: .*prompt"):
+            predict(one, [prompt, wrong])  # type: ignore[list-item]
+
+
+def test_a_prediction_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:
+    one = fitted("mc_dropout", tmp_path)
+    before = torch.get_rng_state()
+    predict(one, [PAIRS[0][0]])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    one = fit("adamw", "embedded", PAIRS, answers=ANSWERS, settings={"steps": 2}, runs=tmp_path, device="cpu")
+    bench("export", one.key, "--out", "adapter", "--runs", ".", cwd=tmp_path)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "some/other-model"}))
+    with pytest.raises(ModelNotUsable, match="was trained on some/other-model, and the base is embedded"):
+        fit("adapter", "embedded", PAIRS, answers=ANSWERS, adapter=tmp_path / "adapter", device="cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -219,3 +220,15 @@ def test_other_stores_are_listed_first_and_stay_as_they_are(store, tmp_path, cap
     capsys.readouterr()
     assert main(asked) == 2
     assert f"both hold {key(store.spec('adamw', 'notes'))}: merge them with --add" in capsys.readouterr().err
+    before = out.read_bytes()
+    assert main(["leaderboard", "--runs", str(store.root), "--out", str(out), "--also", f"{store.root}/."]) == 2
+    assert "is named twice" in capsys.readouterr().err and out.read_bytes() == before
+
+
+def test_a_check_needs_no_right_to_write(store, tmp_path, monkeypatch):
+    store.add(store.spec("adamw", "notes"), {"nll": 1.0})
+    asked = ["leaderboard", "--runs", str(store.root), "--out", str(tmp_path / "l.csv")]
+    assert main(asked) == 0
+    monkeypatch.setattr("os.access", lambda path, mode, **_: not mode & os.W_OK)
+    assert main([*asked, "--check"]) == 0
+    assert main(asked) == 2

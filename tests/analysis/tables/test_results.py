@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -9,7 +10,7 @@ import pytest
 
 from analysis import report
 from analysis.page.data import page_data
-from analysis.records.labels import distinguish
+from analysis.records.labels import distinguish, flatten
 from analysis.records.load import load
 from analysis.statistics.study import study
 from analysis.statistics.summary import Summary, summarize
@@ -108,6 +109,13 @@ def test_labels_name_what_differs_within_a_cell():
     assert distinguish([("m", "t", flat), ("m", "u", per_task)]) == ["m", "m"]
     assert distinguish([("m", "t", flat), ("m", "t", other)]) == ["m (lr=0.1)", "m (lr=0.2)"]
     assert distinguish([("m", "t", flat), ("k", "t", other)]) == ["m", "k"]
+
+
+@pytest.mark.parametrize(("one", "other"), [(1.0, 0.9999999), (1e-4, 1.0000001e-4), (123456.0, 123456.5)])
+def test_settings_that_agree_to_six_digits_have_two_labels(one, other):
+    """A frozen Hessian (beta2 = 1) and one that hardly moves are two rows."""
+    labels = distinguish([("ivon", "t", flatten(json.dumps({"beta2": value}))) for value in (one, other)])
+    assert len(set(labels)) == 2 and [float(text[:-1].partition("=")[2]) for text in labels] == [one, other]
 
 
 def test_preamble_states_facts_and_flaws(store):

@@ -31,6 +31,7 @@ LINES = {
     "leaderboard --check --add runs": "--check writes nothing",
     # numbers
     "grid good.toml --workers 0": "--workers 0: use 1 to 1024",
+    "plan good.toml --workers 0": "--workers 0: use 1 to 1024",
     "grid good.toml --workers -3": "--workers -3: use 1 to 1024",
     "grid good.toml --workers 1000000": "--workers 1000000",
     "grid good.toml --max-parallel -1": "--max-parallel -1",

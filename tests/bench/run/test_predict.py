@@ -69,6 +69,7 @@ def test_disagreement_is_the_mutual_information_of_answer_and_draw() -> None:
         ("q.jsonl", '{"question": "x"}\n', "row 0: .* Write a question as a 'prompt', or as a row of 'arc_e'"),
         ("q.jsonl", '{"prompt": ""}\n', "row 0: field 'prompt' is empty"),
         ("q.jsonl", '{"prompt": 3}\n', "row 0: field 'prompt' is 3"),
+        ("q.jsonl", '{"prompt": "half \\ud800 Answer:"}\n', "row 0: the prompt is not valid Unicode"),
         ("q.jsonl", "{\n", "line 1: it is not JSON"),
         ("q.txt", "hello", "has the ending '.txt'"),
     ],
@@ -99,3 +100,28 @@ def test_questions_of_a_task_file_need_no_label(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("text\nI was billed twice.\n")
     (question,) = read_questions(tmp_path / "q.csv", get_task("unlabelled"))
     assert question.prompt == "I was billed twice. A. One. B. Two. Answer:"
+
+
+@pytest.mark.parametrize("template", ["{prompt} {options} Answer:", "{topic}: {options} {prompt} Answer:"])
+def test_a_column_named_prompt_is_the_task_s_own(template: str, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("topic,prompt,team\nMoney,A bill.,x\nWeb,A link.,y\n")
+    name = f"own_prompt_{template.index('}')}"
+    lines = (f'name = "{name}"', f'prompt = "{template}"', 'label = "team"', 'labels = ["x", "y"]')
+    more = ('options = ["One.", "Two."]', "[splits]", 'validation = "train.csv"')
+    (tmp_path / "task.toml").write_text("\n".join([*lines, *more]))
+    load_extension(str(tmp_path / "task.toml"))
+    questions = read_questions(tmp_path / "train.csv", get_task(name))
+    rows = load_split(get_task(name), "validation", DataSource()).examples
+    assert [question.prompt for question in questions] == [example.prompt for example in rows]
+
+
+def test_a_whole_prompt_beside_the_columns_of_a_task_is_used_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"prompt": "Whole. Answer:", "question": "Which?"}\n')
+    (question,) = read_questions(tmp_path / "q.jsonl", get_task("arc_e"))
+    assert question.prompt == "Whole. Answer:"
+
+
+def test_questions_that_lose_their_end_are_told(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(json.dumps({"prompt": 400 * "word " + "Answer:"}) + "\n")
+    said = bench("predict", key(plan("adamw")), "--file", "q.jsonl", "--runs", str(runs), cwd=tmp_path).stderr
+    assert "1 of 1 asked prompts are longer than max_length=320" in said and "the cue for the answer" in said
