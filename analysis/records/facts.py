@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 PREDICTIONS = "predictions.safetensors"
@@ -54,7 +54,7 @@ class FitSummary:
     fingerprint: str | None  # of the rows that it was trained on
     truncated: int | None  # prompts that lost their end
     cue_lost: int | None  # prompts that lost the cue before the answer
-    commits: frozenset[str]  # of the attempts that it took
+    commits: frozenset[str]  # of the attempts whose steps it holds
     slope: float | None  # of the evidence at the prior precision that was found; None if it was fixed, or there is none
     provenance: Provenance | None  # None in the copy that an evaluation keeps
 
@@ -128,10 +128,16 @@ def _fit(facts: Mapping[str, Any], diagnostics: Any, source: Provenance | None) 
         fingerprint=examples.get("fingerprint"),
         truncated=examples.get("truncated"),
         cue_lost=examples.get("cue_lost"),
-        commits=frozenset(attempt["commit"] for attempt in attempts if attempt.get("commit")),
+        commits=frozenset(attempt["commit"] for attempt in _continued(attempts) if attempt.get("commit")),
         slope=_slope(diagnostics),
         provenance=source,
     )
+
+
+def _continued(attempts: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The attempts whose steps are in the fit: the last that began at step 0, and those that went on from it."""
+    starts = [number for number, attempt in enumerate(attempts) if attempt.get("from_step") == 0]
+    return attempts[starts[-1] :] if starts else attempts
 
 
 def _slope(diagnostics: Any) -> float | None:

@@ -11,6 +11,7 @@ from bench.cli.app import FOLLOW, SETUP, command
 from bench.cli.launching import grid_of
 from bench.cli.options import RUNS, DeviceOptions, GridFile, Runs, SpecOptions, Workers, check_workers
 from bench.cli.terminal import say, warn
+from bench.errors import one_line
 
 if TYPE_CHECKING:
     from bench.plan.forecast import Need
@@ -66,6 +67,9 @@ def _probed(grid: Grid, need: Need, device: DeviceOptions, workers: int) -> Cost
         return probed(execution, need.fits, need.runs, workers)
     except (ModelNotUsable, FileNotFoundError, ImportError) as error:
         warn(f"Time, memory and disk are not predicted: {error}")
+        return None
+    except Exception as error:  # of any kind: a method may not work with the few steps of a probe
+        warn(f"Time, memory and disk are not predicted: a probe of few steps failed ({one_line(error)}).")
         return None
 
 

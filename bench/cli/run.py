@@ -48,7 +48,9 @@ def run(
     variant: Annotated[
         str, typer.Option(metavar="LABEL", help="Label of these settings in tables.", show_default=False)
     ] = "",
-    eval_every: Annotated[int, typer.Option(metavar="N", help="Score the mean every N training steps; 0: never.")] = 0,
+    eval_every: Annotated[
+        int, typer.Option(metavar="N", help="Score the mean, or else the predictive, every N training steps; 0: never.")
+    ] = 0,
     runs: Runs = RUNS,
 ) -> int:
     """Train and evaluate one method on one task with one seed."""

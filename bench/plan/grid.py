@@ -60,6 +60,7 @@ class Grid:
     model_path: Path | None = None
     adapter_path: Path | None = None
     settings: Settings = dataclasses.field(default_factory=Settings)
+    overrides: Layer = dataclasses.field(default_factory=dict)  # of the command line, over those of variants too
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=lambda: {"": Variant()})
     evals: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     sweep: Mapping[str, Mapping[str, list[Any]]] = dataclasses.field(default_factory=dict)
@@ -75,7 +76,9 @@ class Grid:
     @functools.cached_property
     def variant_settings(self) -> dict[str, Settings]:
         """The settings of each variant."""
-        return {label: self.settings.over(variant.settings) for label, variant in self.variants.items()}
+        return {
+            label: self.settings.over(variant.settings).over(self.overrides) for label, variant in self.variants.items()
+        }
 
     @property
     def main_variant(self) -> str | None:
@@ -181,6 +184,7 @@ def single(
         model_path=path,
         adapter_path=adapter.path if adapter else None,
         settings=settings,
+        overrides=overrides or {},
         variants={variant: Variant()},
         evals={task: _others(task, tuple(dict.fromkeys(others)), "--eval-task")},
         trackers=_trackers(trackers),
@@ -226,7 +230,7 @@ def read_grid(
         check_seed(seed)
     asked = overridden(table.model.model_dump(exclude_unset=True), model or {})
     adapter, asked = choose_adapter(asked, table.methods, file.parent)
-    settings = settings_over(adapter, merge(table.set, overrides or {}))
+    settings = settings_over(adapter, table.set).over(overrides or {})
     check_used(overrides or {}, with_bases(table.methods), tasks)
     check_lists(table.sweep, "sweep", table.methods, reader="predict")
     check_lists(table.tune.lists, "tune", with_bases(table.methods))

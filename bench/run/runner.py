@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 
 from bench.data.batches import Encoded
 from bench.errors import ModelNotUsable
@@ -13,7 +14,7 @@ from bench.process.progress import Progress
 from bench.run.context import Context
 from bench.run.evaluation import evaluate, read
 from bench.run.reporter import Reporter
-from bench.specs import Family, RunSpec, key
+from bench.specs import Family, FitSpec, RunSpec, key
 from bench.store.files import NoRoom, UnreadableRecord, no_room
 from bench.store.records import RunRecord
 
@@ -52,8 +53,9 @@ class Runner(Context):
     def _run(self, family: Family, progress: Reporter) -> list[RunRecord]:
         records, errors, failed = [], list[BaseException](), dict[str, BaseException]()
         for run in family.runs:
-            if key(run.fit) in failed:
-                self._record(run, failed[key(run.fit)])
+            needed = list(_in_order(run.fit))
+            if culprit := next((fit for fit in needed if key(fit) in failed), None):
+                self._record(run, failed[key(culprit)])
                 continue
             began = False
             try:
@@ -70,8 +72,9 @@ class Runner(Context):
                     raise NoRoom(why) from error
                 errors.append(error)
                 self._record(run, error)
-                if (began or isinstance(error, ModelNotUsable)) and not self.store.folder(run.fit).exists():
-                    failed[key(run.fit)] = error
+                missing = next((fit for fit in needed if not self.store.folder(fit).exists()), None)
+                if (began or isinstance(error, ModelNotUsable)) and missing is not None:
+                    failed[key(missing)] = error
         if errors:
             raise errors[0]
         return records
@@ -81,3 +84,10 @@ class Runner(Context):
             self.store.fail(run, error, self.attempt())
         except OSError as full:  # a full or read-only disk, most likely what went wrong in the first place
             logger.warning("The failure of %s could not be recorded (%s).", run.method, full)
+
+
+def _in_order(fit: FitSpec) -> Iterator[FitSpec]:
+    """The fits that a fit starts from, then itself: the order in which they are computed."""
+    for base in fit.bases:
+        yield from _in_order(base)
+    yield fit

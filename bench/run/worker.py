@@ -57,6 +57,8 @@ def make_runner(
     # one thread by default: sums are then taken in one order, whatever the machine
     torch.set_num_threads(execution.threads)
     device = choose_device(execution.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # graphs are recorded on the current one
     if execution.graphs and device.type != "cuda":
         raise ValueError(f"--graphs records CUDA graphs, and the device is {device}: leave it out.")
     if execution.graphs and execution.recompute:

@@ -52,7 +52,8 @@ class IVON(torch.optim.Optimizer):
         h0: initial Hessian, > 0, in units of mean loss per parameter squared. The initial sd is
             1 / sqrt(ess (h0 + delta)).
         beta1: momentum decay, in [0, 1).
-        beta2: Hessian decay, in [0, 1]. n steps move h by a share of about n (1 - beta2); at 1 h stays at h0.
+        beta2: Hessian decay, in [0, 1]. n steps give the estimates a weight of about n (1 - beta2); at 1 h
+            stays at h0.
         weight_decay: delta >= 0, the prior's precision divided by ess: the prior is N(0, 1 / (ess delta)).
         clip_radius: xi > 0: every coordinate of the preconditioned step is clipped to [-xi, xi], so that none
             moves by more than lr * xi in a step. inf: no clipping.

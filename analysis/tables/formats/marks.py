@@ -16,8 +16,15 @@ Marks = Mapping[tuple[Section, str, str, str], str]  # section, row, task and me
 
 
 def marks(found: Sequence[Difference]) -> Marks:
-    """A mark for every difference that is shown."""
-    shown = {(d.group.section, d.group.name, d.group.task, d.metric): MARKS[d.verdict] for d in found if d.shown}
+    """A mark for every difference that is shown, but where a task has several rows of the baseline to differ from."""
+    bases: dict[tuple[Section, str], set[str]] = {}
+    for one in found:
+        bases.setdefault((one.group.section, one.group.task), set()).add(one.baseline.name)
+    shown = {
+        (d.group.section, d.group.name, d.group.task, d.metric): MARKS[d.verdict]
+        for d in found
+        if d.shown and len(bases[d.group.section, d.group.task]) == 1
+    }
     return {
         (section, name, task, metric): mark
         for (section, name, task, judged), mark in shown.items()
