@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -109,18 +110,26 @@ def publish_folder(place: Path, write: Callable[[Path], None]) -> None:
     try:
         new.mkdir()
         write(new)
-        for file in new.iterdir():
-            settle(file)
+        settle(new)
         new.rename(place)  # refused when the place is taken: result folders are never empty
     finally:
         shutil.rmtree(new, ignore_errors=True)
     sync_folder(place.parent)
 
 
-def settle(file: Path) -> None:
-    """Sync a file that was just written, and let others read it as far as the umask does (libraries may not)."""
-    file.chmod(0o666 & ~_umask())
-    descriptor = os.open(file, os.O_RDONLY)
+def settle(place: Path) -> None:
+    """Sync what was just written, a folder with all that it holds, and open it to others as far as the umask does.
+
+    Libraries may have chosen other modes. A folder keeps the bit by which what is made in it has its group.
+    """
+    if place.is_dir():
+        for inner in place.iterdir():
+            settle(inner)
+        place.chmod(place.stat().st_mode & stat.S_ISGID | 0o777 & ~_umask())
+        sync_folder(place)
+        return
+    place.chmod(0o666 & ~_umask())
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

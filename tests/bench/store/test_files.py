@@ -52,6 +52,34 @@ def test_files_have_the_mode_of_the_umask_whatever_a_library_chose(tmp_path: Pat
         assert mode(file) == 0o666 & ~umask
 
 
+def test_folders_in_a_folder_can_be_entered_and_all_that_is_in_them_is_synced(
+    tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, real = set[int](), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.add(os.fstat(descriptor).st_ino), real(descriptor))[1])
+
+    def fill(folder: Path) -> None:
+        inner = folder / "draws" / "000"
+        inner.mkdir(parents=True, mode=0o700)
+        (folder / "draws").chmod(0o700)
+        (inner / "weights").touch(0o600)
+
+    publish_folder(tmp_path / "result", fill)
+    place = tmp_path / "result"
+    folders = [place, place / "draws", place / "draws/000"]
+    assert [mode(folder) for folder in folders] == [0o777 & ~umask] * 3
+    assert mode(place / "draws/000/weights") == 0o666 & ~umask
+    assert {entry.stat().st_ino for entry in (*folders, place / "draws/000/weights")} <= synced
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system's folders have no group to hand on")
+def test_a_folder_keeps_the_bit_that_hands_its_group_on(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2775)
+    publish_folder(tmp_path / "result", lambda folder: (folder / "draws").mkdir())
+    for folder in (tmp_path / "result", tmp_path / "result/draws"):
+        assert folder.stat().st_mode & stat.S_ISGID == tmp_path.stat().st_mode & stat.S_ISGID
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_what_fails_in_mid_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, error: type[BaseException]
