@@ -27,6 +27,7 @@ __all__ = [
     "FitJob",
     "Method",
     "PredictJob",
+    "Recipe",
     "derive_methods",
     "get_method",
     "is_method",
@@ -34,6 +35,22 @@ __all__ = [
     "method_names",
     "register_method",
 ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to predict with adapter values alone: softmax(log(mean over values of softmax(logits / t)) / T).
+
+    Attributes:
+        temperature: t, of the logits at each value.
+        temperature_of_average: T, of the averaged probabilities.
+        otherwise: what the method does instead, as in "predicts with noise on every token"; "" if it does this, at the
+            values of :meth:`Method.draw`.
+    """
+
+    temperature: float = 1.0
+    temperature_of_average: float = 1.0
+    otherwise: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +115,11 @@ class Method:
     def draw(self, job: PredictJob) -> Iterable[Params]:
         """The adapter values to predict with; the default is the posterior mean."""
         return [job.posterior.mean]
+
+    def recipe(self, posterior: Posterior) -> Recipe:
+        """How an exported ``posterior`` predicts. Override it with ``predict``, or the model card says "otherwise"."""
+        own = type(self).predict is not Method.predict
+        return Recipe(otherwise="in a way of its own" if own else "")
 
     @classmethod
     def own_fit(cls) -> bool:

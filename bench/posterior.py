@@ -37,6 +37,10 @@ P = TypeVar("P", bound="Posterior")
 _kinds: dict[str, type[Posterior]] = {}
 
 
+class Lacks(TypeError):
+    """A posterior was asked for what its kind does not have: a mean, draws or a covariance."""
+
+
 class Posterior:
     """Base of all posteriors. A subclass is a frozen dataclass whose fields are ``dict[str, Tensor]``.
 
@@ -55,7 +59,7 @@ class Posterior:
     @property
     def mean(self) -> Params:
         """The posterior mean, one tensor per adapter parameter."""
-        raise TypeError(f"A posterior of kind '{self.kind}' has no mean.")
+        raise Lacks(f"A posterior of kind '{self.kind}' has no mean.")
 
     @property
     def uncertain(self) -> list[str]:
@@ -76,14 +80,14 @@ class Posterior:
             yield self._draw(generator, tau)
 
     def _draw(self, generator: torch.Generator, tau: float) -> Params:
-        raise TypeError(f"A posterior of kind '{self.kind}' has no covariance to draw from or to scale by tau.")
+        raise Lacks(f"A posterior of kind '{self.kind}' has no covariance to draw from or to scale by tau.")
 
     def covariance(self, jacobians: Params) -> Tensor:
         """(B, C, C) covariance of the linearised logits, J Sigma J^T, from Jacobians (B, C, *shape) by parameter.
 
         Parameters that the posterior has no variance for count as known; Jacobians need not name them.
         """
-        raise TypeError(f"A posterior of kind '{self.kind}' has no covariance to carry to the logits.")
+        raise Lacks(f"A posterior of kind '{self.kind}' has no covariance to carry to the logits.")
 
     def to(self: P, device: torch.device) -> P:
         """The same posterior on a device."""

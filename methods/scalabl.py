@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.data.batches import Batch
-from bench.method import FitJob, PredictJob, register_method
+from bench.method import FitJob, PredictJob, Recipe, register_method
 from bench.model.choice_model import ChoiceModel
 from bench.options import Fit, Predict
 from bench.posterior import Params, Posterior, flat_noise, sum_of_squares
@@ -30,7 +30,7 @@ from methods.blob.blob import Cycles, spread
 from methods.blob.flipout import a_factors
 from methods.blob.optimizer import AdamThenSgd, KlWeight, kl_weights
 from methods.laplace.curvature import Adapted, Tape
-from methods.laplace.link import Linked
+from methods.laplace.link import LINEARISED, Linked
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,11 @@ class Scalabl(AdamOptions, Linked):
             return s2 / p2, sd2 / p2 - 1
         return s2 / sd2, 1 - (p2 + s2) / sd2
 
+    def recipe(self, posterior: Posterior) -> Recipe:
+        return Recipe(otherwise="" if self.predictive == "draws" or not self.tau else LINEARISED)
+
     def predict(self, job: PredictJob) -> Tensor:
-        if self.predictive == "draws" or not self.tau:
+        if not self.recipe(job.posterior).otherwise:
             return super().predict(job)
         model, posterior = job.model, job.posterior.to(job.model.device)
         if not isinstance(posterior, RowScale):

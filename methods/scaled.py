@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.method import FitJob, Method, PredictJob, derive_methods, log_softmax
+from bench.method import FitJob, Method, PredictJob, Recipe, derive_methods, log_softmax
 from bench.options import Fit
 from bench.posterior import Params, Posterior, pack, unpack
 from bench.specs import FitSpec
@@ -108,11 +108,27 @@ class Scaled(Method):
         return Tempered(pack(start), {start.kind: torch.zeros(0)}, {"temperature": temperature})
 
     def predict(self, job: PredictJob) -> Tensor:
-        posterior = job.posterior
+        log_probs = mixed(self.method.predict(self._inside(job)))
+        return log_softmax(log_probs / self._own(job.posterior).temperature).unsqueeze(0)
+
+    def draw(self, job: PredictJob) -> Iterable[Params]:
+        """The adapter values that the other method predicts with."""
+        return self.method.draw(self._inside(job))
+
+    def recipe(self, posterior: Posterior) -> Recipe:
+        own = self._own(posterior)
+        inner = self.method.recipe(own.posterior)
+        divisor = inner.temperature_of_average * own.temperature
+        return dataclasses.replace(inner, temperature_of_average=divisor)
+
+    def _own(self, posterior: Posterior) -> Tempered:
         if not isinstance(posterior, Tempered):
             raise TypeError(f"{self.name} predicts with its own posterior, not with a {posterior.kind}.")
-        log_probs = mixed(self.method.predict(dataclasses.replace(job, posterior=posterior.posterior)))
-        return log_softmax(log_probs / posterior.temperature).unsqueeze(0)
+        return posterior
+
+    def _inside(self, job: PredictJob) -> PredictJob:
+        """The job as the other method gets it."""
+        return dataclasses.replace(job, posterior=self._own(job.posterior).posterior)
 
 
 def mixed(log_probs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bench.method import FitJob, Method, PredictJob, log_softmax, register_method
+from bench.method import FitJob, Method, PredictJob, Recipe, log_softmax, register_method
 from bench.posterior import Params, Posterior
 
 LARGEST = 20.0  # T is sought between 1 / LARGEST and LARGEST
@@ -61,11 +61,17 @@ class Temperature(Method):
             job.warnings.append(f"The temperature {found:.3g} means little: {problem}.")
         return ScaledPoint(value, {"temperature": torch.tensor(found, dtype=torch.float64)})
 
+    def recipe(self, posterior: Posterior) -> Recipe:
+        return Recipe(temperature=self._own(posterior).temperature)
+
     def predict(self, job: PredictJob) -> Tensor:
-        posterior = job.posterior
+        posterior = self._own(job.posterior)
+        return log_softmax(job.log_probs(posterior.mean).double() / posterior.temperature).unsqueeze(0)
+
+    def _own(self, posterior: Posterior) -> ScaledPoint:
         if not isinstance(posterior, ScaledPoint):
             raise TypeError(f"{self.name} predicts with its own posterior, not with a {posterior.kind}.")
-        return log_softmax(job.log_probs(posterior.mean).double() / posterior.temperature).unsqueeze(0)
+        return posterior
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -18,10 +18,10 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from bench.method import FitJob, PredictJob, register_method
+from bench.method import FitJob, PredictJob, Recipe, register_method
 from bench.options import Predict
 from bench.posterior import DiagGaussian, Params, Posterior
-from methods.blob.flipout import flipout_log_probs
+from methods.blob.flipout import FLIPOUT, flipout_log_probs
 from methods.diagonal import MATRICES, DiagonalDraws
 from methods.search import Widest, scaled
 
@@ -52,8 +52,11 @@ class Tfb(DiagonalDraws, Widest):
             return unit
         return DiagGaussian(unit.location, scaled(unit.variance, self.widest(job, unit) ** 2))
 
+    def recipe(self, posterior: Posterior) -> Recipe:
+        return Recipe(otherwise="" if self.predictive == "weights" or not self.tau else FLIPOUT)
+
     def predict(self, job: PredictJob) -> Tensor:
-        if self.predictive == "weights" or not self.tau:
+        if not self.recipe(job.posterior).otherwise:
             return super().predict(job)
         return flipout_log_probs(job, self.narrowed(job.posterior), self.draws, self.tau)
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from bench.method import FitJob, PredictJob, register_method
+from bench.method import FitJob, PredictJob, Recipe, register_method
 from bench.options import Fit, Predict
 from bench.posterior import DiagGaussian, Params, Posterior
 from bench.train.schedules import warm_up
 from methods.adamw import AdamOptions
-from methods.blob.flipout import a_factors, device_generator, flipout, flipout_log_probs
+from methods.blob.flipout import FLIPOUT, a_factors, device_generator, flipout, flipout_log_probs
 from methods.blob.optimizer import AdamThenSgd, KlWeight, kl_weights
 from methods.diagonal import DiagonalDraws, Pruned
 
@@ -109,8 +109,11 @@ class Blob(AdamOptions, DiagonalDraws):
         slope = 2 * rho if self.parametrisation == "square" else rho.sigmoid()
         return mean / self.prior_sd**2, (sd / self.prior_sd**2 - 1 / (sd + JITTER)) * slope
 
+    def recipe(self, posterior: Posterior) -> Recipe:
+        return Recipe(otherwise="" if self.predictive == "weights" or not self.draws or not self.tau else FLIPOUT)
+
     def predict(self, job: PredictJob) -> Tensor:
-        if self.predictive == "weights" or not self.draws or not self.tau:
+        if not self.recipe(job.posterior).otherwise:
             return super().predict(job)
         return flipout_log_probs(job, self.narrowed(job.posterior), self.draws, self.tau)
 

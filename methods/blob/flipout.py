@@ -22,6 +22,8 @@ from bench.method import PredictJob
 from bench.model.choice_model import ChoiceModel
 from bench.posterior import DiagGaussian
 
+FLIPOUT = "with noise of every token's own on the A factors"  # no value of the adapters
+
 
 def a_factors(model: ChoiceModel) -> list[str]:
     """The names of the A factors, in the model's order: the maps that read the input of the adapted layers."""

@@ -8,10 +8,9 @@ of the logits.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -19,15 +18,15 @@ import torch
 from torch import Tensor
 
 from bench.data.batches import Batch
-from bench.method import FitJob, PredictJob, register_method
+from bench.method import FitJob, PredictJob, Recipe, register_method
 from bench.options import Fit, Predict
-from bench.posterior import DiagGaussian, Posterior
+from bench.posterior import DiagGaussian, Params, Posterior
 from bench.specs import TrainSpec
 from bench.task import Task
 from methods.diagonal import Diagonal
 from methods.laplace.curvature import jacobians
 from methods.laplace.kronecker import KroneckerGaussian
-from methods.laplace.link import Linked
+from methods.laplace.link import LINEARISED, Linked
 
 MISSED = 0.5  # nats of evidence below its maximum that are worth a warning
 
@@ -81,12 +80,24 @@ class Laplace(Linked):
                 f"{self.name}.evidence_steps."
             )
 
+    def narrowed(self, posterior: Posterior) -> Posterior:
+        """The posterior to predict with, under this method's options."""
+        return posterior
+
+    def recipe(self, posterior: Posterior) -> Recipe:
+        certain = not self.tau or not self.narrowed(posterior).uncertain
+        return Recipe(otherwise="" if certain or self.predictive == "sampled" else LINEARISED)
+
+    def draw(self, job: PredictJob) -> Iterable[Params]:
+        posterior = self.narrowed(job.posterior)
+        if not posterior.uncertain:
+            return [posterior.mean]
+        return posterior.draws(self.draws, job.generator, self.tau)
+
     def predict(self, job: PredictJob) -> Tensor:
-        if self.tau == 0 or not job.posterior.uncertain:
-            return job.log_probs(job.posterior.mean).unsqueeze(0)
-        if self.predictive == "sampled":
-            return job.log_probs_of_draws(job.posterior.draws(self.draws, job.generator, self.tau))
-        model, posterior = job.model, job.posterior.to(job.model.device)
+        if not self.recipe(job.posterior).otherwise:
+            return super().predict(job)
+        model, posterior = job.model, self.narrowed(job.posterior).to(job.model.device)
         names = posterior.uncertain
 
         def moments(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -94,7 +105,7 @@ class Laplace(Linked):
             with torch.no_grad():
                 return logits, self.tau * posterior.covariance(found)
 
-        with model.assign(job.posterior.mean):
+        with model.assign(posterior.mean):
             return self.linked(job, moments)
 
 
@@ -115,9 +126,6 @@ class LaplaceDiag(Diagonal, Laplace):
         mean = job.model.snapshot()
         known = {name: torch.zeros_like(value) for name, value in mean.items()}
         return DiagGaussian(mean, {**known, **variance})
-
-    def predict(self, job: PredictJob) -> Tensor:
-        return super().predict(dataclasses.replace(job, posterior=self.narrowed(job.posterior)))
 
 
 @register_method

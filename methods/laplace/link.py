@@ -14,6 +14,7 @@ from bench.data.batches import Batch
 from bench.method import Method, PredictJob, log_softmax
 from bench.options import Predict
 
+LINEARISED = "with the softmax averaged over Gaussian logits, linearised at the mean"
 JITTER = 1e-6  # added to the variance of each logit (PROTOCOL 5)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bench.data.batches import Batch
-from bench.method import FitJob, PredictJob, register_method
+from bench.method import FitJob, PredictJob, Recipe, register_method
 from bench.model.choice_model import LastLayer
 from bench.options import Fit, Predict
 from bench.posterior import Params, Posterior
@@ -29,6 +29,7 @@ from methods.laplace.curvature import roots
 from methods.laplace.link import GaussianLogits
 
 SMALLEST, LARGEST = 1e-8, 1e12  # the prior precision with the most evidence is sought between these
+HEAD = "with the softmax averaged over Gaussian logits, from a Gaussian over the answer head"
 ROUNDING = 1e-13  # eigenvalues below this share of the largest are rounding
 
 
@@ -111,6 +112,9 @@ class LastLayerLaplace(GaussianLogits):
         )
         prior = torch.tensor(precision, dtype=torch.float64)
         return HeadGaussian(mean, {"head": vectors}, {"head": values}, {"precision": prior})
+
+    def recipe(self, posterior: Posterior) -> Recipe:
+        return Recipe(otherwise=HEAD if self.tau else "")
 
     def predict(self, job: PredictJob) -> Tensor:
         if self.tau == 0:
