@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import STEPS, compute, plan, result_bytes, run_on_loaded
+from safetensors.torch import load_file
+from support import STEPS, bench, compute, plan, result_bytes, run_on_loaded
 
 from bench.data.splits import DataSource, load_split
 from bench.method import PredictJob, get_method, method_names
@@ -21,10 +22,13 @@ from bench.options import Hyperparameter
 from bench.plan.runs import families
 from bench.posterior import load_posterior
 from bench.process.progress import Progress
+from bench.run.offer import departure, make_offer
 from bench.run.runner import Runner
+from bench.run.stored import Result
 from bench.specs import FitSpec, RunSpec, key, seed_for
 from bench.store.store import Store
 from bench.task import get_task
+from methods.scaled import mixed
 
 METHODS = method_names()
 TASK = "few_four"
@@ -201,6 +205,59 @@ def test_a_posterior_saved_is_the_posterior_loaded(
     file = store.folder(run.fit) / "posterior.safetensors"
     load_posterior(file).save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+def exported(folder: Path) -> dict[str, torch.Tensor]:
+    """The adapter in a folder."""
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("part", ["fit", "evaluation"])
+@pytest.mark.parametrize("name", METHODS)
+def test_an_export_of_draws_writes_them_or_says_why_not_and_what_it_advises_works(
+    name: str, part: str, stored: dict[str, tuple[Store, RunSpec]], tmp_path: Path
+) -> None:
+    store, run = stored[name]
+    command = ("export", key(run if part == "evaluation" else run.fit), "--runs", str(store.root), "--out")
+    refused = bench(*command, "draws", "--draws", "2", cwd=tmp_path, check=None).stderr
+    plain = bench(*command, "mean", cwd=tmp_path, check=None).stderr
+    has_draws, has_mean = (tmp_path / "draws").is_dir(), (tmp_path / "mean").is_dir()
+    if has_draws:
+        one, other = (exported(tmp_path / f"draws/draws/00{number}") for number in range(2))
+        assert differ(one, other)
+        if has_mean:
+            mean = exported(tmp_path / "draws")
+            assert differ(one, mean) and differ(other, mean) and not differ(mean, exported(tmp_path / "mean"))
+    else:
+        assert bench(*command, "draws", "--draws", "2", cwd=tmp_path, check=2).stderr.startswith("bench: ")
+        assert bench(*command, "draws", "--draws", "1", cwd=tmp_path, check=2).stderr.startswith("bench: ")
+        assert "'" in refused and has_mean == ("eave --draws out" in refused)
+    if not has_mean:
+        assert bench(*command, "mean", cwd=tmp_path, check=2).stderr.startswith("bench: ")
+        assert has_draws == ("--draws N" in plain)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_export_says_when_its_adapters_do_not_give_the_stored_predictions(
+    name: str, stored: dict[str, tuple[Store, RunSpec]], model: ChoiceModel
+) -> None:
+    store, run = stored[name]
+    log_probs = torch.from_numpy(store.predictions(run)["log_probs"])[:, :15]
+    wanted = mixed(log_probs)
+    result, job = Result(store, run.fit, run), job_for(run, store, model)
+    for count in (0, len(log_probs)):
+        try:
+            offer = make_offer(result, count, None)
+        except ValueError:
+            continue  # nothing to export: another test's
+        assert offer.recipe.temperature_of_average == 1
+        at = torch.stack([job.log_probs(value).double() for value in offer.draws or [offer.mean]])  # type: ignore
+        found = mixed((at / offer.recipe.temperature).log_softmax(-1))
+        assert torch.allclose(found, wanted, atol=1e-5, rtol=0) == (not departure(result, offer))
 
 
 def accepts(one: Hyperparameter, value: Any) -> bool:
