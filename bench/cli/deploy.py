@@ -45,7 +45,7 @@ def export(
     """Write a posterior mean, and draws, as PEFT adapters with a model card."""
     check_output_folder(out, "--out")
     from bench.data.file_task import load_extension
-    from bench.run.export import export as write
+    from bench.run.exports.export import export as write
     from bench.run.stored import open_result
 
     for plugin in plugins:

@@ -22,7 +22,7 @@ from bench.options import Hyperparameter
 from bench.plan.runs import families
 from bench.posterior import load_posterior
 from bench.process.progress import Progress
-from bench.run.offer import departure, make_offer
+from bench.run.exports.offer import departure, make_offer
 from bench.run.runner import Runner
 from bench.run.stored import Result
 from bench.specs import FitSpec, RunSpec, key, seed_for

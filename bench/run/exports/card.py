@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bench.method import get_method, is_method
 from bench.model.prompts import CHAT
-from bench.run.offer import Offer, departure
+from bench.run.exports.offer import Offer, departure
 from bench.run.stored import Result
 from bench.specs import key, to_json
 from bench.store.records import RunRecord, read_records

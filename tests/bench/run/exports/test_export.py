@@ -17,7 +17,7 @@ from support import plan_few as plan
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.data.splits import DataSource, load_split
-from bench.run.export import export
+from bench.run.exports.export import export
 from bench.run.stored import open_result
 from bench.specs import key, seed_for
 from bench.store.store import Store
@@ -188,7 +188,7 @@ def test_the_card_says_when_its_recipe_is_not_what_was_evaluated(
 def test_an_evaluation_of_a_plugin_that_is_not_loaded_is_told_apart(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.run.card.is_method", lambda name: name != "mc_dropout")
+    monkeypatch.setattr("bench.run.exports.card.is_method", lambda name: name != "mc_dropout")
     export(open_result(runs, key(plan("adamw"))), tmp_path / "out")
     said = f"* `{key(plan('mc_dropout'))}`: mc_dropout is a method of a plug-in that was not loaded for this card."
     assert said in (tmp_path / "out/README.md").read_text()

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.model.export import answer_ids, base_place, write_adapter
-from bench.run.card import card
-from bench.run.offer import Offer, make_offer
+from bench.run.exports.card import card
+from bench.run.exports.offer import Offer, make_offer
 from bench.run.stored import Result
 from bench.specs import to_json
 from bench.store.files import publish_folder

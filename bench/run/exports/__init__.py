@@ -1,0 +1,1 @@
+"""`bench export`: what is offered, the card, and the folder that holds both."""
