@@ -20,7 +20,7 @@ from analysis.statistics.metric import metric_of, metric_order
 from analysis.statistics.study import Study
 from analysis.statistics.summary import summarize
 from analysis.tables.formats.markdown import GAP, Markup, bold, heading, table
-from analysis.tables.formats.marks import MARKS, marks
+from analysis.tables.formats.marks import MARKS, marks, unmarked
 from analysis.tables.formats.table import Csv, Table
 from analysis.tables.formats.text import Value
 from bench.metrics import Metric
@@ -127,8 +127,8 @@ def sections(study: Study) -> Blocks:
 
 
 def compute(study: Study) -> tuple[Blocks, list[str]]:
-    """The blocks of every section."""
-    return sections(study), []
+    """The blocks of every section, and where they bear no marks."""
+    return sections(study), unmarked(study.once(compare)[0])
 
 
 def results(study: Study, found: Blocks) -> str:

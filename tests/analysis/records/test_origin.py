@@ -55,6 +55,15 @@ def test_a_fact_that_changes_what_a_number_means_is_a_flag(store, flag, facts):
     assert f"[{flag}]" in text and ("**0.500**" in text) is (flag not in DISQUALIFYING)
 
 
+@pytest.mark.parametrize(
+    ("from_steps", "mixed"), [((0, 0), False), ((0, 500, 0), False), ((0, 0, 500), True), ((0, 500), True)]
+)
+def test_only_attempts_whose_steps_are_in_the_fit_mix_commits(store, from_steps, mixed):
+    attempts = [{"commit": str(n) * 40, "from_step": step} for n, step in enumerate(from_steps)]
+    store.add(store.spec("adamw"), {"nll": 1.0}, attempts=attempts)
+    assert flags(store) == {"adamw": ("mixed-commits",) if mixed else ()}
+
+
 @pytest.mark.parametrize("facts", [{"log_evidence_slope": 0.01}, {"log_evidence_slope": "steep"}, {}])
 def test_a_flat_evidence_is_no_flag(store, facts):
     store.add(store.spec(), {"nll": 1.0}, diagnostics=facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Never
 
 import pytest
 from support import bench, compute, plan, plan_few
@@ -125,6 +126,17 @@ def test_the_command_counts_and_predicts(tmp_path: Path) -> None:
     bench("grid", "g.toml", cwd=tmp_path)
     said = bench("plan", "g.toml", cwd=tmp_path).stdout
     assert "stored      4 fits, 6 evaluations" in said and "0 families: 0 fits" in said
+
+
+def test_a_method_that_a_probe_cannot_run_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_short(*_: object) -> Never:
+        raise IndexError("deque index out of range")
+
+    monkeypatch.setattr("bench.launch.probing.probed", too_short)
+    (tmp_path / "g.toml").write_text(GRID)
+    said = bench("plan", "g.toml", cwd=tmp_path)
+    assert "4 fits (2 adamw, 2 ivon)" in said.stdout and "MiB per worker" not in said.stdout
+    assert "not predicted: a probe of few steps failed (" in said.stderr and "deque index out of range" in said.stderr
 
 
 def test_a_base_that_is_not_here_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,18 @@ def test_the_command_line_is_laid_over_the_file(grid: Any) -> None:
     assert {run.fit.options["ess"] for run in found.runs() if run.fit.method == "ivon"} == {7.0}
 
 
+def test_the_command_line_is_laid_over_variants_and_single_tasks(grid: Any) -> None:
+    text = SMALL + "[variants.long]\nsteps = 3000\nivon.ess = 5\n[variants.plain]\n"
+    text += "[set.ivon.per_task.notes_two]\ness = 9\n"
+    before = {(run.fit.train.steps, run.fit.options["ess"]) for run in grid(text).runs() if run.fit.method == "ivon"}
+    assert before == {(3000, 5.0), (10, 9.0), (10, 1e6)}
+    runs = grid(text, overrides={"steps": 5, "ivon": {"ess": 7}}).runs()
+    assert {run.fit.train.steps for run in runs} == {5}
+    assert {run.fit.options["ess"] for run in runs if run.fit.method == "ivon"} == {7.0}
+    swept = grid(SWEEP, overrides={"ivon": {"tau": 3}}).runs()
+    assert {run.options["tau"] for run in swept if run.purpose == "sweep"} >= {0, 0.5, 1, 2}
+
+
 # --- sweeps and variants ----------------------------------------------------------------------------------------------
 
 SWEEP = SMALL + "[sweep.ivon]\ntau = [0, 0.5, 1, 2]\ndraws = [10, 20]\n"

@@ -141,6 +141,16 @@ def test_a_diverging_training_says_what_to_do(tmp_path: Path) -> None:
         compute(plan("adamw", adamw={"lr": 1e30}), tmp_path)
 
 
+def test_a_base_that_failed_is_not_trained_again_for_what_starts_from_it(tmp_path: Path) -> None:
+    bad = {"adamw": {"lr": 1e30}, "ensemble": {"members": 2}}
+    shared = family("adamw", "mc_dropout", "la_diag", "ensemble", **bad)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        quiet(tmp_path).run(shared)
+    base = shared.runs[0].fit
+    assert len(list((tmp_path / "work" / key(base)).glob("attempt-*.json"))) == 1
+    assert len(list((tmp_path / "failures").glob("*.json"))) == len(shared.runs)
+
+
 def test_tuning_never_sees_the_reported_split(tmp_path: Path) -> None:
     run = plan("adamw", "notes_two", tune_share=0.25)
     store = compute(run, tmp_path)
