@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.given import PREFIX, Given, answers_only, as_examples, as_questions, given_task
+from bench.data.given import Given, as_examples, as_questions, given_task, recall
 from bench.data.splits import DataSource
 from bench.method import Method, get_method
 from bench.metrics import score
@@ -44,7 +44,7 @@ from bench.run.worker import choose_device
 from bench.specs import FitSpec, LoraSpec, ModelSpec, RunSpec
 from bench.specs import key as spec_key
 from bench.store.store import Store
-from bench.task import Example, get_task, is_task
+from bench.task import Example, get_task
 
 __all__ = ["Fitted", "Model", "Prediction", "evaluate", "fit", "load_posterior", "open_model", "predict"]
 
@@ -221,12 +221,7 @@ def load_posterior(
     """
     result = open_result(Path(runs), key)
     task = result.fit.data.task
-    if not is_task(task) and task.startswith(PREFIX):
-        if answers is None:
-            raise LookupError(
-                f"{key} was fitted to examples given in Python: pass the answers that they had (--answers A,B)."
-            )
-        answers_only(task, answers, result.fit.data.revision)
+    recall(result.fit.data, key, answers)
     if method is not None:
         named = Settings(settings or {}).method(method, task)
         if (owner := _owner(method)) != result.fit.method:

@@ -14,13 +14,14 @@ class ModelNotUsable(ValueError):
     """A base model that cannot be loaded or would answer wrongly; the message names the model and the fix."""
 
 
-def near_miss(name: object, known: Iterable[object]) -> str:
-    """`` Did you mean 'x'?`` for the closest known names, else the list of them."""
-    names = sorted(map(str, known))
+def near_miss(name: object, known: Iterable[object], unlisted: Iterable[object] = ()) -> str:
+    """`` Did you mean 'x'?`` for the closest of all names, else the list of those that are ``known``."""
+    listed = sorted(map(str, known))
+    names = sorted({*listed, *map(str, unlisted)})
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6)
     if close:
         return " Did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
-    return " Known: " + ", ".join(names) + "."
+    return " Known: " + ", ".join(listed) + "."
 
 
 def shown(value: object) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "is_method",
     "log_softmax",
     "method_names",
+    "recipe_of",
     "register_method",
 ]
 
@@ -117,9 +118,8 @@ class Method:
         return [job.posterior.mean]
 
     def recipe(self, posterior: Posterior) -> Recipe:
-        """How an exported ``posterior`` predicts. Override it with ``predict``, or the model card says "otherwise"."""
-        own = type(self).predict is not Method.predict
-        return Recipe(otherwise="in a way of its own" if own else "")
+        """How an exported ``posterior`` predicts. Override it with ``predict``: see :func:`recipe_of`."""
+        return Recipe()
 
     @classmethod
     def own_fit(cls) -> bool:
@@ -158,7 +158,14 @@ class Method:
         return {name: value for name, (one, value) in values.items() if one.reader == reader and one.in_spec(value)}
 
 
-_TAKEN = {"per_task", *vars(Method), *Method.__annotations__}
+def recipe_of(method: Method, posterior: Posterior) -> Recipe:
+    """A method's recipe; "otherwise" if its class, or one that it inherits from, overrides ``predict`` alone."""
+    classes = type(method).__mro__
+    predicts, says = (next(n for n, cls in enumerate(classes) if name in vars(cls)) for name in ("predict", "recipe"))
+    return Recipe(otherwise="in a way of its own") if predicts < says else method.recipe(posterior)
+
+
+_TAKEN = {"per_task", "inner", "method", *vars(Method), *Method.__annotations__}  # two are NAME_ts's own
 
 
 @dataclasses.dataclass

@@ -187,6 +187,11 @@ def _read(cls: type) -> dict[str, Hyperparameter]:
                 f"{called} is a {_written(plain)}: a hyperparameter is a bool, int, float, str, Literal, a tuple of "
                 "one of them, or any of these | None."
             )
+        if vars(cls).get(name, field.default) is not field.default:
+            raise BrokenPlugin(
+                f"{called}: the value in the class body is not the default of the inherited hyperparameter. Annotate "
+                f'it again: `{name}: Annotated[{_written(plain)}, Fit("its meaning")] = ...`.'
+            )
         if field.default is dataclasses.MISSING:
             raise BrokenPlugin(f"{called} has no default: write one, such as `{name}: ... = 1.0`.")
         found[name] = Hyperparameter(name, plain, field.default, marker)

@@ -41,6 +41,11 @@ class Lacks(TypeError):
     """A posterior was asked for what its kind does not have: a mean, draws or a covariance."""
 
 
+def _called(cls: type) -> tuple[str, str]:
+    """What tells a class from others, and not from itself when a notebook defines it again."""
+    return cls.__module__, cls.__qualname__
+
+
 class Posterior:
     """Base of all posteriors. A subclass is a frozen dataclass whose fields are ``dict[str, Tensor]``.
 
@@ -52,7 +57,7 @@ class Posterior:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         kind = getattr(cls, "kind", None)
-        if kind is None or (kind in _kinds and _kinds[kind].__qualname__ != cls.__qualname__):
+        if kind is None or (kind in _kinds and _called(_kinds[kind]) != _called(cls)):
             raise BrokenPlugin(f"{cls.__qualname__}: set a class attribute `kind` that no other posterior has.")
         _kinds[kind] = cls
 

@@ -113,7 +113,7 @@ class Registry(Generic[T]):
         self._load()
         found = self._classes.get(name) or self._derived(name)
         if found is None:
-            raise LookupError(f"There is no {self.kind} '{name}'.{near_miss(name, self._classes)}")
+            raise LookupError(f"There is no {self.kind} '{name}'.{near_miss(name, self.names(), self._unlisted)}")
         return found
 
     def names(self) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.method import FitJob, Method, PredictJob, Recipe, derive_methods, log_softmax
+from bench.method import FitJob, Method, PredictJob, Recipe, derive_methods, log_softmax, recipe_of
 from bench.options import Fit
 from bench.posterior import Params, Posterior, pack, unpack
 from bench.specs import FitSpec
@@ -117,7 +117,7 @@ class Scaled(Method):
 
     def recipe(self, posterior: Posterior) -> Recipe:
         own = self._own(posterior)
-        inner = self.method.recipe(own.posterior)
+        inner = recipe_of(self.method, own.posterior)
         divisor = inner.temperature_of_average * own.temperature
         return dataclasses.replace(inner, temperature_of_average=divisor)
 

@@ -28,6 +28,14 @@ Base = Annotated[
     Path | None, typer.Option("--model", metavar="PATH", help="The base, where it is a local folder or file.")
 ]
 
+Answers = Annotated[
+    str | None, typer.Option(metavar="A,B", help="Answers of a fit that was made from Python (bench.api).")
+]
+
+
+def _words(answers: str | None) -> list[str] | None:
+    return None if answers is None else [word.strip() for word in answers.split(",")]
+
 
 @command(RESULTS)
 def export(
@@ -38,6 +46,7 @@ def export(
         float | None,
         typer.Option(metavar="T", help="Divide logits by T; default: the temperature that the method fitted, else 1."),
     ] = None,
+    answers: Answers = None,
     model: Base = None,
     plugins: Plugins = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
     runs: Runs = RUNS,
@@ -45,12 +54,15 @@ def export(
     """Write a posterior mean, and draws, as PEFT adapters with a model card."""
     check_output_folder(out, "--out")
     from bench.data.file_task import load_extension
+    from bench.data.given import recall
     from bench.run.exports.export import export as write
     from bench.run.stored import open_result
 
     for plugin in plugins:
         load_extension(plugin)
-    for line in write(open_result(runs, key), out, path=model, draws=draws, temperature=temperature):
+    result = open_result(runs, key)
+    recall(result.fit.data, key, _words(answers))
+    for line in write(result, out, path=model, draws=draws, temperature=temperature):
         say(line)
 
 
@@ -70,9 +82,7 @@ def predict(
         Path | None, typer.Option(metavar="FILE", help="Write here.", show_default="standard output")
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Questions per forward pass.")] = 32,
-    answers: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Answers of a fit that was made from Python (bench.api).")
-    ] = None,
+    answers: Answers = None,
     model: Base = None,
     plugins: Plugins = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
     runs: Runs = RUNS,
@@ -91,8 +101,9 @@ def predict(
     from bench.task import get_task
 
     make_runner(Store(runs), Execution(device=device.device, threads=device.threads, plugins=tuple(plugins)))
-    words = None if answers is None else [word.strip() for word in answers.split(",")]
-    fitted = load_posterior(runs, key, model=model, answers=words, device=device.device, device_map=device.placed)
+    fitted = load_posterior(
+        runs, key, model=model, answers=_words(answers), device=device.device, device_map=device.placed
+    )
     result = fitted.result
     scored = result.run.data if result.run is not None else result.fit.data
     questions = read_questions(file, get_task(scored.task))

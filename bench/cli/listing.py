@@ -20,7 +20,7 @@ def list_methods() -> list[dict[str, Any]]:
     found = []
     for name in method_names():
         cls = get_method(name)
-        doc = (cls.__doc__ or "").strip().splitlines()[0]
+        doc = (cls.__doc__ or "").strip().partition("\n")[0]
         found.append(
             {"name": name, "title": cls.title, "base": cls.base, "version": cls.version, "what": doc,
              "parameters": describe(cls)}

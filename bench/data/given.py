@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.data.splits import checked
-from bench.specs import canonical
-from bench.task import TASKS, Example, MalformedRow, Row, Task
+from bench.specs import DataSpec, canonical
+from bench.task import TASKS, Example, MalformedRow, Row, Task, is_task
 
 Given = Example | tuple[str, str]  # a prompt and its answer
 
@@ -85,6 +85,21 @@ def given_task(examples: Sequence[Example], answers: Sequence[str]) -> str:
     name = PREFIX + hashlib.sha256(canonical([rows, list(answers)]).encode()).hexdigest()[:12]
     _register(name, answers, rows)
     return name
+
+
+def recall(data: DataSpec, key: str, answers: Sequence[str] | None) -> None:
+    """Register the task of ``data`` for its ``answers``, where it was made from examples in an earlier process.
+
+    Raises:
+        LookupError: no answers are given. ValueError: they are not those that it had.
+    """
+    if is_task(data.task) or not data.task.startswith(PREFIX):
+        return
+    if answers is None:
+        raise LookupError(
+            f"{key} was fitted to examples given in Python: pass the answers that they had (--answers A,B)."
+        )
+    answers_only(data.task, answers, data.revision)
 
 
 def answers_only(name: str, answers: Sequence[str], revision: str) -> None:

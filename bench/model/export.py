@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from bench.model.adapters import HEAD, MAGNITUDE, VARIANTS
-from bench.model.answers import answer_tokens
+from bench.model.answers import answer_tokens, closing_tokens
 from bench.model.base import explained, load_tokenizer
 from bench.model.formats import EMBEDDED, Source
 from bench.model.identity import opened
+from bench.model.prompts import PLAIN
 from bench.model.remarks import collected
 from bench.specs import ModelSpec
 
@@ -99,8 +100,11 @@ def _output_layer(spec: ModelSpec, source: Source) -> tuple[str, int]:
     return name, len(head.weight)
 
 
-def answer_ids(spec: ModelSpec, path: Path | None, answers: tuple[str, ...]) -> dict[str, int]:
-    """The token of each answer: the logits at the end of a prompt that make up the prediction."""
+def read_out(spec: ModelSpec, path: Path | None, answers: tuple[str, ...]) -> tuple[dict[str, int], int]:
+    """The token of each answer, whose logits at the end of a prompt make up the prediction; and the number of tokens
+    that the tokenizer adds there, such as an EOS, which prompts are read without.
+    """
     with opened(spec, path) as source:
-        ids = answer_tokens(load_tokenizer(spec, source), answers, source.name, spec.prompt)
-    return dict(zip(answers, ids, strict=True))
+        tokenizer = load_tokenizer(spec, source)
+        ids = answer_tokens(tokenizer, answers, source.name, spec.prompt)
+    return dict(zip(answers, ids, strict=True)), closing_tokens(tokenizer) if spec.prompt == PLAIN else 0

@@ -12,6 +12,7 @@ from bench.errors import ModelNotUsable
 from bench.model.base import Base, accepted, output_layer
 from bench.model.formats import Source
 from bench.model.identity import MEMORY
+from bench.model.prompts import CHAT
 from bench.model.remarks import check_tokenizer, check_weights
 from bench.specs import LoraSpec, ModelSpec
 
@@ -41,14 +42,16 @@ def base_in_memory(model: Any, tokenizer: Any, lora: LoraSpec, prompt: str) -> t
     (kind,) = kinds
     source = Source(NAME, NAME)
     warnings = [*check_weights(source, model), *check_tokenizer(source, tokenizer, None)]
-    spec = ModelSpec(id=MEMORY + _hash(model, tokenizer), dtype=str(kind).partition(".")[2], lora=lora, prompt=prompt)
+    spec = ModelSpec(
+        id=MEMORY + _hash(model, tokenizer, prompt), dtype=str(kind).partition(".")[2], lora=lora, prompt=prompt
+    )
     head = output_layer(model, NAME)
     model.eval().requires_grad_(False)
     return spec, Base(NAME, model, tokenizer, head, accepted(model, NAME), tuple(warnings))
 
 
-def _hash(model: Any, tokenizer: Any) -> str:
-    """The first 16 hex digits of a hash over all that the model's answers depend on."""
+def _hash(model: Any, tokenizer: Any, prompt: str) -> str:
+    """The first 16 hex digits of a hash over all that the model's answers to prompts of a form depend on."""
     whole = hashlib.sha256()
     for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
         plain = tensor.detach().cpu().contiguous()
@@ -58,6 +61,8 @@ def _hash(model: Any, tokenizer: Any) -> str:
     whole.update(json.dumps(config, sort_keys=True, default=str).encode())
     backend = getattr(tokenizer, "backend_tokenizer", None)
     whole.update((backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())).encode())
+    if prompt == CHAT:
+        whole.update(json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True, default=str).encode())
     return whole.hexdigest()[:16]
 
 

@@ -221,3 +221,14 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "some/other-model"}))
     with pytest.raises(ModelNotUsable, match="was trained on some/other-model, and the base is embedded"):
         fit("adapter", "embedded", PAIRS, answers=ANSWERS, adapter=tmp_path / "adapter", device="cpu")
+
+
+def test_another_chat_template_is_another_model() -> None:
+    def identity(template: str, prompt: str) -> str:
+        tokenizer = byte_level()
+        tokenizer.chat_template = template
+        return open_model(module(), tokenizer, prompt=prompt).spec.id
+
+    templates = ("{{ messages[0].content }}", "Q: {{ messages[0].content }} A:")
+    assert len({identity(template, "chat") for template in templates}) == 2
+    assert len({identity(template, "plain") for template in templates}) == 1

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 import pytest
 import torch
 
+from bench.cli.listing import list_methods
 from bench.data.splits import DataSource
 from bench.errors import BrokenPlugin
-from bench.method import METHODS, Method, PredictJob, method_names, register_method
+from bench.method import METHODS, Method, PredictJob, Recipe, get_method, method_names, recipe_of, register_method
 from bench.options import Fit, Predict
 from bench.plan.runs import plan_run
 from bench.posterior import DiagGaussian, LowRankGaussian, Params, Point, Posterior, load_posterior
@@ -121,3 +122,71 @@ def test_a_later_option_is_in_no_spec_while_it_has_its_default() -> None:
     assert Later.make().options("predict") == Later.make({"new": 0.0}).options("predict") == {"old": 1.0}
     assert Later.make({"new": 2}).options("predict") == {"old": 1.0, "new": 2.0}
     assert Later.make({"old": 3}).options("predict") == {"old": 3.0}
+
+
+def test_a_value_in_the_body_of_a_subclass_that_would_be_ignored_is_refused() -> None:
+    """Dataclasses take the default of an annotation alone: without one, `lr` would stay what it was."""
+
+    @register_method
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Fast(get_method("adamw")):  # type: ignore[misc]
+        name, title = "fast", "Fast"
+        lr = 0.5
+
+    with pytest.raises(BrokenPlugin, match=r"Fast\.lr: the value in the class body is not the default .* Annotate it"):
+        Fast.make()
+
+    @register_method
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Faster(get_method("adamw")):  # type: ignore[misc]
+        name, title = "faster", "Faster"
+        lr: Annotated[float, Fit("peak learning rate", ge=0)] = 0.5
+
+    assert Faster.make().lr == 0.5
+
+
+def test_a_predict_of_its_own_is_not_what_the_recipe_of_a_parent_says() -> None:
+    class Warm(get_method("temperature")):  # type: ignore[misc]
+        name, title = "warm", "Warm"
+
+        def predict(self, job: PredictJob) -> torch.Tensor:
+            return 0.5 * super().predict(job)
+
+    class Told(Warm):
+        name, title = "told", "Told"
+
+        def recipe(self, posterior: Posterior) -> Recipe:
+            return Recipe(temperature=3.0)
+
+    point = Point({})
+    assert recipe_of(Warm(), point).otherwise == "in a way of its own"
+    assert recipe_of(Told(), point) == Recipe(temperature=3.0)
+    assert recipe_of(get_method("adamw").make(), point) == Recipe()
+
+
+@pytest.mark.parametrize("name", ["inner", "method"])
+def test_names_that_derived_methods_need_are_taken(name: str) -> None:
+    body = {"name": "meta", "title": "Meta", "base": "adamw", name: 1, "__annotations__": {name: SOME}}
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(type("Meta", (Method,), body))
+    with pytest.raises(BrokenPlugin, match=rf"\.{name}: the suite uses that name"):
+        made.make()
+
+
+SOME = Annotated[int, Predict("a number")]
+
+
+def test_two_posteriors_of_one_kind_and_name_in_two_modules_are_told_apart() -> None:
+    body = {"kind": "told_apart", "__module__": "plug_a", "__qualname__": "Scaled"}
+    type("Scaled", (Posterior,), body)
+    type("Scaled", (Posterior,), body)  # as a notebook's cell that runs again
+    with pytest.raises(BrokenPlugin, match="that no other posterior has"):
+        type("Scaled", (Posterior,), {**body, "__module__": "plug_b"})
+
+
+def test_a_method_without_a_docstring_is_listed() -> None:
+    @register_method
+    class Bare(get_method("adamw")):  # type: ignore[misc]
+        name, title = "bare", "Bare"
+
+    Bare.__doc__ = ""
+    assert next(one for one in list_methods() if one["name"] == "bare")["what"] == ""

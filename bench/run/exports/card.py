@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.method import get_method, is_method
 from bench.model.prompts import CHAT
@@ -11,7 +12,7 @@ from bench.run.exports.offer import Offer, departure
 from bench.run.stored import Result
 from bench.specs import key, to_json
 from bench.store.records import RunRecord, read_records
-from bench.task import get_task
+from bench.task import get_task, is_task
 
 _CHAT = (
     'text = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, '
@@ -35,8 +36,12 @@ _AVERAGE = [
 ]
 
 
-def card(result: Result, base: str, offer: Offer) -> str:
-    """What the adapters are, how to predict with them, what was measured, and whose predictive this is not."""
+def card(result: Result, offer: Offer, about: Mapping[str, Any]) -> str:
+    """What the adapters are, how to predict with them, what was measured, and whose predictive this is not.
+
+    ``about``: the content of ``prediction.json``.
+    """
+    base = about["base"]
     fit, task = result.fit, get_task(result.fit.data.task)
     lines = [
         "---",
@@ -53,7 +58,7 @@ def card(result: Result, base: str, offer: Offer) -> str:
         "## Use",
         "",
         "```python",
-        *_code(fit.model.prompt == CHAT, offer),
+        *_code(offer, about),
         "```",
         "",
         *_metrics(result, offer),
@@ -98,8 +103,18 @@ def _recipe(result: Result, base: str, offer: Offer) -> list[str]:
     return lines
 
 
-def _code(chat: bool, offer: Offer) -> list[str]:
+def _code(offer: Offer, about: Mapping[str, Any]) -> list[str]:
     """Python that answers one prompt with transformers and PEFT."""
+    chat = about["prompt"] == CHAT
+    source, tokens = 'about["base"]', 'tokenizer(text, return_tensors="pt")'
+    if about["base"].endswith(".gguf"):
+        source = 'os.path.dirname(about["base"]), gguf_file=os.path.basename(about["base"])'
+    elif about["revision"]:
+        source += ', revision=about["revision"]'
+    if chat:  # the template has the special tokens already
+        tokens = 'tokenizer(text, return_tensors="pt", add_special_tokens=False)'
+    elif about["closing_tokens"]:
+        tokens = f'{{name: row[:, : -about["closing_tokens"]] for name, row in {tokens}.items()}}'
     found = '(logits / about["temperature"]).softmax(-1)'
     if offer.draws:
         load, predict, found = _LOAD_DRAWS, _AVERAGE, "average"
@@ -108,17 +123,17 @@ def _code(chat: bool, offer: Offer) -> list[str]:
     if offer.recipe.temperature_of_average != 1:
         found = f'({found}.log() / about["temperature_of_average"]).softmax(-1)'
     return [
-        "import json, torch",
+        f"import json, {'os, ' if 'os.' in source else ''}torch",
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         'about = json.load(open("FOLDER/prediction.json"))',
-        'tokenizer = AutoTokenizer.from_pretrained(about["base"])',
-        'base = AutoModelForCausalLM.from_pretrained(about["base"], dtype=torch.float32)',
+        f"tokenizer = AutoTokenizer.from_pretrained({source})",
+        f"base = AutoModelForCausalLM.from_pretrained({source}, dtype=torch.float32)",
         *load,
         'text = "... Answer:"',
         *([_CHAT] if chat else []),
-        'prompt = tokenizer(text, return_tensors="pt")',
+        f"prompt = {tokens}",
         *predict,
         f'print(dict(zip(about["answers"], {found}.tolist())))',
     ]
@@ -136,7 +151,7 @@ def _metrics(result: Result, offer: Offer) -> list[str]:
         return f"{record.metrics[name]:.4f}" if name in record.metrics else ""
 
     rows = [
-        [r.spec.method, get_task(r.spec.data.task).title, r.spec.split, r.key, *(show(r, name) for name in names)]
+        [r.spec.method, _titled(r.spec.data.task), r.spec.split, r.key, *(show(r, name) for name in names)]
         for r in found
     ]
     header = ["method", "task", "split", "key", *names]
@@ -149,6 +164,11 @@ def _metrics(result: Result, offer: Offer) -> list[str]:
         "",
         *_departures(result, offer, found),
     ]
+
+
+def _titled(task: str) -> str:
+    """A task's title, or its name where the plug-in or file that has it was not loaded."""
+    return get_task(task).title if is_task(task) else task
 
 
 def _departures(result: Result, offer: Offer, records: Sequence[RunRecord]) -> list[str]:

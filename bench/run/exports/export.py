@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bench.model.export import answer_ids, base_place, write_adapter
+from bench.model.export import base_place, read_out, write_adapter
 from bench.run.exports.card import card
 from bench.run.exports.offer import Offer, make_offer
 from bench.run.stored import Result
@@ -55,7 +55,7 @@ def export(
             inner.mkdir(parents=True)
             write_adapter(inner, params, fit.model, place, answers)
         (folder / "prediction.json").write_text(json.dumps(about, indent=1) + "\n")
-        (folder / "README.md").write_text(card(result, str(place), offer))
+        (folder / "README.md").write_text(card(result, offer, about))
 
     publish_folder(out, write)
     parts = [f"the mean to {out}"] if offer.mean is not None else []
@@ -73,10 +73,13 @@ def _check(draws: int, temperature: float | None) -> None:
 def _about(result: Result, path: Path | None, base: str, offer: Offer) -> dict[str, Any]:
     """The content of ``prediction.json``."""
     fit = result.fit
+    answers, closing = read_out(fit.model, path, get_task(fit.data.task).answers)
     return {
         "key": result.key,
         "base": base,
-        "answers": answer_ids(fit.model, path, get_task(fit.data.task).answers),
+        "revision": fit.model.revision if path is None and fit.model.id != "embedded" else None,
+        "answers": answers,
+        "closing_tokens": closing,
         "temperature": offer.recipe.temperature,
         "temperature_of_average": offer.recipe.temperature_of_average,
         "max_length": fit.train.max_length,

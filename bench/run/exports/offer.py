@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import torch
 
-from bench.method import PredictJob, Recipe
+from bench.method import PredictJob, Recipe, recipe_of
 from bench.posterior import Lacks, Members, Params, Posterior
 from bench.run.stored import Result
 from bench.task import get_task
@@ -54,14 +54,14 @@ def make_offer(result: Result, count: int, temperature: float | None) -> Offer:
         few = f"{len(found)}. Give no more than that."
         point = "1 value of the adapters, a point: there is nothing to draw. Leave --draws out."
         raise ValueError(f"--draws {count}: '{method.name}' has {few if found else point}")
-    recipe = method.recipe(posterior) if temperature is None else Recipe(temperature=temperature)
+    recipe = recipe_of(method, posterior) if temperature is None else Recipe(temperature=temperature)
     return Offer(posterior, mean, found, recipe)
 
 
 def departure(result: Result, offer: Offer) -> str:
     """How the method of a result predicts ("averages ..."); "" if the offer's values and recipe do the same."""
     method = result.method
-    recipe = method.recipe(offer.posterior)
+    recipe = recipe_of(method, offer.posterior)
     if recipe.otherwise:
         return f"predicts {recipe.otherwise}"
     if dataclasses.replace(recipe, otherwise=offer.recipe.otherwise) != offer.recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -14,14 +15,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from support import bench, compute
 from support import plan_few as plan
+from tiny import LLAMA, build, byte_level, save
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.api import fit, open_model, predict
 from bench.data.splits import DataSource, load_split
+from bench.run.exports.card import card
 from bench.run.exports.export import export
+from bench.run.exports.offer import make_offer
 from bench.run.stored import open_result
 from bench.specs import key, seed_for
 from bench.store.store import Store
-from bench.task import get_task
+from bench.task import TASKS, get_task
 
 SETTINGS: dict[str, Any] = {
     "ivon": {"draws": 3},
@@ -264,3 +269,58 @@ def test_a_folder_that_exists_is_not_overwritten(runs: Path, tmp_path: Path) -> 
 def test_the_command(runs: Path, tmp_path: Path) -> None:
     said = bench("export", key(plan("adamw"))[:8], "--runs", str(runs), "--out", "out", cwd=tmp_path).stdout
     assert said == "wrote the mean to out\n" and (tmp_path / "out" / "README.md").is_file()
+
+
+CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}[assistant] "
+
+
+@pytest.mark.parametrize(("end", "prompt"), [("</s>", "plain"), ("", "chat"), ("</s>", "chat")])
+def test_the_code_of_the_card_reads_a_prompt_as_the_suite_does(
+    end: str, prompt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tokenizer that puts an EOS after a text, and a template that has the BOS already."""
+    tokenizer = byte_level("<s>", end)
+    tokenizer.chat_template = CHAT
+    base = save(tmp_path / "base", build("llama", LLAMA), tokenizer)
+    pairs = [(f"Which is it, number {n}? Answer:", "AB"[n % 2]) for n in range(8)]
+    model = open_model(base, prompt=prompt)
+    fitted = fit(
+        "adamw", model, pairs, answers=("A", "B"), settings={"steps": 20, "adamw": {"lr": 0.05}}, runs=tmp_path
+    )
+    export(fitted.result, tmp_path / "out", path=base)
+    probabilities = predict(fitted, [PROMPTS[0]]).probabilities[0]
+    said = said_by_the_code(tmp_path / "out", capsys)
+    torch.testing.assert_close(said, torch.from_numpy(probabilities).float(), atol=1e-5, rtol=0)
+
+
+def test_the_card_loads_the_pinned_revision_and_a_gguf_file(runs: Path) -> None:
+    result = open_result(runs, key(plan("adamw")))
+    offer = make_offer(result, 0, None)
+    about = {"base": "owner/name", "revision": "0" * 40, "prompt": "plain", "closing_tokens": 0, "answers": {}}
+    code = card(result, offer, about).split("```python\n")[1].split("```")[0]
+    assert code.count('from_pretrained(about["base"], revision=about["revision"]') == 2
+    code = card(result, offer, {**about, "base": "/models/x.gguf", "revision": None}).split("```python\n")[1]
+    assert code.count('os.path.dirname(about["base"]), gguf_file=os.path.basename(about["base"])') == 2
+    assert "import json, os, torch" in code
+
+
+def test_a_fit_made_from_python_is_exported_with_its_answers(tmp_path: Path) -> None:
+    pairs = [(f"Number {n}? Answer:", "AB"[n % 2]) for n in range(8)]
+    fitted = fit("adamw", "embedded", pairs, answers=("A", "B"), settings={"steps": 2}, runs=tmp_path / "runs")
+    TASKS._classes.pop(fitted.result.fit.data.task)  # as in another process
+    asked = ("export", fitted.key, "--out", "out", "--runs", "runs")
+    assert "pass the answers that they had (--answers A,B)" in bench(*asked, cwd=tmp_path, check=2).stderr
+    bench(*asked, "--answers", "A, B", cwd=tmp_path)
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_an_evaluation_on_a_task_that_is_not_loaded_is_listed_by_its_name(tmp_path: Path) -> None:
+    run = plan("adamw")
+    store = compute(run, tmp_path / "runs")
+    compute(dataclasses.replace(run, data=plan("adamw", "notes_two").data), tmp_path / "runs")
+    gone = TASKS._classes.pop("notes_two")
+    try:
+        export(open_result(store.root, key(run)), tmp_path / "out")
+    finally:
+        TASKS._classes["notes_two"] = gone
+    assert "| adamw | notes_two |" in (tmp_path / "out" / "README.md").read_text()
