@@ -51,7 +51,7 @@ bench: $(READY)
 	$(BIN)/python -m tools.time_step --part train --dtype bfloat16 --batches 2 --rounds 2 --json $(TIMED)/time_step_train_bf16.json
 	$(BIN)/python -m tools.time_step --part predict --rounds 2 --json $(TIMED)/time_step_predict.json
 	$(BIN)/python -m tools.time_loop --json $(TIMED)/time_loop.json
-	$(BIN)/python -m tools.time_ivon --json $(TIMED)/time_ivon.json
+	$(BIN)/python -m tools.time_ivon --repeats 60 --json $(TIMED)/time_ivon.json
 	$(BIN)/python -m tools.time_laplace --json $(TIMED)/time_laplace.json
 	$(BIN)/python -m tools.time_curvature --json $(TIMED)/time_curvature.json
 	$(BIN)/python -m tools.time_rows --json $(TIMED)/time_rows.json
