@@ -127,8 +127,8 @@ def scalabl(bench: Bench) -> None:
 
 @part
 def ivon(bench: Bench) -> None:
-    """How far h moves with the published beta2: at most 1 - exp(-steps (1 - beta2)) of its way."""
-    head("settings", "steps", "bound on the share of the way", "h / h0: min", "mean", "max", "outside [0.9, 1.1]")
+    """How far h moves with the published beta2, where the estimates weigh 1 - exp(-steps (1 - beta2)) at most."""
+    head("settings", "steps", "weight of the estimates", "h / h0: min", "mean", "max", "outside [0.9, 1.1]")
     published = {"lr": 0.03, "ess": 1e6, "h0": 1e-3}
     tuned = {"lr": 0.5, "ess": 3e4, "h0": 1e-2}  # bench/grids/demo.tuned.toml
     for label, options, steps in (
