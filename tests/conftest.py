@@ -38,7 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Load the suite once coverage has begun to count its lines."""
+    config = session.config
     deals = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if deals and not config.getoption("--bench-plugin"):  # a mistake in a plug-in's name is told here
         return  # the process that deals the tests to others runs none

@@ -61,10 +61,10 @@ def as_questions(given: Iterable[str | Example], answers: Sequence[str]) -> tupl
         ValueError: there is none, or one is not text.
     """
     if isinstance(given, str):
-        raise ValueError("The prompts are one text: give a list of them.")
+        raise ValueError("prompts is a single string: pass a list of strings.")
     made = [one if isinstance(one, Example) else Example(one, 0, str(number)) for number, one in enumerate(given)]
     if not made:
-        raise ValueError("There are no prompts: give at least one.")
+        raise ValueError("No prompts were given: pass at least one.")
     blank = (dataclasses.replace(one, label=0) for one in made)
     return tuple(_sound(one, number, answers) for number, one in enumerate(blank))
 

@@ -198,9 +198,9 @@ def test_examples_and_prompts_are_checked_before_anything_is_computed(tmp_path: 
             evaluate(one, [Example(prompt, label)])
     whole = evaluate(one, [Example(prompt, np.int64(1))])  # type: ignore[arg-type]
     assert whole == evaluate(one, [(prompt, "B")])
-    with pytest.raises(ValueError, match="The prompts are one text: give a list"):
+    with pytest.raises(ValueError, match="prompts is a single string: pass a list"):
         predict(one, prompt)
-    with pytest.raises(ValueError, match="There are no prompts"):
+    with pytest.raises(ValueError, match="No prompts were given"):
         predict(one, [])
     for wrong in (7, "half \ud800 Answer:"):
         with pytest.raises(ValueError, match=r"Example 1: .*prompt"):
