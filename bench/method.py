@@ -67,7 +67,7 @@ class Method:
         version: raise it when the method's numbers change: every key of the method changes with it.
         base: name of the method whose posterior it starts from, or None.
         settings_of: name of a method whose settings it takes over, as far as it has options of these names and no
-            setting of its own for them; or None.
+            separate setting for them; or None.
         uses_model: whether it ever looks at the language model (the exact reference of a synthetic task does not).
         reads_maps: whether it hooks or differentiates the adapters' linear maps (``model.adapters``); the runner then
             checks before the training that each runs once per forward pass with one row per token. Hooks that need one

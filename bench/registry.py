@@ -154,7 +154,7 @@ class Registry(Generic[T]):
             found = Path(module.__file__ or "").resolve().parent.parent
             if found != _SUITE:
                 raise ImportError(
-                    f"`import {self.package}` found {found / self.package}, which does not lie beside the suite "
+                    f"`import {self.package}` found {found / self.package}, which does not lie next to the suite "
                     f"({_SUITE}). Another package of that name comes first on sys.path: rename it or change the order."
                 )
         except BaseException:

@@ -38,7 +38,7 @@ class Moments(Posterior):
 class AdamMoments(AdamW):
     """AdamW's training with a posterior that keeps the second moments; predicts as AdamW does.
 
-    It is a training of its own, so that AdamW's stored posteriors stay as they are. It takes over AdamW's settings and
+    It is a separate training, so that AdamW's stored posteriors stay as they are. It takes over AdamW's settings and
     has the same random streams, so its adapters are AdamW's, bit for bit.
     """
 

@@ -82,7 +82,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The six real datasets in the hub's layout: $BENCH_TEST_DATA, or shared/data beside the checkout."""
+    """The six real datasets in the hub's layout: $BENCH_TEST_DATA, or shared/data next to the checkout."""
     folder = Path(os.environ.get("BENCH_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if not (folder / "allenai").is_dir():
         pytest.skip("no mirror of the real datasets: set BENCH_TEST_DATA to a folder in the hub's layout")

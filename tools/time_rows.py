@@ -2,7 +2,7 @@
 
     python -m tools.time_rows [--steps 1000] [--rounds 1] [--json FILE]
 
-The grid trains three times and starts one process; each separate run trains its own root and is a process of its own,
+The grid trains three times and starts one process; each separate run trains its own root and is its own process,
 as scripts with a method per command are. Seconds of processor, start-up and evaluation included.
 """
 

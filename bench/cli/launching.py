@@ -125,7 +125,7 @@ def launch(
     how = execution_of(grid, execution)
     if how.device_map is not None and options.workers > 1:
         raise ValueError(
-            "--device-map spreads one base over every device, and each worker would load a base of its own: leave out "
+            "--device-map spreads one base over every device, and each worker would load its own base: leave out "
             "--workers."
         )
     store = Store(runs)

@@ -52,7 +52,7 @@ def explained(name: str, spec: ModelSpec, what: str = "cannot be loaded") -> Ite
         how = "" if spec.quantization == "none" else f" in {spec.quantization}"
         raise ModelNotUsable(
             f"{name} {what}{how} ({type(error).__name__}: {reason}). "
-            "Give a causal language model of transformers that needs no code of its own, with its tokenizer and its "
+            "Give a causal language model of transformers that needs no custom code, with its tokenizer and its "
             "weights as safetensors."
         ) from error
 
@@ -195,9 +195,7 @@ def _load_model(
         )
     warnings = check_loaded(source, report)
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise ModelNotUsable(
-            f"{source.name} comes with an adapter of its own: merge it into the weights, or remove it."
-        )
+        raise ModelNotUsable(f"{source.name} comes with its own adapter: merge it into the weights, or remove it.")
     quantization.adjust(model, device, dtype)
     if settings is None:
         _copy_weights(model)

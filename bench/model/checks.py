@@ -127,12 +127,12 @@ def check_shared_prefix(spec: ModelSpec, base: Base, probe: Encoded) -> None:
     """Refuse to share the first tokens of packed prompts where a base would answer them differently than alone.
 
     It must attend prompt by prompt (bench.model.forward.packed_attention); one that passes :func:`check_packing` may
-    still have attention of its own, or a state that follows the row.
+    still have its own attention, or a state that follows the row.
     """
     fix = "set shared_prefix = false in [model], or leave out --shared-prefix"
     if base.model.config._attn_implementation != ATTENTION:
         raise ModelNotUsable(
-            f"{base.name} has attention of its own instead of transformers' SDPA, so its prompts cannot share their "
+            f"{base.name} has its own attention instead of transformers' SDPA, so its prompts cannot share their "
             f"first tokens: {fix}."
         )
     change, noise = _change_in_row(spec, base, _forked(probe), probe)

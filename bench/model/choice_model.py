@@ -70,7 +70,7 @@ class ChoiceModel:
     serves many fits: :meth:`prepare` sets the answers of a task and fresh adapters.
 
     Attributes:
-        warnings: sentences about the model that whoever reads its numbers must know.
+        warnings: sentences about the model that readers of its numbers must know.
     """
 
     def __init__(self, spec: ModelSpec, base: Base, device: torch.device) -> None:

@@ -231,11 +231,11 @@ class FitJob:
                 self.warnings.append(f"--compile had no effect, layers were not compiled ({compiled.failed}).")
             elif compiled.kept:
                 self.warnings.append(
-                    "--compile changed nothing where the method passes parameters of its own to the model."
+                    "--compile changed nothing where the method passes its own parameters to the model."
                 )
         if recompute and recompute.kept:
             self.warnings.append(
-                "--gradient-checkpointing saved nothing where the method passes parameters of its own to the model."
+                "--gradient-checkpointing saved nothing where the method passes its own parameters to the model."
             )
         if all(abs(a - b) < STILL for a, b in zip(_sums(now.parameters), initial, strict=True)):
             self.warnings.append(

@@ -1,4 +1,4 @@
-"""Flipout: Gaussian noise on the A factors with signs of its own for every token. Wen et al. 2018, arXiv 1803.04386.
+"""Flipout: Gaussian noise on the A factors with separate signs for every token. Wen et al. 2018, arXiv 1803.04386.
 
 The A map of an adapter reads x (.., d_in) and writes A x (.., r). With standard deviations S (r, d_in), one standard
 normal E (r, d_in) for a forward pass, and signs u (.., d_in) and t (.., r) for every token, the noise added to A x is
@@ -74,7 +74,7 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
 def flipout_log_probs(job: PredictJob, posterior: DiagGaussian, draws: int, tau: float) -> Tensor:
     """(S, N, C) log-probabilities of ``draws`` noisy passes at the mean of ``posterior``, its variances times tau.
 
-    Every batch has noise of its own, as published, so predictions depend on the batch size.
+    Every batch has its own noise, as published, so predictions depend on the batch size.
     """
     sds = {n: (tau * posterior.variance[n]).sqrt().to(job.model.device) for n in posterior.uncertain}
     passes = []

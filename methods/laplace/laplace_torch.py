@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     except (ImportError, RuntimeError) as error:
         raise ImportError(
             f"laplace-torch cannot be imported ({error}): pip install laplace-torch. If torchvision is what fails, as "
-            "it does beside a CPU build of torch, pip uninstall torchvision: it is never used."
+            "it does next to a CPU build of torch, pip uninstall torchvision: it is never used."
         ) from error
 
 

@@ -356,7 +356,7 @@ def test_a_foreign_package_of_our_name_is_refused(tmp_path: Path, repository: Pa
     done = ask(f"from bench.{kind} import {kind}_names; {kind}_names()", tmp_path, repository)
     assert done.returncode != 0
     assert f"ImportError: `import {package}` found {tmp_path.resolve() / package}" in done.stderr
-    assert f"does not lie beside the suite ({repository})" in done.stderr
+    assert f"does not lie next to the suite ({repository})" in done.stderr
 
 
 def test_a_foreign_package_is_refused_at_every_look_up(tmp_path: Path, repository: Path) -> None:

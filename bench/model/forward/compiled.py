@@ -1,7 +1,7 @@
 """Compiled layers: fewer and larger kernels for the stack of equal layers that a base is.
 
 The code of a layer is compiled once, with symbolic lengths, and all layers run it (regional compilation). Inductor
-would draw dropout from streams of its own; it is told to draw as the plain pass does, so masks are those of the step's
+would draw dropout from its own streams; it is told to draw as the plain pass does, so masks are those of the step's
 seed, in a plain run, in a resumed one and in the replay of a CUDA graph. Results are those of plain layers up to
 rounding.
 """
@@ -21,7 +21,7 @@ COARSE = 5e-2
 
 
 class Compiled(Switched):
-    """While on, layers run compiled. It is off for a pass with parameters of its own, which would compile again.
+    """While on, layers run compiled. It is off for a pass with its own parameters, which would compile again.
 
     Attributes:
         failed: why layers run plainly after all; "" as long as they do not.

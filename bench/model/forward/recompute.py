@@ -15,7 +15,7 @@ from bench.model.forward.switched import Switched
 
 
 class Recompute(Switched):
-    """While on, layers keep their inputs alone. It is off for a pass with parameters of its own: backward would compute
+    """While on, layers keep their inputs alone. It is off for a pass with its own parameters: backward would compute
     with the parameters that the layers have by then.
     """
 

@@ -12,7 +12,7 @@ from torch import nn
 
 
 class Switched:
-    """Switches for ``layers``: :meth:`on` around a training, :meth:`off` around a pass with parameters of its own.
+    """Switches for ``layers``: :meth:`on` around a training, :meth:`off` around a pass with its own parameters.
 
     Passes without gradients are always the plain ones.
 

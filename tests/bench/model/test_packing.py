@@ -195,9 +195,7 @@ def test_without_a_mask_attention_is_causal_within_each_prompt() -> None:
     torch.testing.assert_close(row[:, 7:], alone[:, 2:])
 
 
-@pytest.mark.parametrize(
-    ("name", "why"), [("gptj", "has attention of its own"), ("stablelm", "does not answer prompts")]
-)
+@pytest.mark.parametrize(("name", "why"), [("gptj", "has its own attention"), ("stablelm", "does not answer prompts")])
 def test_a_base_whose_prompts_cannot_share_tokens_is_refused(name: str, why: str) -> None:
     with pytest.raises(ModelNotUsable, match=rf"^tiny {why}.*set shared_prefix = false in \[model\]"):
         model_of(name, shared_prefix=True)

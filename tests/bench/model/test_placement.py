@@ -117,6 +117,6 @@ def test_the_option_reaches_the_loading_and_excludes_what_cannot_work(tmp_path: 
     assert "leave out --device" in said
     (tmp_path / "g.toml").write_text('methods = ["adamw"]\ntasks = ["colours"]\nseeds = [1]\n')
     said = bench("grid", "g.toml", "--device-map", "auto", "--workers", "2", cwd=tmp_path, check=2).stderr
-    assert "each worker would load a base of its own" in said
+    assert "each worker would load its own base" in said
     execution = Execution(device_map=OFFLOADED)
     assert unpack(json.loads(json.dumps(pack(execution)))) == execution
