@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis.figures import (
@@ -35,6 +36,8 @@ from analysis.tables.preamble import preamble
 def _leaderboard(study: Study) -> tuple[list[dict[str, Value]], list[str]]:
     return leaderboard_rows(study.runs.results), []
 
+
+WRITTEN = ".written"  # in the report's folder: its tables and figures, for the next report there
 
 LEADERBOARD = Table("", "", _leaderboard, csv=Csv("results.csv", COLUMNS, lambda _, rows: rows))
 
@@ -71,7 +74,7 @@ FIGURES: Mapping[str, Draw] = {
 
 
 def write_report(runs: Path, out: Path, baseline: str | None = None, main_variant: str | None = None) -> list[Path]:
-    """Write ``report.html``, ``tables.md``, and the folders ``tables`` and ``figures``.
+    """Write ``report.html``, ``tables.md``, and the folders ``tables`` and ``figures``, in place of an earlier report.
 
     Args:
         runs: the store.
@@ -110,4 +113,15 @@ def write_report(runs: Path, out: Path, baseline: str | None = None, main_varian
     ]
     page = write_page(found, out, kinds, out / "figures", notes)
     tables = write_text(out / "tables.md", "\n".join(part for part in parts if part) + "\n")
+    _replace(out, files)
     return [tables, page, *files]
+
+
+def _replace(out: Path, files: Sequence[Path]) -> None:
+    """Note the tables and figures of this report, and remove those that an earlier one noted and this one lacks."""
+    note, now = out / WRITTEN, sorted(file.relative_to(out).as_posix() for file in files)
+    before = note.read_text(errors="replace").splitlines() if note.is_file() else []
+    for name in set(before) - set(now):
+        if re.fullmatch(r"(tables|figures)/[^/]+", name):
+            (out / name).unlink(missing_ok=True)
+    write_text(note, "".join(f"{name}\n" for name in now))

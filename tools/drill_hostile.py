@@ -44,7 +44,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("logs", "{key}", "--runs", "hostile"),
     ("cancel", "g.toml", "--runs", "hostile"),
 )
-JUNK = (None, "x", [], -1)
+JUNK = (None, "x", [], -1, 10**400)
 
 
 def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:

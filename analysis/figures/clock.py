@@ -59,7 +59,7 @@ def trainings(study: Study, groups: Sequence[Group]) -> list[Training]:
     for fits in alike.values():
         traces = [{row["step"]: row for row in study.runs.fits.trace(fit) if set(SHOWN) <= row.keys()} for fit in fits]
         facts = [known for fit in fits if (known := study.runs.fits.facts(fit)) is not None]
-        machines = frozenset(known.provenance.machine for known in facts if known.provenance is not None)
+        machines = frozenset[str]().union(*(known.machines for known in facts if known.provenance is not None))
         training = Training(fits[0], fits[0].data.task, tuple(rows for rows in traces if rows), machines)
         if training.traces and machines and len(training.steps) > 1:
             found.append(training)

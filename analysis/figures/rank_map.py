@@ -9,8 +9,8 @@ from analysis.figures.panels import Drawn, seeds_text
 from analysis.figures.style import PAGE, blank_figure, entitle, styled
 from analysis.records.groups import Group, Section
 from analysis.records.order import row_names
+from analysis.statistics.ranks import displayed
 from analysis.statistics.study import Study
-from analysis.statistics.summary import summarize
 from bench.metrics import METRICS, Metric
 
 SHOWN = ("accuracy", "ece", "nll")
@@ -18,21 +18,19 @@ SHOWN = ("accuracy", "ece", "nll")
 
 def draw(study: Study, section: Section) -> tuple[list[Drawn], list[str]]:
     """The figure of a section in which at least two methods were trained."""
-    groups = [group for group in study.of(section) if not group.reference and group.origin.ranked]
+    groups = [group for group in study.of(section) if not (group.away or group.reference) and group.origin.ranked]
     if len({group.name for group in groups}) < 2:
         return [], [f"No rank map for {section.title}: it needs two trained methods without a disqualifying flag."]
     return [_figure(study, groups, section)], []
 
 
 def ranks(groups: Sequence[Group], metric: Metric) -> dict[str, dict[str, float]]:
-    """Task to method to rank: 1 is the best mean over seeds, ties share the mean of their ranks."""
+    """Task to method to rank: 1 is the best mean over seeds as displayed, ties share the mean of their ranks."""
     from scipy.stats import rankdata
 
     found: dict[str, dict[str, float]] = {}
     for task in sorted({group.task for group in groups}):
-        here = {
-            g.name: summarize(g.values(metric.name)).mean for g in groups if g.task == task and g.having(metric.name)
-        }
+        here = {g.name: displayed(g, metric) for g in groups if g.task == task and g.having(metric.name)}
         placed = rankdata([-metric.better * mean for mean in here.values()])
         found[task] = dict(zip(here, map(float, placed), strict=True))
     return found

@@ -20,7 +20,7 @@ from analysis.page.data import page_data
 from analysis.statistics.differences import compare
 from analysis.statistics.study import Study
 from analysis.statistics.variants import outcomes
-from analysis.tables.formats.marks import MARKS
+from analysis.tables.formats.marks import MARKS, UNMARKED
 from analysis.tables.formats.text import write_text
 from analysis.tables.headline import headline
 from analysis.tables.preamble import facts_and_warnings
@@ -46,6 +46,7 @@ def write_page(study: Study, out: Path, kinds: Sequence[Kind], figures: Path, no
         headlines=headline(study, study.once(compare)[0]),
         variants=parts(study.once(outcomes)[0]),
         marks=MARKS,
+        unmarked=UNMARKED,
         baseline=study.baseline,
         facts=facts,
         warnings=warnings,

@@ -36,19 +36,23 @@ Seen = Mapping[Rows, frozenset[str]]  # the fingerprints under which rows were r
 
 
 class DataIdentity:
-    """The rows behind a set of evaluations and their fits, and which of them were read with unlike content."""
+    """The rows behind a set of evaluations and their fits, and which of them were read with unlike content.
+
+    Attributes:
+        fingerprints: those under which each split was read.
+    """
 
     def __init__(self, records: Iterable[Evaluation], fits: Fits) -> None:
         self._seen: dict[str, Seen] = {}  # by key of an evaluation
-        everything: dict[Rows, set[str]] = {}
+        self.fingerprints: dict[Rows, set[str]] = {}
         for record in records:
             seen: dict[Rows, set[str]] = {}
             for rows, fingerprint in _sightings(record, fits):
                 seen.setdefault(rows, set()).update(fingerprint)
             self._seen[record.key] = {rows: frozenset(found) for rows, found in seen.items()}
             for rows, found in seen.items():
-                everything.setdefault(rows, set()).update(found)
-        self._mixed = {rows for rows, found in everything.items() if len(found) > 1}
+                self.fingerprints.setdefault(rows, set()).update(found)
+        self._mixed = {rows for rows, found in self.fingerprints.items() if len(found) > 1}
 
     def mixed(self, record: Evaluation) -> bool:
         """Whether rows that an evaluation used were read with other content by itself or another."""

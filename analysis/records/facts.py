@@ -55,8 +55,16 @@ class FitSummary:
     truncated: int | None  # prompts that lost their end
     cue_lost: int | None  # prompts that lost the cue before the answer
     commits: frozenset[str]  # of the attempts whose steps it holds
+    devices: frozenset[str]  # of the same
     slope: float | None  # of the evidence at the prior precision that was found; None if it was fixed, or there is none
     provenance: Provenance | None  # None in the copy that an evaluation keeps
+
+    @property
+    def machines(self) -> frozenset[str]:
+        """The machines that computed it: the one that finished it, and others on which attempts before did steps."""
+        if self.provenance is None:
+            return self.devices
+        return self.devices - {self.provenance.device} | {self.provenance.machine}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ def fit_facts(facts: Mapping[str, Any]) -> FitSummary:
 
 def _fit(facts: Mapping[str, Any], diagnostics: Any, source: Provenance | None) -> FitSummary:
     examples = facts.get("examples") or {}
-    attempts = facts.get("attempts") or []
+    attempts = _continued(facts.get("attempts") or [])
     return FitSummary(
         steps=facts["steps"],
         train_seconds=float(facts["seconds"]["train"]),
@@ -128,16 +136,21 @@ def _fit(facts: Mapping[str, Any], diagnostics: Any, source: Provenance | None) 
         fingerprint=examples.get("fingerprint"),
         truncated=examples.get("truncated"),
         cue_lost=examples.get("cue_lost"),
-        commits=frozenset(attempt["commit"] for attempt in _continued(attempts) if attempt.get("commit")),
+        commits=frozenset(attempt["commit"] for attempt in attempts if attempt.get("commit")),
+        devices=frozenset(attempt["device"] for attempt in attempts if attempt.get("device")),
         slope=_slope(diagnostics),
         provenance=source,
     )
 
 
 def _continued(attempts: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The attempts whose steps are in the fit: the last that began at step 0, and those that went on from it."""
-    starts = [number for number, attempt in enumerate(attempts) if attempt.get("from_step") == 0]
-    return attempts[starts[-1] :] if starts else attempts
+    """The attempts whose steps are in the fit: the last that began at step 0, and those that went on from it.
+
+    An attempt whose first step is null ended before it.
+    """
+    worked = [attempt for attempt in attempts if attempt.get("from_step", 0) is not None]
+    starts = [number for number, attempt in enumerate(worked) if attempt.get("from_step") == 0]
+    return worked[starts[-1] :] if starts else worked
 
 
 def _slope(diagnostics: Any) -> float | None:

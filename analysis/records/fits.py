@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from bench.process.reading import regular
 from bench.specs import FitSpec, key
 from bench.store.facts import FitFacts
 from bench.store.records import DamagedRecord, read_facts
+from bench.store.schema import finite
 
 TRACE = "/trace"  # ends the names of complaints about traces
 TRACED = ("step", "seconds")  # every row of a trace has them
@@ -87,7 +87,7 @@ def _is_row(row: Any) -> bool:
         isinstance(row, dict)
         and all(name in row for name in TRACED)
         and all(
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            isinstance(value, int | float) and not isinstance(value, bool) and finite(value)
             for value in (row[name] for name in MEASURED if name in row)
         )
     )

@@ -59,9 +59,13 @@ def origin(records: Sequence[Evaluation], reference: bool, fits: Fits, data: Dat
     runs = [record.facts.provenance for record in records]
     stored, missing = _stored(records, fits)
     sources = [*runs, *(fit.provenance for fit in stored if fit.provenance is not None)]
-    every = [*stored, *(record.facts.fit for record in records)]
+    copies = [record.facts.fit for record in records]
+    every = [*stored, *copies]
     read: list[FitSummary | RunSummary] = [*every, *(record.facts for record in records)]
-    machines = _once(source.machine for source in (runs if reference else sources))
+    machines = {source.machine for source in runs}
+    if not reference:
+        known = {source.device for source in runs}
+        machines = machines.union(*(fit.machines for fit in stored), *(fit.machines - known for fit in copies))
     flags = {
         "dirty": any(source.dirty is True for source in sources),
         "partial": any(record.facts.partial for record in records),
@@ -80,7 +84,7 @@ def origin(records: Sequence[Evaluation], reference: bool, fits: Fits, data: Dat
     return Origin(
         versions=_once(source.suite for source in sources),
         commits=_once((source.commit or "unknown")[:12] for source in sources),
-        machines=machines,
+        machines=_once(machines),
         day=max(source.time for source in runs)[:10],
         flags=tuple(flag for flag in FLAGS if flags[flag]),
     )

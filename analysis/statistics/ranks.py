@@ -91,11 +91,15 @@ def _ranking(
             methods.append(name)
     if len(methods) < 2:
         return None, notes
-    # as displayed: figures that look equal share their rank
-    shown = [[float(metric.show(fmean(cells[name, task].values(metric.name)))) for name in methods] for task in tasks]
+    shown = [[displayed(cells[name, task], metric) for name in methods] for task in tasks]
     ranks = rankdata(-metric.better * np.array(shown), axis=1)
     statistic, p = _friedman(ranks)
     return Ranking(section, metric, tuple(tasks), tuple(methods), ranks, statistic, p, _critical(*ranks.shape)), notes
+
+
+def displayed(group: Group, metric: Metric) -> float:
+    """The mean over seeds as tables show it: figures that look equal share their rank."""
+    return float(metric.show(fmean(group.values(metric.name))))
 
 
 def _flags(group: Group) -> tuple[str, ...]:

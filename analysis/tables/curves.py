@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from analysis.statistics.curves import Curve, all_curves, curve_name
 from analysis.statistics.metric import metric_order
 from analysis.statistics.study import Study
@@ -31,7 +33,7 @@ def _rows(study: Study, found: Sequence[Curve]) -> Iterator[dict[str, Value]]:
                     **group.section._asdict(),
                     "task": group.task,
                     "method": curve_name(curve),
-                    "tau": f"{tau:g}",
+                    "tau": np.format_float_positional(tau, trim="-"),
                     "metric": metric,
                     "mean": summary.mean,
                     "sd": summary.sd,

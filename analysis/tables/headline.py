@@ -10,7 +10,7 @@ from analysis.records.order import row_names
 from analysis.statistics.differences import Difference, compare
 from analysis.statistics.study import Study
 from analysis.tables.formats.markdown import GAP, Markup, bold, escape, heading, table
-from analysis.tables.formats.marks import JUDGED_BY, MARKS, Marks, marks
+from analysis.tables.formats.marks import JUDGED_BY, MARKS, UNMARKED, Marks, marks
 from analysis.tables.formats.table import Table
 from analysis.tables.results import Block, blocks
 
@@ -90,7 +90,6 @@ def _compute(study: Study) -> tuple[list[Headline], list[str]]:
 TEXT = (
     "Means over seeds. **Bold** is the best mean of a trained method without a disqualifying flag. "
     f"{MARKS['better']} better and {MARKS['worse']} worse than {{baseline}}: p at most 0.05, Holm-corrected over "
-    "methods and tasks; unmarked numbers are not distinguishable from it. Standard errors, other variants and flags "
-    "are below.\n"
+    f"methods and tasks; {UNMARKED}. Standard errors, missing seeds, other variants and flags are below.\n"
 )
 TABLE = Table("Methods by tasks", TEXT, _compute, markdown)

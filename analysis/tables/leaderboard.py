@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.records.data_identity import Rows
 from analysis.records.groups import Group
 from analysis.records.load import load
 from analysis.statistics.metric import metric_order
@@ -35,7 +36,8 @@ def write_leaderboard(stores: Sequence[Path], out: Path) -> int:
     """Write the leaderboard of the results in the stores, one store after the other; returns its number of rows.
 
     Raises:
-        ValueError: a store has no result, two have the same one, or ``out`` is a folder.
+        ValueError: a store has no result, ``out`` is a folder, or two stores have the same result, seeds of one row, or
+            read a split with unlike content.
     """
     if out.is_dir():
         raise ValueError(f"{out} is a folder: give --out the name of a file.")
@@ -48,7 +50,7 @@ def check_leaderboard(stores: Sequence[Path], file: Path) -> list[str]:
     """Differences between a leaderboard file and the records: the first lines that differ; empty if it is current.
 
     Raises:
-        ValueError: a store has no result, or two have the same one.
+        ValueError: as :func:`write_leaderboard`.
     """
     fresh = csv_text(COLUMNS, _all_rows(stores))
     if not file.is_file():
@@ -69,16 +71,28 @@ def check_leaderboard(stores: Sequence[Path], file: Path) -> list[str]:
 
 def _all_rows(stores: Sequence[Path]) -> list[dict[str, Value]]:
     held: dict[str, Path] = {}
+    read: dict[Rows, tuple[Path, set[str]]] = {}
     rows = []
     places = [store.resolve() for store in stores]
     for number, store in enumerate(stores):
         if places[number] in places[:number]:
             raise ValueError(f"{store} is named twice: every row would be too. Name each store once.")
-        groups = load(store, purposes=("result",)).results
-        for key in (record.key for group in groups for record in group.records):
-            if held.setdefault(key, store) != store:
-                raise ValueError(f"{held[key]} and {store} both hold {key}: merge them with --add instead of --also.")
-        rows += leaderboard_rows(groups)
+        runs = load(store, purposes=("result",))
+        for group in runs.results:
+            names = [(record.key, record.key) for record in group.records]
+            for name, shown in [*names, (group.hash, f"seeds of {group.name} on {group.task}, which are one row")]:
+                if held.setdefault(name, store) != store:
+                    raise ValueError(
+                        f"{held[name]} and {store} both hold {shown}: merge them with --add instead of --also."
+                    )
+        for split, found in runs.data.fingerprints.items():
+            place, known = read.setdefault(split, (store, found))
+            if len(known | found) > max(len(known), len(found)):
+                raise ValueError(
+                    f"{place} and {store} read {split.task} ({split.split}) with unlike content, so their results are "
+                    "not comparable: list them in two files."
+                )
+        rows += leaderboard_rows(runs.results)
     return rows
 
 

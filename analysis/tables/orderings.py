@@ -5,7 +5,7 @@ metric for which the paper prints both the method and its first row. It
 
     holds         our difference has the paper's sign, and its Holm-corrected p is at most 0.05
     is reversed   it has the other sign, at most 0.05 too
-    is open       anything else: so many seeds and examples do not tell
+    is open       anything else: so many seeds and examples do not tell, and one seed tells of two fits only
 
 The paper's own differences are taken as printed, whatever their standard errors. An equal pair is no ordering.
 """
@@ -42,7 +42,7 @@ class Ordering:
     @property
     def verdict(self) -> str:
         """``holds``, ``reversed`` or ``open``."""
-        if self.ours.verdict not in ("better", "worse"):
+        if not self.ours.shown or self.ours.estimate.seeds < 2:
             return OPEN
         return HOLDS if (self.ours.estimate.mean > 0) == (self.theirs > 0) else REVERSED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from analysis.records.groups import Group, Runs
+from analysis.records.groups import Group, Runs, Section
 from analysis.records.origin import FLAGS
 from analysis.tables.formats.markdown import escape
 
@@ -46,7 +46,10 @@ def _warnings(runs: Runs) -> list[str]:
     if len({name for group in runs.results for name in group.origin.machines}) > 1:
         found.append("several machines: seconds are not comparable between them.")
     most = {section: max(len(group.records) for group in runs.of(section)) for section in runs.sections}
-    short = [g for g in runs.results if len(g.records) < most[g.section]]
+    every: dict[tuple[Section, str], set[int]] = {}
+    for g in runs.results:
+        every.setdefault((g.section, g.task), set()).update(g.seeds)
+    short = [g for g in runs.results if len(g.records) < most[g.section] or set(g.seeds) < every[g.section, g.task]]
     if short:
         found.append(f"seeds are missing for {_rows(short, len(runs.results))}.")
     warned: dict[str, dict[str, Sequence[str]]] = {}

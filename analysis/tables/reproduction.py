@@ -205,6 +205,8 @@ def compare_published(runs: Path, out: Path | None = None, name: str = TABLE1) -
     if ordered:
         csv = csv_text(orderings.COLUMNS, orderings.rows(ordered))
         written.append(write_text(out / "orderings.csv", csv))
+    else:
+        (out / "orderings.csv").unlink(missing_ok=True)  # an earlier comparison's
     return text, written
 
 

@@ -37,7 +37,7 @@ class Cell:
 
     mean: float
     sem: float | None = None
-    n: int | None = None
+    n: int | None = None  # of an average: the fewest of its tasks
     ranked: bool = True
     flags: tuple[str, ...] = ()
 
@@ -117,7 +117,8 @@ def average(cells: Sequence[Cell | None]) -> Cell | None:
         return None
     flags = dict.fromkeys(flag for cell in there for flag in cell.flags)
     mean = summarize([cell.mean for cell in there]).mean
-    return Cell(mean, ranked=all(cell.ranked for cell in there), flags=tuple(flags))
+    fewest = min((cell.n for cell in there if cell.n is not None), default=None)
+    return Cell(mean, n=fewest, ranked=all(cell.ranked for cell in there), flags=tuple(flags))
 
 
 def sections(study: Study) -> Blocks:
@@ -179,7 +180,7 @@ def _numbers(block: Block, row: str, column: str) -> dict[str, Value]:
     return {
         "mean": cell.mean,
         "sem": cell.sem,
-        "n_seeds": cell.n,
+        "n_seeds": None if column == AVERAGE else cell.n,
         "change": block.change(row, column),
         "best": "yes" if block.best(row, column) else "",
         "flags": " ".join(cell.flags),

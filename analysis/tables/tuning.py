@@ -1,7 +1,8 @@
 """The runs of ``bench tune`` that a store holds: every candidate, and how it did on held-out training data.
 
 Records do not say which criterion a grid asked for, so each that it may have been is shown: its choice is the lowest
-mean of one column, on the same tasks and seeds for all candidates of a method. ``<grid>.tune.csv`` says which.
+mean of one column, on the same tasks and seeds for all candidates of a method. ``<grid>.tune.csv`` says which. A
+candidate that lacks one of these runs, because it diverged or was not trained yet, has no mean.
 """
 
 from __future__ import annotations
@@ -53,9 +54,15 @@ def tuning(study: Study, groups_of: Mapping[Section, Sequence[Group]]) -> str:
 
 
 def _means(metric: Metric, cells: Mapping[tuple[str, str], Group], tasks: Sequence[str]) -> dict[str, float]:
-    """The mean over tasks of the means over seeds, of the candidates that have every task."""
-    names = dict.fromkeys(name for name, _ in cells)
-    whole = [n for n in names if all((n, t) in cells and cells[n, t].having(metric.name) for t in tasks)]
+    """The mean over tasks of the means over seeds, of the candidates that have every task and seed of their method."""
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for (_, task), group in cells.items():
+        seeds.setdefault((group.spec.method, task), set()).update(group.seeds)
+    scored: dict[str, int] = {}
+    for (name, task), group in cells.items():
+        having = {record.seed for record in group.having(metric.name)}
+        scored[name] = scored.get(name, 0) + (having == seeds[group.spec.method, task])
+    whole = [name for name, count in scored.items() if count == len(tasks)]
     return {n: summarize([summarize(cells[n, t].values(metric.name)).mean for t in tasks]).mean for n in whole}
 
 
@@ -85,6 +92,7 @@ def _seeds(groups: Sequence[Group]) -> str:
 TEXT = (
     "What `bench tune` tried: each candidate trained on the training split less a hold-out, and scored on that; means "
     "over seeds. **Bold** is the lowest mean of a method's candidates; the grid's criterion (NLL unless it says "
-    "otherwise) decides. No reported split is in it.\n"
+    "otherwise) decides. A candidate that lacks a task or seed of its method, as one that diverged does, has no mean. "
+    "No reported split is in it.\n"
 )
 TABLE = Table("Tuning", TEXT, compute, tuning)

@@ -50,12 +50,14 @@ def tune(
     runs: Runs = RUNS,
 ) -> int:
     """Tune the settings of methods on held-out training data."""
+    from bench.launch.launcher import get_launcher
     from bench.plan.runs import missing
     from bench.plan.tune import Scored, choose, plan_tuning, stages, write_choice
     from bench.store.store import Store
 
     planned = grid_of(file, spec, with_variants=False, track=execution.track)
     whole = plan_tuning(planned)  # all of it first: a mistake in the last method shows before the first is trained
+    wait = "wait" in get_launcher(options.launcher).reads  # the choice needs every score
     scored: list[Scored] = []
     for methods in stages(planned):
         chosen = {item.candidate.method: item.candidate.values for item in scored if item.chosen}
@@ -64,9 +66,15 @@ def tune(
         sys.stdout.flush()
         store = Store(runs)
         families = tuning.families(None if options.retry_failed else store)
-        status = launch(planned, families, runs, execution, options, wait=True)  # the choice needs every score
-        if missing(tuning.families(store), store, sys.maxsize)[0]:  # runs that failed without diverging
-            return status
+        status = launch(planned, families, runs, execution, options, wait)
+        undone = missing(tuning.families(store), store, sys.maxsize)[0]  # but for those that diverged
+        if undone:
+            then = "Nothing is chosen yet" if options.dry_run else "Nothing was chosen"
+            complain(
+                f"{then}: {len(undone)} families of {', '.join(methods)} have no score. Run the same command again "
+                "once they have."
+            )
+            return status or int(not options.dry_run)
         scored += choose(tuning, runs)
     for written in write_choice(whole, scored, file):
         say(f"wrote {written}")

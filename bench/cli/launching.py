@@ -117,8 +117,9 @@ def launch(
     assignments = map(functools.partial(parse_assignment, option="--with"), options.launcher_assignments)
     settings = merge(grid.launchers.get(launcher.name, {}), *assignments)
     launcher.check(settings)
-    for option, given in (("workers", options.workers > 1), ("max_parallel", options.max_parallel > 0)):
-        if given and option not in launcher.reads:
+    given = {"workers": options.workers > 1, "max_parallel": options.max_parallel > 0, "wait": wait}
+    for option in given:
+        if given[option] and option not in launcher.reads:
             raise ValueError(
                 f"--{option.replace('_', '-')} means nothing to the launcher '{launcher.name}': leave it out."
             )

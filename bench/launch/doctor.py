@@ -212,16 +212,18 @@ def _data(runs: Path, grid: Grid | None) -> Finding | None:
     from bench.task import get_task
 
     wrong = []
-    for name in grid.tasks:
+    needed = dict.fromkeys((*grid.tasks, *(name for others in grid.evals.values() for name in others)))
+    for name in needed:
         task = get_task(name)
+        reported = splits_for(grid.protocol, task).reported
         try:
-            for split in ("train", splits_for(grid.protocol, task).reported):
+            for split in ("train", reported) if name in grid.tasks else (reported,):
                 load_split(task, split, grid.source)
         except Exception as error:  # of any kind: each task has its own finding
             wrong.append(f"{name}: {error}")
     if wrong:
         return Finding("data", Verdict.FIX, "; ".join(wrong))
-    return Finding("data", Verdict.OK, f"{', '.join(grid.tasks)}: all rows are there")
+    return Finding("data", Verdict.OK, f"{', '.join(needed)}: all rows are there")
 
 
 def _launchers(runs: Path, grid: Grid | None) -> Finding:

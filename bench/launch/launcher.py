@@ -23,7 +23,7 @@ from bench.run.execution import Execution
 from bench.specs import Family, key
 from bench.store.store import Store
 
-CHOICES = ("workers", "max_parallel")  # fields of an order that mean nothing to some launchers
+CHOICES = ("workers", "max_parallel", "wait")  # options that mean nothing to some launchers
 
 
 class Silent(ValueError):

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.plan.runs import fits_of
 from bench.process.reading import regular
+from bench.specs import RunSpec, build
 from bench.store.store import PREFIX, Store
 
 
@@ -26,8 +28,7 @@ def logs(store: Store, prefix: str, lines: int = 200) -> str:
             keys |= found
             parts += [_log(file, lines) for file in _files(folder / "logs", item)]
     for file in sorted((store.root / "failures").glob("*.json"), key=lambda file: file.stem.rpartition("-")[2]):
-        name = file.stem.rpartition("-")[0]
-        if name.startswith(prefix) or name in keys:
+        if any(name.startswith(prefix) or name in keys for name in _failed(file)):
             parts.append(_failure(file))
     if not parts:
         raise LookupError(f"{store.root} has neither a failure nor a log of '{prefix}'.")
@@ -41,6 +42,16 @@ def _log(file: Path, lines: int) -> str:
     except OSError:
         return _unreadable(file)
     return "\n".join([f"== {file}", *tail])
+
+
+def _failed(file: Path) -> set[str]:
+    """The keys of an evaluation that failed and of the fits that it needs; the first of these is its family's."""
+    names = {file.stem.rpartition("-")[0]}
+    try:
+        run = build(RunSpec, json.loads(regular(file).read_bytes())["spec"])
+        return names | fits_of([run]).keys()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return names
 
 
 def _failure(file: Path) -> str:

@@ -180,7 +180,7 @@ def read_claim(file: Path) -> dict[str, Any] | None:
         text, touched = b"", file.lstat().st_mtime  # a pipe, say: nobody's
     try:
         content = _checked({**_BLANK, "since": touched, **json.loads(text)})
-    except (ValueError, TypeError, RecursionError):  # caught in mid-write, or damaged: nobody's until it is old
+    except (ValueError, TypeError, ArithmeticError, RecursionError):  # mid-write, or damaged: nobody's until it is old
         content = {**_BLANK, "since": touched}
     return {**content, "touched": touched}
 

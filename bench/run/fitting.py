@@ -118,6 +118,8 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
         began = time.perf_counter()
         posterior = checked(method.fit(job), spec.method)
         posterior_seconds = time.perf_counter() - (job.train_ended if job.trained else began)
+    if not job.trained:
+        note(0)
     if context.recompute and method.reads_maps and job.trained:
         job.warnings.append(
             f"{spec.method} hooks the adapters' maps, which must run once in a step: --gradient-checkpointing does not "
@@ -158,15 +160,15 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
     context.store.publish(spec, facts, write)
 
 
-def _attempts(context: Context, spec: FitSpec) -> Callable[[int], None]:
+def _attempts(context: Context, spec: FitSpec) -> Callable[[int | None], None]:
     """Note this attempt now, and again with the first step that it takes."""
     name = f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
     about = context.attempt()
 
-    def note(step: int) -> None:
+    def note(step: int | None) -> None:
         context.store.attempt(spec, name, {**about, "from_step": step, "time": utc_now()})
 
-    note(0)
+    note(None)
     return note
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.specs import FitSpec, RunSpec
+from bench.store.schema import finite
 
 PROTOCOLS = ("paper", "clean")  # bench.plan.protocol
 PURPOSES = ("result", "sweep", "tune")
@@ -53,9 +54,9 @@ def _names(spec: FitSpec | RunSpec) -> Iterator[tuple[str, Any, bool]]:
 
 
 def _plain(value: Any) -> bool:
-    """Whether an option's value is None, a number, one printable line, or a list of those."""
+    """Whether an option's value is None, a finite number, one printable line, or a list of those."""
     if isinstance(value, str):
         return value.isprintable() and len(value) <= _LONGEST
     if isinstance(value, list | tuple):
         return all(map(_plain, value))
-    return not isinstance(value, Mapping)
+    return finite(value) if isinstance(value, int | float) else not isinstance(value, Mapping)

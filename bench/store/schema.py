@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -38,10 +38,15 @@ def readable(text: str) -> bool:
     return all(letter.isprintable() or letter in "\n\t" for letter in text)
 
 
-Count = Annotated[int, Rule("a whole number of at least 0", lambda value: value >= 0)]
-Positive = Annotated[int, Rule("a whole number of at least 1", lambda value: value >= 1)]
-Amount = Annotated[float, Rule("a finite number of at least 0", lambda value: math.isfinite(value) and value >= 0)]
-Finite = Annotated[float, Rule("a finite number", math.isfinite)]
+def finite(value: float) -> bool:
+    """Whether a number is finite as a float, too: JSON has whole numbers that are not."""
+    return -sys.float_info.max <= value <= sys.float_info.max
+
+
+Count = Annotated[int, Rule("a whole number of at least 0", lambda value: 0 <= value < 2**63)]
+Positive = Annotated[int, Rule("a whole number of at least 1", lambda value: 1 <= value < 2**63)]
+Amount = Annotated[float, Rule("a finite number of at least 0", lambda value: finite(value) and value >= 0)]
+Finite = Annotated[float, Rule("a finite number", finite)]
 Line = Annotated[str, Rule("one printable line without markup", one_line)]
 Sentence = Annotated[str, Rule("text without control characters", readable)]
 Word = Annotated[str, _matching("a name in lower case", r"[a-z][a-z0-9_]{0,63}")]

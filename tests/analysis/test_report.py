@@ -23,6 +23,12 @@ ROOT = Path(__file__).parents[2]
 LABELS = np.array([0, 1] * 10)
 
 
+def sharp(sharpness):
+    """Log-probabilities that favour the right answers."""
+    logits = np.random.default_rng(0).normal(size=(1, 20, 2)) + sharpness * np.eye(2)[LABELS]
+    return (logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))).astype(np.float32)
+
+
 def fill(store, tasks=("one", "two"), seeds=(1, 2), **provenance):
     for task in tasks:
         for seed in seeds:
@@ -60,11 +66,31 @@ def test_report_is_whole(store, tmp_path, monkeypatch):
     for stem in ("results-clean-embedded", "tau-clean-embedded-tuned", "clock-clean-embedded-tuned"):
         assert {f"{stem}.png", f"{stem}.pdf"} < names
     assert all(file.stat().st_size > 0 for file in files)
-    assert sorted(file for file in (tmp_path / "report").rglob("*") if file.is_file()) == sorted(files)
+    there = {file for file in (tmp_path / "report").rglob("*") if file.is_file()}
+    assert there - {tmp_path / "report" / report.WRITTEN} == set(files)
     text = (tmp_path / "report" / "tables.md").read_text()
     for heading in ("## Results", "## Differences", "## Costs", "## Settings", "## Against the clock"):
         assert heading in text
     assert "nan" not in text
+
+
+def test_a_report_takes_the_place_of_an_earlier_one_and_leaves_other_files(store, store_at, tmp_path):
+    for seed in (1, 2):
+        for tau in (0.0, 1.0):
+            spec = store.spec("ivon", seed=seed, options={"tau": tau}, purpose="result" if tau else "sweep")
+            store.add(spec, log_probs=sharp(2.0 - tau), labels=LABELS)
+        store.add(store.spec("ivon", seed=seed, eval_task="far"), log_probs=sharp(1.0), labels=LABELS)
+    out = tmp_path / "report"
+    files = write_report(store.root, out, baseline="ivon")
+    assert out / "tables/ood.csv" in files and out / "figures/tau-clean-embedded-tuned.png" in files
+    (out / "figures/mine.png").write_bytes(b"")
+    (out / report.WRITTEN).write_text((out / report.WRITTEN).read_text() + "../precious\ntables/../../precious\n")
+    (tmp_path / "precious").write_text("kept")
+    second = store_at(tmp_path / "second")
+    second.add(second.spec("adamw"), log_probs=sharp(1.0), labels=LABELS)
+    files = write_report(second.root, out)
+    there = {file for file in out.rglob("*") if file.is_file()}
+    assert there == {*files, out / report.WRITTEN, out / "figures/mine.png"} and (tmp_path / "precious").is_file()
 
 
 def test_report_of_one_run(store, tmp_path):

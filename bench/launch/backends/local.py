@@ -16,7 +16,7 @@ from bench.process.progress import Bar
 from bench.run.worker import Outcome, make_runner, work
 from bench.store.store import Store
 
-READS = ("workers",)
+READS = ("workers", "wait")
 
 
 def launch(order: Order) -> list[str]:

@@ -36,7 +36,7 @@ QUEUED = re.compile(  # a line of squeue in FORMAT: array index, state, node, re
 )
 FORMAT = "%K|%T|%N|%r|%i|%j"
 TASKS = re.compile(r"bench-(?P<id>[0-9TZ]{16}-[0-9a-f]{6})-(?P<first>\d+)")
-READS = ("max_parallel",)
+READS = ("max_parallel", "wait")
 CANCEL_AT_ONCE = 500  # ids in one call of scancel
 
 logger = logging.getLogger(__name__)

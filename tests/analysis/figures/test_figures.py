@@ -21,6 +21,7 @@ from analysis.records.predictions import Predictions
 from analysis.report import FIGURES
 from analysis.statistics.measured import BY_DRAWS
 from analysis.statistics.metric import metric_of
+from analysis.statistics.ranks import rankings
 from analysis.statistics.reliability import pooled, reliability
 from analysis.statistics.study import Study, study
 from bench.metrics import METRICS, mixture
@@ -91,6 +92,21 @@ def test_ranks_share_ties_and_leave_gaps(store):
     assert np.array_equal(image, [[1, 2, 1.5], [2.5, 1, 1.75], [2.5, np.nan, np.nan]], equal_nan=True)
     texts = [text.get_text() for text in drawn.figure.axes[0].texts]
     assert texts == ["1", "2", "1.5", "2.5", "1", "1.8", "2.5"]
+
+
+def test_the_map_has_the_ranks_of_the_table(store):
+    """As displayed, and of runs scored on the task that they were trained on."""
+    for task in ("one", "two"):
+        for method, value in {"a": 0.70001, "b": 0.70002, "c": 0.5}.items():
+            store.add(store.spec(method, task), {"accuracy": value, "ece": value, "nll": value})
+            store.add(store.spec(method, task, eval_task="far"), {"accuracy": 1 - value})
+    found = study(store.root, "a")
+    groups = [group for group in found.runs.results if not group.away]
+    (table,) = [one for one in rankings(found)[0] if one.metric.name == "accuracy"]
+    ranks = figure_rank_map.ranks(groups, metric_of("accuracy"))
+    assert [list(ranks[task].values()) for task in table.tasks] == table.ranks.tolist() == [[1.5, 1.5, 3.0]] * 2
+    ((drawn,), _) = draw(figure_rank_map, found)
+    assert [label.get_text() for label in drawn.figure.axes[0].get_xticklabels()] == ["one", "two", "mean"]
 
 
 def test_costs_add_up_and_steps_are_relative_to_the_baseline(store):

@@ -114,7 +114,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path]
 
 
-@pytest.mark.parametrize("junk", [None, "x", [], -1])
+@pytest.mark.parametrize("junk", [None, "x", [], -1, 10**400])
 def test_no_leaf_of_the_facts_stops_the_leaderboard(store, tmp_path, junk):
     """The record is named, or its value is one that a record may have: never a traceback, never another mean."""
     folder = fill(store)
@@ -135,7 +135,7 @@ def test_no_leaf_of_the_facts_stops_the_leaderboard(store, tmp_path, junk):
             assert [v for g in loaded.results for v in g.values("nll")] == both, path
 
 
-@pytest.mark.parametrize("junk", [None, "x", [], -1])
+@pytest.mark.parametrize("junk", [None, "x", [], -1, 10**400])
 def test_no_leaf_of_a_fits_facts_stops_a_report(store, junk):
     folder = fill(store)
     key = json.loads((folder / "facts.json").read_text())["fit"]["key"]

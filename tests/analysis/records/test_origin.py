@@ -56,12 +56,25 @@ def test_a_fact_that_changes_what_a_number_means_is_a_flag(store, flag, facts):
 
 
 @pytest.mark.parametrize(
-    ("from_steps", "mixed"), [((0, 0), False), ((0, 500, 0), False), ((0, 0, 500), True), ((0, 500), True)]
-)
-def test_only_attempts_whose_steps_are_in_the_fit_mix_commits(store, from_steps, mixed):
-    attempts = [{"commit": str(n) * 40, "from_step": step} for n, step in enumerate(from_steps)]
+    ("from_steps", "mixed"),
+    [
+        ((0, 0), False), ((0, 500, 0), False), ((0, 0, 500), True), ((0, 500), True),
+        ((0, None, 500), True), ((None, None, 0), False), ((0, 500, None, 0), False),
+    ],
+)  # fmt: skip
+def test_only_attempts_whose_steps_are_in_the_fit_mix_commits_and_machines(store, from_steps, mixed):
+    attempts = [
+        {
+            "commit": str(n) * 40,
+            "device": "Abacus" if n == len(from_steps) - 1 else f"Slide rule {n}",
+            "from_step": step,
+        }
+        for n, step in enumerate(from_steps)
+    ]
     store.add(store.spec("adamw"), {"nll": 1.0}, attempts=attempts)
-    assert flags(store) == {"adamw": ("mixed-commits",) if mixed else ()}
+    assert flags(store) == {"adamw": ("mixed-commits", "mixed-devices") if mixed else ()}
+    machines = load(store.root).results[0].origin.machines
+    assert (len(machines) == 2) is mixed and machines[0] == "Abacus (1 thread)"
 
 
 @pytest.mark.parametrize("facts", [{"log_evidence_slope": 0.01}, {"log_evidence_slope": "steep"}, {}])

@@ -232,3 +232,19 @@ def test_a_check_needs_no_right_to_write(store, tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode, **_: not mode & os.W_OK)
     assert main([*asked, "--check"]) == 0
     assert main(asked) == 2
+
+
+def test_stores_that_hold_seeds_of_one_row_or_other_rows_are_not_listed_together(store, store_at, tmp_path, capsys):
+    other = store_at(tmp_path / "other")
+    asked = ["leaderboard", "--runs", str(store.root), "--also", str(other.root), "--out", str(tmp_path / "l.csv")]
+    store.add(store.spec("adamw", seed=1), {"nll": 1.0})
+    other.add(other.spec("adamw", seed=2), {"nll": 2.0})
+    assert main(asked) == 2
+    assert "both hold seeds of adamw on notes, which are one row: merge them with --add" in capsys.readouterr().err
+    shutil.rmtree(other.root)
+    other.add(other.spec("ivon", seed=2), {"nll": 2.0}, rows="changed")
+    assert main(asked) == 2
+    assert "read notes (test) with unlike content" in capsys.readouterr().err and not (tmp_path / "l.csv").exists()
+    shutil.rmtree(other.root)
+    other.add(other.spec("ivon", seed=2), {"nll": 2.0})
+    assert main(asked) == 0

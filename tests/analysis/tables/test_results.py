@@ -60,6 +60,23 @@ def test_a_missing_seed_shows(store):
     assert "seeds are missing for ivon on notes" in preamble(load(store.root))
 
 
+def test_an_average_tells_of_the_fewest_seeds_of_its_tasks(store):
+    for method, task, seed, value in [
+        ("adamw", "one", 1, 0.5), ("adamw", "one", 2, 0.5), ("adamw", "two", 1, 0.8), ("adamw", "two", 2, 0.8),
+        ("ivon", "one", 1, 0.6), ("ivon", "one", 2, 0.6), ("ivon", "two", 1, 0.9),
+    ]:  # fmt: skip
+        store.add(store.spec(method, task, seed), {"accuracy": value})
+    assert "| **75.0** (+10.0) [1 of 2 seeds] |" in squeezed(results.TABLE.body(study(store.root)))
+
+
+def test_rows_of_as_many_but_other_seeds_are_told_of(store):
+    for method, task, seeds in (("adamw", "one", (1, 2)), ("ivon", "one", (3, 4)), ("swa", "two", (1, 2))):
+        for seed in seeds:
+            store.add(store.spec(method, task, seed), {"nll": 1.0})
+    (warning,) = (line for line in preamble(load(store.root)).splitlines() if "seeds are missing" in line)
+    assert "adamw on one" in warning and "ivon on one" in warning and "swa" not in warning
+
+
 def test_an_unknown_metric_is_shown_without_a_winner(store):
     store.add(store.spec("a"), {"surprise": 1.0})
     store.add(store.spec("b"), {"surprise": 2.0})
@@ -196,6 +213,19 @@ def test_tuning_shows_every_candidate_and_the_best_of_a_method(store):
         "| adamw (lr=0.2) | 2 | 2.150 | 2.350 | 2.250 | 1.125 | **10.0** |",
         "| ivon (lr=0.1) | 2 | 3.000 | 3.200 | **3.100** | **1.550** | **10.0** |",
         "| ivon (lr=0.9) | 1 | 0.500 | - | - | - | - |",
+    ]
+
+
+def test_a_candidate_that_lacks_a_seed_of_its_method_has_no_mean(store):
+    for lr, seed, nll in ((0.1, 1, 1.0), (0.1, 2, 1.0), (0.2, 1, 0.5)):  # 0.2 diverged with seed 2
+        store.add(
+            store.spec("adamw", "one", seed, fit_options={"lr": lr}, variant="tune", purpose="tune"), {"nll": nll}
+        )
+    store.add(store.spec(), {"nll": 9.0})
+    lines = squeezed(tuning.TABLE.body(study(store.root))).splitlines()
+    assert lines[4:] == [
+        "| adamw (lr=0.1) | 2 | 1.000 | **1.000** | - | - |",
+        "| adamw (lr=0.2) | 1 | 0.500 | - | - | - |",
     ]
 
 

@@ -269,3 +269,16 @@ def test_show_names_a_file_that_is_not_all_there(grid_store: Path, tmp_path: Pat
 def test_a_gpu_that_is_not_there_is_said_in_a_sentence(tmp_path: Path) -> None:
     asked = ["run", "--method", "adamw", "--task", "notes_two", "--set", "steps=1", "--device", "cuda:1"]
     assert "--device cuda:1: torch sees 0 GPU(s) here." in bench(*asked, cwd=tmp_path, check=2).stderr
+
+
+def test_a_tuning_that_chooses_nothing_says_so(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text(
+        'methods = ["adamw", "la_diag"]\ntasks = ["notes_two"]\nseeds = [1]\n[set]\nsteps = 2\n[tune]\nseeds = [5]\n'
+        "[tune.adamw]\nlr = [1e-4, 1e-3]\n[tune.la_diag]\nprior_precision = [1, 10]\n"
+    )
+    said = bench("tune", "t.toml", "--launcher", "print", cwd=tmp_path, check=1)
+    assert "Nothing was chosen: 2 families of adamw have no score." in said.stderr
+    assert "Nothing is chosen yet: 2 families of adamw" in bench("tune", "t.toml", "--dry-run", cwd=tmp_path).stderr
+    assert not (tmp_path / "t.tuned.toml").exists()
+    refused = bench("grid", "t.toml", "--launcher", "print", "--wait", cwd=tmp_path, check=2).stderr
+    assert "--wait means nothing to the launcher 'print'" in refused

@@ -99,3 +99,12 @@ def test_a_mirror_that_is_not_there(tmp_path: Path) -> None:
     findings = found(tmp_path, lambda: read_grid(tmp_path / "g.toml"))
     assert findings["hub"].verdict == Verdict.FIX and "mirror" in findings["hub"].text
     assert findings["data"].verdict == Verdict.FIX and "arc_e" in findings["data"].text
+
+
+def test_tasks_that_are_only_scored_on_need_rows_too(tmp_path: Path) -> None:
+    from bench.plan.grid import read_grid
+
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "g.toml").write_text('data_dir = "mirror"\n' + GRID + '[eval]\nnotes_two = ["wg_s"]\n')
+    finding = found(tmp_path, lambda: read_grid(tmp_path / "g.toml"))["data"]
+    assert finding.verdict == Verdict.FIX and "wg_s" in finding.text

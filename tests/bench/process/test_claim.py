@@ -271,3 +271,8 @@ def test_a_claim_says_which_evaluations_it_covers(tmp_path: Path) -> None:
         (shown,) = read_claims(tmp_path).values()
     assert covers(shown, keys[3:5]) and not covers(shown, [*keys, "f" * 16])
     assert mentioned([*keys, *keys]) == []  # too many for a claim: then it is known to cover none
+
+
+def test_a_claim_with_a_number_that_no_float_holds_is_a_damaged_one(tmp_path: Path) -> None:
+    write(tmp_path / "abc.json", since=10**400)
+    assert read_claims(tmp_path)["abc"]["node"] == ""
