@@ -108,13 +108,27 @@ class Method:
 
         The draws are fixed for the whole evaluation set. A closed-form predictive returns S = 1.
         """
-        drawn = job.log_probs_of_draws(self.draw(job) or ())
+        drawn = job.log_probs_of_draws(self._complete(draw, job) for draw in self.draw(job) or ())
         if not len(drawn):
             raise ValueError(f"{self.name}.draw gave no adapter values: return at least one.")
         return drawn
 
+    def _complete(self, draw: Params, job: PredictJob) -> Params:
+        """A draw, if it has a value for every adapter: those of the others would be the fresh, untrained ones.
+
+        Raises:
+            ValueError: it has not.
+        """
+        lacking = [name for name in job.model.params if name not in draw]
+        if lacking:
+            raise ValueError(
+                f"{self.name}.draw gave no value for {len(lacking)} of {len(job.model.params)} adapters, such as "
+                f"{lacking[0]}: give all, such as {{**job.posterior.mean, ...}}."
+            )
+        return draw
+
     def draw(self, job: PredictJob) -> Iterable[Params]:
-        """The adapter values to predict with; the default is the posterior mean."""
+        """The values of all adapters to predict with, draw by draw; the default is the posterior mean."""
         return [job.posterior.mean]
 
     def recipe(self, posterior: Posterior) -> Recipe:
@@ -221,8 +235,12 @@ class PredictJob:
         """(S, N, C) log-probabilities of all examples for each of S draws: in turn, or side by side on a GPU."""
         found, waiting = list[Tensor](), iter(draws)
         for first in waiting:
-            more = side_by_side.MOST_DRAWS - 1 if side_by_side.gains(self.model.device) else 0
-            found += self._together([first, *itertools.islice(waiting, more)])
+            if not side_by_side.gains(self.model.device):
+                found.append(self.log_probs(first))
+                continue
+            together = itertools.chain([first], itertools.islice(waiting, side_by_side.MOST_DRAWS - 1))
+            # copies: a method may fill the same tensors for each draw
+            found += self._together([{n: v.detach().clone() for n, v in draw.items()} for draw in together])
         return torch.stack(found) if found else torch.empty(0)
 
     def _together(self, draws: Sequence[Params]) -> Iterable[Tensor]:

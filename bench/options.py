@@ -49,7 +49,13 @@ class Marker:
     reader: ClassVar[Reader]
 
     def check(self, value: Option, name: str) -> None:
-        """Raise ValueError with a sentence if a number is out of bounds; None, as in ``float | None``, has none."""
+        """Raise ValueError with a sentence if a number is out of bounds; None, as in ``float | None``, has none.
+
+        Bounds of a tuple are those of its numbers.
+        """
+        if isinstance(value, tuple):
+            for place, one in enumerate(value):
+                self.check(one, f"{name}[{place}]")
         if not isinstance(value, int | float):
             return
         limits = (

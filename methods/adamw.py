@@ -71,12 +71,7 @@ class Map(AdamOptions):
     name = "map"
     title = "MAP"
 
-    prior_sd: Annotated[float, Fit("standard deviation of the prior on every adapter parameter", gt=0, le=1e6)] = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.prior_sd <= 0:
-            raise ValueError(f"map.prior_sd is {self.prior_sd}: it is a standard deviation, so give more than 0.")
+    prior_sd: Annotated[float, Fit("standard deviation of the prior on every adapter parameter", ge=1e-30, le=1e6)] = 1.0
 
     def fit(self, job: FitJob) -> Posterior:
         precision = 1 / (self.prior_sd**2 * len(job.data))

@@ -76,7 +76,7 @@ def columns(model: Adapted, batch: Batch, direction: Params) -> tuple[dict[str, 
     With g_t the gradient at the A map's output of token t, the derivative is sum_t g_ti (V_i . x_t).
     """
     tape = Tape(model, batch, list(direction))
-    projected = {name: tape.inputs[name] @ v.T for name, v in direction.items()}
+    projected = {name: tape.inputs[name] @ v.T.to(tape.inputs[name].device) for name, v in direction.items()}
     found: dict[str, list[Tensor]] = {name: [] for name in direction}
     count = tape.logits.shape[1]
     for c in range(count):
@@ -111,11 +111,11 @@ class Scalabl(AdamOptions, Linked):
     eps: Annotated[float, Fit("added to the root of the squared-gradient average", ge=0, le=1)] = 1e-6
     kl_lr: Annotated[float, Fit("peak learning rate of SGD on the KL", ge=0, le=1e9)] = 0.2
     warmup: Annotated[float, Fit("share of the steps over which both rates rise from 0", ge=0, lt=1)] = 0.06
-    prior_sd: Annotated[float, Fit("standard deviation of the prior on s", gt=0, le=1e6)] = 1.0
+    prior_sd: Annotated[float, Fit("standard deviation of the prior on s", ge=1e-30, le=1e6)] = 1.0
     sd0: Annotated[float, Fit("initial sd: uniform in [sd0 / sqrt 2, sd0]", gt=0, le=10)] = 0.05
     kl: Annotated[Literal["reverse", "as_published"], Fit("KL(q || p), or KL(p || q) as in the code")] = "reverse"
     kl_weight: Annotated[KlWeight, Fit("weight of the KL: published cycles, or 1/N in every step")] = "cycle"
-    gamma: Annotated[float, Fit("cycle: its length is 100 N^(pi / gamma) / batch size", gt=0, le=1e3)] = 8.0
+    gamma: Annotated[float, Fit("cycle: its length is 100 N^(pi / gamma) / batch size", ge=1, le=1e3)] = 8.0
     draws: Annotated[int, Predict("draws whose probabilities are averaged", ge=1, le=100_000)] = 10
     predictive: Annotated[
         Literal["draws", "linearised"], Predict("draws, fixed for all examples, or Gaussian logits")
@@ -127,7 +127,7 @@ class Scalabl(AdamOptions, Linked):
         names = a_factors(model)
         log_s = {name: start_from_singular_vectors(model.params[name]) for name in names}
         log_sd = {name: self._initial(value, job.generator) for name, value in log_s.items()}
-        weight, every = kl_weights(job, self.kl_weight, self.gamma)
+        weight, every = kl_weights(job, self.kl_weight, self.gamma, "kl_weight")
 
         def kl() -> Iterable[tuple[Tensor, Tensor]]:
             for name in names:

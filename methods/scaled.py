@@ -79,8 +79,9 @@ class Scaled(Method):
 
     def check_fit(self, fit: FitSpec) -> None:
         base = fit.bases[0]
-        for name, value in base.options.items() if base.method == self.inner.name else ():
-            if getattr(self, name) != value:
+        for name, one in self.inner.hyperparameters().items() if base.method == self.inner.name else ():
+            value = base.options.get(name, one.default)
+            if one.reader == "fit" and getattr(self, name) != value:
                 raise ValueError(
                     f"{self.name}.{name} is {getattr(self, name)} and {base.method}.{name} is {value}: {self.name} "
                     f"scales the predictions of {base.method}'s own fit, so set {base.method}.{name} alone."

@@ -90,8 +90,8 @@ class Widest(Method):
 
     tunes = True
 
-    smallest: Annotated[float, Fit("smallest sd that the search considers", gt=0, le=1e6)] = 1e-4
-    largest: Annotated[float, Fit("largest sd that the search considers", gt=0, le=1e6)] = 1.0
+    smallest: Annotated[float, Fit("smallest sd that the search considers", ge=1e-30, le=1e6)] = 1e-4
+    largest: Annotated[float, Fit("largest sd that the search considers", ge=1e-30, le=1e6)] = 1.0
     epsilon: Annotated[float, Fit("largest rise of the tuning loss, in units of `rise`", ge=0, le=1e3)] = 0.003
     rise: Annotated[
         Literal["relative", "change", "nats", "accuracy"],
@@ -104,7 +104,7 @@ class Widest(Method):
     anchors: Annotated[
         int, Fit("most tuning examples that judge each sd, drawn at random; 0: all", ge=0, since="0.2")
     ] = 500
-    width: Annotated[float, Fit("relative width of the bracket at which the search stops", gt=0, le=10)] = 0.05
+    width: Annotated[float, Fit("relative width of the bracket at which the search stops", ge=1e-9, le=10)] = 0.05
 
     def __post_init__(self) -> None:
         if self.smallest >= self.largest:
@@ -167,8 +167,8 @@ class Precision(Method):
     tunes = True
 
     prior_precision: Annotated[float, Fit("prior precision; 0 takes the best of the grid", ge=0, le=1e15)] = 0.0
-    lowest: Annotated[float, Fit("smallest prior precision of the grid", gt=0, le=1e15)] = 1e-3
-    highest: Annotated[float, Fit("largest prior precision of the grid", gt=0, le=1e15)] = 1e9
+    lowest: Annotated[float, Fit("smallest prior precision of the grid", ge=1e-30, le=1e15)] = 1e-3
+    highest: Annotated[float, Fit("largest prior precision of the grid", ge=1e-30, le=1e15)] = 1e9
     points: Annotated[int, Fit("precisions in the grid, evenly spaced in their logarithm", ge=2, le=1000)] = 13
     search_draws: Annotated[int, Fit("draws that judge each precision, the same for all", ge=1, le=100_000)] = 10
 

@@ -91,7 +91,7 @@ class Sampler(Method):
 
     lr: Annotated[float, Fit("step size; of a cycle the first", gt=0, le=1e30)] = 1e-2
     temperature: Annotated[float, Fit("T: 1 samples the posterior, less a colder density", ge=0, le=1e9)] = 1.0
-    prior_sd: Annotated[float, Fit("standard deviation of the prior on every parameter", gt=0, le=1e6)] = 1.0
+    prior_sd: Annotated[float, Fit("standard deviation of the prior on every parameter", ge=1e-30, le=1e6)] = 1.0
     samples: Annotated[int, Fit("samples to collect, evenly spaced; all cycles together", ge=2, le=100_000)] = 20
     burn_in: Annotated[float, Fit("share of a cycle before its first sample", ge=0, lt=1)] = 0.5
 
@@ -182,6 +182,13 @@ class CyclicalSgld(Sampler):
     title = "cSGLD"
 
     cycles: Annotated[int, Fit("cycles of the step size", ge=1, le=10_000)] = 4
+
+    def __post_init__(self) -> None:
+        if self.samples % self.cycles:
+            raise ValueError(
+                f"{self.name}.samples is {self.samples} and {self.name}.cycles {self.cycles}: every cycle collects as "
+                "many samples as the others, so give a multiple of the cycles."
+            )
 
     @property
     def rounds(self) -> int:

@@ -47,7 +47,7 @@ class ToyModel:
     """The weights w, (d,) or (K, d), in two tensors; no dropout."""
 
     def __init__(self, *shape: int) -> None:
-        self.device = torch.device("cpu")
+        self.device, self.forwards = torch.device("cpu"), 0
         *models, d = shape
         self.params = {name: Parameter(torch.zeros(*models, part)) for name, part in (("a", d // 2), ("b", d - d // 2))}
 

@@ -117,6 +117,7 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
         job.generator.manual_seed(seed_for(spec, "noise before"))
         began = time.perf_counter()
         posterior = checked(method.fit(job), spec.method)
+        passes = context.forwards(spec.model) - (job.model_forwards if job.trained else forwards)
         posterior_seconds = time.perf_counter() - (job.train_ended if job.trained else began)
     if not job.trained:
         note(0)
@@ -139,7 +140,7 @@ def train(context: Context, spec: FitSpec, starts: tuple[Posterior, ...], protoc
         seconds=FitSeconds(train=job.train_seconds, posterior=posterior_seconds),
         seconds_per_step=job.train_seconds / spec.train.steps if job.trained else None,
         peak_memory_mib=load(Memory, memory.read()),
-        forward_passes=job.forwards if job.trained else context.forwards(spec.model) - forwards,
+        forward_passes=job.forwards + passes,
         examples=TrainedOn(
             **rows.facts,
             held_out=len(rows.examples) - len(examples),

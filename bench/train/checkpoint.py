@@ -70,6 +70,7 @@ class TrainState:
         parameters: the optimizer's tensors.
         extras: what the method keeps besides.
         trace: rows of the training curve so far.
+        facts, warnings: what the method has noted so far for the record.
         running: loss summed since the last row of the trace.
         step: optimizer steps done.
     """
@@ -81,6 +82,8 @@ class TrainState:
     extras: Mapping[str, Stateful]
     clock: Clock
     trace: list[dict[str, float]]
+    facts: dict[str, Any]
+    warnings: list[str]
     running: Tensor
     step: int = 0
 
@@ -91,6 +94,8 @@ class TrainState:
             "step": self.step,
             "seconds": self.clock.seconds,
             "trace": json.dumps(self.trace),
+            "facts": json.dumps(self.facts, default=_plain),
+            "warnings": json.dumps(self.warnings),
             "running": self.running,
             "optimizer": self.optimizer.state_dict(),
             "parameters": self.parameters,
@@ -114,9 +119,26 @@ class TrainState:
                 parameter.copy_(value)
         self.optimizer.load_state_dict(tree["optimizer"])
         for name, item in self.extras.items():
-            item.load_state_dict(tree["extras"][name])
+            item.load_state_dict(self._placed(tree["extras"][name]))
         self.trace[:] = json.loads(tree["trace"])
-        self.step, self.running, self.clock.seconds = int(tree["step"]), tree["running"], float(tree["seconds"])
+        self.facts.clear()
+        self.facts.update(json.loads(tree["facts"]))
+        self.warnings[:] = json.loads(tree["warnings"])
+        self.step, self.clock.seconds = int(tree["step"]), float(tree["seconds"])
+        self.running = tree["running"].to(self.model.device)
+
+    def _placed(self, tree: Any, place: str | int = "") -> Any:
+        """Tensors on the device of the adapter that they are named after; all others on the model's."""
+        if isinstance(tree, Tensor):
+            return tree.to(self.model.params[place].device if place in self.model.params else self.model.device)
+        if isinstance(tree, dict):
+            return {name: self._placed(value, name) for name, value in tree.items()}
+        return [self._placed(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def _plain(value: Any) -> Any:
+    """A fact that is neither a number nor text, for a checkpoint."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 @dataclasses.dataclass
@@ -167,7 +189,7 @@ class Checkpointing:
     def _load(self, state: TrainState) -> str:
         """Load the checkpoint into ``state``, or leave it as it is and return the reason."""
         try:
-            tree = load_tree(self.file, state.model.device)
+            tree = load_tree(self.file)  # on the CPU: whoever takes a tensor over moves it
             code = dict(tree["code"])
         except Exception as error:  # whatever is wrong with the file, the training can start again without it
             return f"is damaged ({type(error).__name__}: {error})"

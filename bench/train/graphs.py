@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.data.batches import Batch
+from bench.train.replay import hooked
 
 Objective = Callable[[Batch], Tensor]
 Run = Callable[[], None]  # forward and backward of one fixed batch, into fixed tensors
@@ -58,6 +59,10 @@ class GraphedLoss:
         return len(self._recorded)
 
     def __call__(self, batch: Batch) -> Tensor:
+        if any(map(hooked, self._parameters)):
+            raise ValueError(
+                "A hook on the gradient of an adapter would not run where a CUDA graph is replayed: leave out --graphs."
+            )
         if batch.packed is not None:
             raise ValueError("Packed prompts have no graph: leave out --graphs, or set packing = false in [model].")
         shape = tuple(size for tensor in _tensors(batch) for size in tensor.shape)

@@ -52,7 +52,8 @@ class FitJob:
         read_adapter: the values of the user's adapter (``--adapter``), given the hash of its content; for a method that
             ``reads_adapter``.
         generator: CPU generator, seeded for every step: draw a method's noise from it, or from ``device_generator``
-            where there is much.
+            where there is much. Within a step torch's global CPU generator begins with the same seed, so noise drawn
+            from both would be equal: draw from this one alone.
         tuning: examples that neither this fit's base has seen nor the protocol reports; for a method that ``tunes``.
         step: optimizer steps done, while :meth:`train` runs.
         facts: anything a method adds here is stored in the fit's ``facts.json``.
@@ -69,6 +70,7 @@ class FitJob:
         train_seconds: seconds of optimization, by the training clock.
         train_ended: ``time.perf_counter()`` when the training was done: what follows is the posterior's cost.
         forwards: examples passed forward by the training's steps, without mid-run evaluation.
+        model_forwards: all that the model had passed forward since it was loaded when the training was done.
     """
 
     spec: FitSpec
@@ -95,6 +97,7 @@ class FitJob:
     trained: bool = False
     train_ended: float = 0.0
     forwards: int = 0
+    model_forwards: int = 0
 
     @property
     def model(self) -> ChoiceModel:
@@ -120,7 +123,8 @@ class FitJob:
         Noise for 4 million adapter entries takes 20 ms from a CPU's generator and 2 ms from an H100's.
         """
         device = self.model.device
-        return self.generator if device.type == "cpu" else torch.Generator(device)
+        seed = digest(seed_for(self.spec, "noise before"), device.type)  # before the first step, and without steps
+        return self.generator if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
 
     def make_ready(self) -> None:
         """Load the model and tokenise all examples now, rather than at first use."""
@@ -186,6 +190,8 @@ class FitJob:
             extras=dict(state or {}),
             clock=clock,
             trace=self.trace,
+            facts=self.facts,
+            warnings=self.warnings,
             running=torch.zeros((), device=self.model.device),
         )
         initial = _sums(now.parameters)
@@ -246,6 +252,7 @@ class FitJob:
         self.train_seconds += clock.seconds
         self.progress.finish()
         self.train_ended = time.perf_counter()
+        self.model_forwards = self.model.forwards
 
     def _batches(self, first: int) -> Iterator[Batch]:
         """The batches of the steps from ``first`` on."""

@@ -54,6 +54,12 @@ class NotRecordable(Exception):
     """A step that may take another way, or compute with other numbers, at the next batch."""
 
 
+def hooked(parameter: Tensor) -> bool:
+    """Whether autograd calls somebody's function with the gradient of a parameter."""
+    hooks: Any = parameter
+    return bool(hooks._backward_hooks or hooks._post_accumulate_grad_hooks)
+
+
 class ReplayedLoss:
     """``objective`` and its backward pass: returns the loss, and sets ``p.grad`` of all ``parameters``.
 
@@ -97,7 +103,7 @@ class ReplayedLoss:
     def _way(self, batch: Batch) -> Way | None:
         """What decides which operations a step consists of; None where more does than is known here."""
         clear = all(parameter.grad is None for parameter in self._parameters)
-        if not clear or any(self._hooks):
+        if not clear or any(self._hooks) or any(map(hooked, self._parameters)):
             return None
         row = batch.packed
         mask = batch.attention_mask if row is None else torch.cat([row.position_ids[0], row.ends])

@@ -49,11 +49,11 @@ class Blob(AdamOptions, DiagonalDraws):
     eps: Annotated[float, Fit("added to the root of the squared-gradient average", ge=0, le=1)] = 1e-6
     kl_lr: Annotated[float, Fit("peak learning rate of SGD, on rho and on the KL of the means", ge=0, le=1e9)] = 0.01
     warmup: Annotated[float, Fit("share of the steps over which both rates rise from 0", ge=0, lt=1)] = 0.06
-    prior_sd: Annotated[float, Fit("standard deviation of the prior on A, beta", gt=0, le=1e6)] = 0.2
+    prior_sd: Annotated[float, Fit("standard deviation of the prior on A, beta", ge=1e-30, le=1e6)] = 0.2
     rho0: Annotated[float, Fit("initial sd: uniform rho in [rho0 / sqrt 2, rho0], squared", gt=0, le=10)] = 0.05
     parametrisation: Annotated[Parametrisation, Fit("sd = rho^2, or log(1 + exp rho)")] = "square"
     kl: Annotated[KlWeight, Fit("weight of the KL: published cycles, or 1/N in every step")] = "cycle"
-    gamma: Annotated[float, Fit("cycle: its length is 100 N^(pi / gamma) / batch size", gt=0, le=1e3)] = 8.0
+    gamma: Annotated[float, Fit("cycle: its length is 100 N^(pi / gamma) / batch size", ge=1, le=1e3)] = 8.0
     draws: Annotated[int, Predict("draws whose probabilities are averaged; 0: the mean", ge=0, le=100_000)] = 10
     predictive: Annotated[
         Literal["weights", "flipout"], Predict("draws of A, fixed for all examples, or noise of each token's own")
@@ -63,7 +63,7 @@ class Blob(AdamOptions, DiagonalDraws):
         model = job.model
         means = {name: model.params[name] for name in a_factors(model)}
         rho = {name: self.initial_rho(mean, job.generator) for name, mean in means.items()}
-        weight, every = kl_weights(job, self.kl, self.gamma)
+        weight, every = kl_weights(job, self.kl, self.gamma, "kl")
 
         def kl() -> Iterable[tuple[Tensor, Tensor]]:
             for name, mean in means.items():

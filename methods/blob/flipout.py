@@ -21,6 +21,7 @@ from torch.nn.functional import linear
 from bench.method import PredictJob
 from bench.model.choice_model import ChoiceModel
 from bench.posterior import DiagGaussian
+from bench.specs import digest
 
 FLIPOUT = "with noise of every token's own on the A factors"  # no value of the adapters
 
@@ -45,16 +46,26 @@ def flipout(
 ) -> Iterator[None]:
     """Inside, the A maps ``names`` add noise with the standard deviations ``sd(name)`` (r, d_in), read at each pass.
 
-    ``generator`` is on the model's device. ``sd`` may return a graph: gradients reach what it was computed from.
+    ``generator`` is on the model's device; maps on other devices have generators that follow its seed. ``sd`` may give
+    a graph: gradients reach what it was computed from.
     """
+    others: dict[torch.device, tuple[int, torch.Generator]] = {}
+
+    def on(device: torch.device) -> torch.Generator:
+        if device == generator.device:
+            return generator
+        seed = generator.initial_seed()
+        if device not in others or others[device][0] != seed:
+            others[device] = seed, torch.Generator(device).manual_seed(digest(seed, str(device)))
+        return others[device][1]
 
     def add_noise(name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def hook(module: torch.nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             (x,) = args
-            spread = sd(name)
-            e = torch.randn(spread.shape, generator=generator, device=x.device, dtype=x.dtype)
-            noise = linear(_signs(x, generator) * x, spread * e)
-            return output + _signs(output, generator) * noise
+            spread, source = sd(name).to(x.device), on(x.device)
+            e = torch.randn(spread.shape, generator=source, device=x.device, dtype=x.dtype)
+            noise = linear(_signs(x, source) * x, spread * e)
+            return output + _signs(output, source) * noise
 
         return hook
 
@@ -76,7 +87,7 @@ def flipout_log_probs(job: PredictJob, posterior: DiagGaussian, draws: int, tau:
 
     Every batch has its own noise, as published, so predictions depend on the batch size.
     """
-    sds = {n: (tau * posterior.variance[n]).sqrt().to(job.model.device) for n in posterior.uncertain}
+    sds = {n: (tau * posterior.variance[n]).sqrt() for n in posterior.uncertain}
     passes = []
     for _ in range(draws):
         generator = device_generator(job.generator, job.model.device)

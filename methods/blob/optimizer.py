@@ -79,8 +79,10 @@ def cycle_weight(step: int, length: int) -> float:
     return float(2.0 ** (place - length - 1) / (1 - 2.0 ** (-length - 1)))
 
 
-def kl_weights(job: FitJob, kind: KlWeight, gamma: float) -> tuple[Callable[[], float], int]:
+def kl_weights(job: FitJob, kind: KlWeight, gamma: float, option: str) -> tuple[Callable[[], float], int]:
     """(the KL's weight at ``job.step``, the steps after which it starts again: M, or an epoch for ``elbo``).
+
+    ``option`` is the name of the option that ``kind`` is the value of.
 
     A warning is added to the job if its training ends within the first cycle, where the weights are next to 0.
     """
@@ -92,6 +94,6 @@ def kl_weights(job: FitJob, kind: KlWeight, gamma: float) -> tuple[Callable[[], 
         job.warnings.append(
             f"The training ends after {train.steps} steps, within the first cycle of {length} KL weights, so the KL "
             f"hardly counts (its last weight is {cycle_weight(train.steps - 1, length):.1g}): take more steps, raise "
-            f"{job.spec.method}.gamma, or set {job.spec.method}.kl=elbo."
+            f"{job.spec.method}.gamma, or set {job.spec.method}.{option}=elbo."
         )
     return lambda: cycle_weight(job.step, length), length

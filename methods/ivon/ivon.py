@@ -52,6 +52,11 @@ class Ivon(DiagonalDraws):
 
     def __post_init__(self) -> None:
         check_hyper({name: getattr(self, name) for name in HYPER})
+        if self.gamma and self.ess != type(self).ess:
+            raise ValueError(
+                f"{self.name}.ess is {self.ess:g} and {self.name}.gamma {self.gamma:g}, which stands in for ess: leave "
+                f"out {self.name}.ess, or set {self.name}.gamma=0."
+            )
 
     def fit(self, job: FitJob) -> Posterior:
         adaptive = self.prior == "adaptive"

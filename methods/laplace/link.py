@@ -52,10 +52,32 @@ class GaussianLogits(Method):
         logits = mean.detach().double()
         if self.link == "probit":
             return log_softmax(logits / (1 + math.pi / 8 * covariance.diagonal(dim1=1, dim2=2)).sqrt())
-        jitter = JITTER * torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
-        root = torch.linalg.cholesky(covariance + jitter)
+        root = _root(covariance)
         drawn = logits + torch.einsum("kd,bcd->kbc", noise, root)
         return log_softmax(drawn.log_softmax(-1).logsumexp(0))
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """(B, C, C) lower Cholesky factors of covariances plus a jitter, which is raised where rounding has made one unfit.
+
+    Raises:
+        FloatingPointError: one is unfit with a jitter of a thousandth of its largest variance.
+    """
+    unit = torch.eye(covariance.shape[-1], dtype=torch.float64, device=covariance.device)
+    root: Tensor
+    root, unfit = torch.linalg.cholesky_ex(covariance + JITTER * unit)
+    size = covariance.diagonal(dim1=1, dim2=2).amax(1).reshape(-1, 1, 1)
+    for share in (1e-9, 1e-6, 1e-3):
+        if not unfit.any():
+            return root
+        again, still = torch.linalg.cholesky_ex(covariance + (JITTER + share * size) * unit)
+        root = torch.where(unfit.reshape(-1, 1, 1) > 0, again, root)
+        unfit = torch.where(unfit > 0, still, unfit)
+    if unfit.any():
+        raise FloatingPointError(
+            "The covariance of some logits is not positive definite, by more than rounding: raise prior_precision."
+        )
+    return root
 
 
 @dataclass(frozen=True, kw_only=True)

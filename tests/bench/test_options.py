@@ -18,6 +18,7 @@ from bench.options import Fit, Predict
 from bench.plan.runs import plan_run
 from bench.posterior import DiagGaussian, LowRankGaussian, Params, Point, Posterior, load_posterior
 from bench.specs import ModelSpec
+from tests.support import compute, plan_few
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +84,21 @@ def test_a_method_without_a_draw_says_what_to_return(cls: type[Method]) -> None:
     job = PredictJob(Point({}), (), ("A", "B"), torch.Generator(), 8, lambda: pytest.fail("loaded"), 320)
     with pytest.raises(ValueError, match=r"^drawless\.draw gave no adapter values: return at least one\.$"):
         cls().predict(job)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Partial(Method):
+    name, title, base = "partial", "Partial", "adamw"
+
+    def draw(self, job: PredictJob) -> Iterable[Params]:
+        return [{name: value for name, value in job.posterior.mean.items() if "lora_A" in name}]
+
+
+def test_a_draw_that_lacks_adapters_is_refused(tmp_path: Path) -> None:
+    """The others would have been fresh ones, whose B is 0: the prediction of the base alone."""
+    register_method(Partial)
+    with pytest.raises(ValueError, match=r"^partial\.draw gave no value for 4 of 8 adapters, such as .*lora_B"):
+        compute(plan_few("partial"), tmp_path)
 
 
 LOCATION = {"a": torch.ones(2, 3), "b": torch.full((4,), 2.0), "c": torch.full((2,), 3.0)}
@@ -190,3 +206,24 @@ def test_a_method_without_a_docstring_is_listed() -> None:
 
     Bare.__doc__ = ""
     assert next(one for one in list_methods() if one["name"] == "bare")["what"] == ""
+
+
+def test_bounds_of_a_tuple_are_those_of_its_numbers() -> None:
+    marker = Fit("shares", gt=0, le=1)
+    marker.check((0.5, 1.0), "m.shares")
+    with pytest.raises(ValueError, match=r"^m\.shares\[1\] is 7\.0: must be at most 1\.$"):
+        marker.check((0.5, 7.0), "m.shares")
+
+
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("tfb", {"width": 1e-17}), ("tfb", {"smallest": 1e-200, "largest": 1e-150}), ("blob", {"gamma": 0.01}),
+        ("scalabl", {"gamma": 0.01}), ("adam_posterior", {"lowest": 1e-300}), ("map", {"prior_sd": 1e-170}),
+        ("sgld", {"prior_sd": 1e-170}), ("blob", {"prior_sd": 1e-170}), ("ivon2", {"ess": 1e3}),
+        ("ivon", {"ess": 1e3, "gamma": 10.0}),
+    ],
+)  # fmt: skip
+def test_values_with_which_a_fit_would_hang_overflow_or_do_nothing_are_refused(method: str, values: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{method}\."):
+        get_method(method).make(values)

@@ -122,6 +122,19 @@ def test_a_setting_of_the_other_fit_is_refused() -> None:
         plan("ivon_ts", ivon_ts={"tau": -1})
 
 
+def test_every_setting_of_the_other_fit_is_refused_later_ones_too() -> None:
+    others = {bool: lambda value: not value, int: lambda value: value + 1, float: lambda value: value / 2 + 1e-3}
+    tried = 0
+    for name in ("ivon", "tfb", "isotropic", "swa", "la_kfac"):
+        for option, one in get_method(name).hyperparameters().items():
+            if one.reader == "fit" and type(one.default) in others:
+                value = others[type(one.default)](one.default)
+                with pytest.raises(ValueError, match=rf"{name}_ts\.{option} is|must be|{name}"):
+                    plan(f"{name}_ts", **{f"{name}_ts": {option: value}})
+                tried += 1
+    assert tried > 20
+
+
 def test_every_method_has_one_and_no_list_is_longer_for_it() -> None:
     for name in method_names():
         cls = get_method(f"{name}_ts")

@@ -90,3 +90,9 @@ def test_too_few_samples_are_refused_before_any_work() -> None:
         plan("sgld", steps=2)
     with pytest.raises(ValueError, match=r"sgld\.samples is 1: must be at least 2"):
         get_method("sgld").make({"samples": 1})
+
+
+def test_all_cycles_collect_as_many_samples() -> None:
+    assert len(CyclicalSgld(cycles=5, samples=10).sample_steps(10_000)) == 10
+    with pytest.raises(ValueError, match=r"csgld\.samples is 19 and csgld\.cycles 4: .* give a multiple of the cycles"):
+        CyclicalSgld(samples=19)

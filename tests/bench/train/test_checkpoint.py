@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import re
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from bench.process.stop import Stopped
 from bench.run.runner import Runner
 from bench.specs import key
 from bench.store.store import Store
-from bench.train.checkpoint import Checkpointing, Snapshots, check_state
+from bench.train.checkpoint import Checkpointing, Snapshots, TrainState, check_state
+from bench.train.clock import Clock
 from bench.train.tree import load_tree, save_tree
 
 NADAM = functools.partial(torch.optim.NAdam, lr=0.1)
@@ -197,3 +199,43 @@ def test_state_that_no_checkpoint_can_hold_is_refused_before_the_first_step() ->
     check_state({"kept": Snapshots()})
     with pytest.raises(TypeError, match=r"^job.train was given state 'average', a dict: use an object with state_dict"):
         check_state({"kept": Snapshots(), "average": {"a": torch.zeros(2)}})
+
+
+def test_what_a_method_notes_along_the_way_survives_a_kill(tmp_path: Path) -> None:
+    def noted(job: ToyJob) -> tuple[dict[str, Any], list[str]]:
+        job.warnings.append("before")
+
+        def after_step(done: int) -> None:
+            if done == 2:
+                job.facts.update(early=1.5, values=torch.ones(2))
+                job.warnings.append("at step 2")
+
+        job.train(torch.optim.SGD(list(job.model.params.values()), lr=0.1), after_step=after_step)
+        return {**job.facts, "values": list(map(float, job.facts["values"]))}, job.warnings
+
+    whole = noted(TOY.job(tmp_path / "whole", steps=8))
+    job = TOY.job(tmp_path / "cut", steps=8)
+    job.checkpointing.stop = lambda: "enough" if job.step >= 5 else ""
+    with pytest.raises(Stopped):
+        noted(job)
+    assert noted(TOY.job(tmp_path / "cut", steps=8)) == whole
+    assert whole == ({"early": 1.5, "values": [1.0, 1.0]}, ["before", "at step 2"])
+
+
+def test_the_steps_of_adam_stay_on_the_cpu_and_other_state_goes_to_its_adapter(tmp_path: Path) -> None:
+    """Adam reads its steps on the host: on a device each of them would be waited for."""
+    adapter = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    state = TrainState(
+        "f", types.SimpleNamespace(params={"a": adapter}, device=torch.device("cpu")), torch.optim.AdamW([adapter]),  # type: ignore[arg-type]
+        [adapter], {}, Clock(torch.device("cpu")), [], {}, [], torch.zeros(()),
+    )  # fmt: skip
+    placed = state._placed({"values": [{"a": torch.zeros(2)}], "count": 3, "other": torch.zeros(1)})
+    assert placed["values"][0]["a"].device.type == "meta" and placed["other"].device.type == "cpu"
+    state.optimizer.load_state_dict(
+        {
+            "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}},
+            "param_groups": state.optimizer.state_dict()["param_groups"],
+        }
+    )
+    held = state.optimizer.state[adapter]
+    assert held["step"].device.type == "cpu" and held["exp_avg"].device.type == "meta"

@@ -123,6 +123,16 @@ def test_hooks_and_another_dropout_are_seen(model: ChoiceModel) -> None:
             module.p = model.spec.lora.dropout
 
 
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_on_the_gradient_of_an_adapter_is_called_in_every_step(model: ChoiceModel, kind: str) -> None:
+    calls: list[int] = []
+    handle = getattr(next(iter(model.params.values())), kind)(lambda gradient: calls.append(1))
+    try:
+        assert steps(model, prompts(*[8] * 6), FIRST + 3) == 0 and len(calls) == 2 * (FIRST + 3)
+    finally:
+        handle.remove()
+
+
 def test_a_loss_that_decides_by_its_value_is_not_recorded(model: ChoiceModel) -> None:
     def loss(batch: Batch) -> Tensor:
         value = cross_entropy(model.logits(batch), batch.labels)

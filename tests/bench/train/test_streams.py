@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from support import compute
 from support import plan_few as plan
 
 from bench.method import FitJob
+
+REAL = torch.Generator
 
 
 class Elsewhere:
@@ -60,3 +63,14 @@ def test_on_a_cpu_there_is_one_generator(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(FitJob, "_seed", noted)
     compute(plan("adamw", steps=2), tmp_path)
     assert same and all(same)
+
+
+def test_the_generator_of_a_device_follows_the_spec_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's is another than the CPU's; a type of device stands in for it."""
+    made = []
+    monkeypatch.setattr(FitJob, "model", types.SimpleNamespace(device=types.SimpleNamespace(type="far")))
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": REAL())
+    for seed in (1, 2, 1):
+        job = FitJob(plan("adamw", seed=seed).fit, lambda: None, lambda: None, None)  # type: ignore[arg-type, return-value]
+        made.append(torch.rand(3, generator=job.device_generator).tolist())
+    assert made[0] == made[2] != made[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -94,3 +95,19 @@ def test_a_whole_run_predicts_the_same(tmp_path, monkeypatch: pytest.MonkeyPatch
     apart = compute(run, tmp_path / "apart").predictions(run)
     for name, value in apart.items():
         torch.testing.assert_close(torch.as_tensor(together[name]), torch.as_tensor(value), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_forced")
+def test_a_method_may_fill_the_same_tensors_for_each_draw() -> None:
+    model = model_of()
+    draws = [drawn(model, seed) for seed in range(4)]
+    values = model.snapshot()
+
+    def refilled() -> Iterator[dict[str, Tensor]]:
+        for draw in draws:
+            for name, value in draw.items():
+                values[name].copy_(value)
+            yield values
+
+    job = job_of(model)
+    torch.testing.assert_close(job.log_probs_of_draws(refilled()), in_turn(job, draws), rtol=1e-5, atol=1e-5)
