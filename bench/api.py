@@ -41,7 +41,7 @@ from bench.run.predict import Prediction
 from bench.run.predict import predict as answer
 from bench.run.stored import Result, open_result
 from bench.run.worker import choose_device
-from bench.specs import FitSpec, LoraSpec, ModelSpec, RunSpec
+from bench.specs import FitSpec, LoraSpec, ModelSpec, RunSpec, to_json
 from bench.specs import key as spec_key
 from bench.store.store import Store
 from bench.task import Example, get_task
@@ -280,16 +280,18 @@ def _stored_context(result: Result, model: Base, tokenizer: Any, device: str, de
     opened = model
     if not isinstance(model, Model):
         form = fit.model
-        opened = open_model(
-            model,
-            tokenizer,
-            lora=form.lora,
-            prompt=form.prompt,
-            packing=form.packing,
-            shared_prefix=form.shared_prefix,
-        )
-    if opened.spec != fit.model:
+        spec, base = base_in_memory(model, tokenizer, form.lora, form.prompt, known=form.id)
+        spec = dataclasses.replace(spec, packing=form.packing, shared_prefix=form.shared_prefix)
+        opened = Model(spec, adapted(spec, base, next(model.parameters()).device))
+    if opened.spec.id != fit.model.id:
         raise ValueError(f"The model is {opened.spec.id}, and the fit was made on {fit.model.id}: give that one.")
+    if opened.spec != fit.model:
+        ours, theirs = to_json(opened.spec), to_json(fit.model)
+        name = next(name for name in {**theirs, **ours} if ours.get(name) != theirs.get(name))
+        raise ValueError(
+            f"The model was opened with {name} = {ours.get(name)}, and the fit has {theirs.get(name)}: open it with "
+            "that."
+        )
     return _context(result.store, opened)
 
 

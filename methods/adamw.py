@@ -71,7 +71,9 @@ class Map(AdamOptions):
     name = "map"
     title = "MAP"
 
-    prior_sd: Annotated[float, Fit("standard deviation of the prior on every adapter parameter", ge=1e-30, le=1e6)] = 1.0
+    prior_sd: Annotated[float, Fit("standard deviation of the prior on every adapter parameter", ge=1e-30, le=1e6)] = (
+        1.0
+    )
 
     def fit(self, job: FitJob) -> Posterior:
         precision = 1 / (self.prior_sd**2 * len(job.data))

@@ -86,6 +86,13 @@ class FileTask(Task):
     def question(self, row: Row) -> Example:
         return Example(self._prompt(row), 0)
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that a question is made of."""
+        says = self.description
+        shown = {column for _, column in says.fields if column and not (column == OPTIONS and says.has_options)}
+        return frozenset({*shown, *says.option_columns, *filter(None, [says.options_column])})
+
     def _prompt(self, row: Row) -> str:
         fields = self.description.fields
         return "".join(text + (self._value(row, column) if column else "") for text, column in fields)
@@ -257,7 +264,13 @@ def _splits(table: Any, file: Path) -> dict[str, Path]:
             raise ValueError(f"{file.name}: splits.{split} is {name!r}: name a {', '.join(FORMATS)} file.")
     if not table.keys() & {"validation", "test"}:
         raise ValueError(f"{file.name}: [splits] has nothing to report: add validation or test.")
-    return {split: _resolved(name, file.parent) for split, name in table.items()}
+    found = {split: _resolved(name, file.parent) for split, name in table.items()}
+    for split, place in found.items():
+        if twin := next((other for other in found if other != split and found[other] == place), None):
+            raise ValueError(
+                f"{file.name}: splits.{split} and splits.{twin} are one file: nothing unseen would be scored."
+            )
+    return found
 
 
 def _text(value: Any, where: str) -> str:

@@ -40,6 +40,8 @@ def as_examples(given: Iterable[Given], answers: Sequence[str]) -> tuple[Example
     Raises:
         ValueError: one is neither, its answer is not one of ``answers``, or its prompt is not text.
     """
+    if isinstance(answers, str):
+        raise ValueError(f"answers is a single string, {answers!r}: pass a list of strings.")
     made = []
     for number, one in enumerate(given):
         if isinstance(one, Example):

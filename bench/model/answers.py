@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from bench.errors import ModelNotUsable
 from bench.model.placement import at_hand
 from bench.model.prompts import PLAIN, before_answer
 
@@ -40,6 +41,20 @@ def answer_tokens(tokenizer: Any, answers: Sequence[str], model: str, form: str 
         f"{repr(before) if form == PLAIN else 'its chat template'} (with a space: {tried[' ']}; without: {tried['']}). "
         "Use another model or a task with other answers."
     )
+
+
+def check_rows(ids: Sequence[int], answers: Sequence[str], rows: int, model: str) -> None:
+    """Refuse answers whose tokens ``ids`` are not among the ``rows`` of the output layer.
+
+    Raises:
+        ModelNotUsable: the first such answer; a tokenizer has tokens that the model was never given.
+    """
+    for number, answer in zip(ids, answers, strict=True):
+        if number >= rows:
+            raise ModelNotUsable(
+                f"The tokenizer of {model} has the answer {answer!r} as token {number}, and its output layer has {rows}"
+                " rows: use the model's own tokenizer, or a task with other answers."
+            )
 
 
 def answer_rows(head: Any, ids: Sequence[int]) -> nn.Linear:

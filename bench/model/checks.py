@@ -44,7 +44,12 @@ def learned_places(base: Any, config: Any) -> int | None:
     """The number of positions in the base's position table; None where it computes them or has none."""
     known = getattr(config, "max_position_embeddings", None)
     if not isinstance(known, int):
-        return None
+        limit = getattr(config, "max_seq_len", None)  # MPT: the length of its table of biases
+        return limit if isinstance(limit, int) else None
+    for module in base.modules():
+        table = getattr(module, "pos_encoding", None)  # CTRL's
+        if isinstance(table, Tensor) and len(table) == known:
+            return known
     words = base.get_input_embeddings()
     tables = [m.num_embeddings - known for m in base.modules() if isinstance(m, nn.Embedding) and m is not words]
     fixed = [len(buffer) - known for name, buffer in base.named_buffers() if name.endswith("embed_positions")]

@@ -23,13 +23,14 @@ from bench.model.adapters import (
     choose_targets,
     linear_layers,
 )
-from bench.model.answers import answer_rows, answer_tokens
+from bench.model.answers import answer_rows, answer_tokens, check_rows
 from bench.model.base import Base, explained, load_base, repeated_layers
 from bench.model.forward.compiled import Compiled
 from bench.model.forward.packed_attention import attend_by_prompt
 from bench.model.forward.recompute import Recompute
 from bench.model.guard import Guard
 from bench.model.identity import opened
+from bench.model.memory import check_same
 from bench.model.placement import DeviceMap, device_of, follow_inputs
 from bench.model.prompts import PLAIN
 from bench.model.remarks import collected
@@ -160,7 +161,9 @@ class ChoiceModel:
         The draw is made on the CPU, so every device and every method starts from the same adapters (Hu et al. 2021).
         DoRA's magnitudes start at the norms of the base's weights, so any variant starts from the base's function.
         """
-        self._set_answers(answer_tokens(self.tokenizer, answers, self.name, self.spec.prompt))
+        ids = answer_tokens(self.tokenizer, answers, self.name, self.spec.prompt)
+        check_rows(ids, answers, len(self._loaded.head.weight), self.name)
+        self._set_answers(ids)
         self._base.eval()
         generator = torch.Generator().manual_seed(seed)
         for name, shape in self._adapters.shapes.items():
@@ -251,8 +254,8 @@ class ChoiceModel:
             cue_lost += len(ids) > max_length and (not plain or ends_in_cue(prompt))
             tokens.append(tuple(ids[:max_length]))
         special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, 0)
-        pad = next(token for token in special if token is not None)
         rows = len(self._base.get_input_embeddings().weight)
+        pad = next(token for token in special if token is not None and token < rows)
         checks.check_readable(self.name, tokens, pad, rows, self._places, self._steady)
         form = self.spec.packing, self.spec.shared_prefix
         return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated, cue_lost, *form)
@@ -358,6 +361,7 @@ def load_model(
     """
     with opened(spec, path) as source:
         base = load_base(spec, source, device, placed)
+        check_same(spec, base)
         return adapted(spec, base, device if placed is None else device_of(base.model.get_input_embeddings()))
 
 

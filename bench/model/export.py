@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.model.adapters import HEAD, MAGNITUDE, VARIANTS
 from bench.model.answers import answer_tokens, closing_tokens
-from bench.model.base import explained, load_tokenizer
+from bench.model.base import explained, load_base, load_tokenizer
 from bench.model.formats import EMBEDDED, Source
-from bench.model.identity import opened
-from bench.model.prompts import PLAIN
+from bench.model.identity import MEMORY, check_place, opened
+from bench.model.memory import check_same
+from bench.model.prompts import PLAIN, frame
 from bench.model.remarks import collected
 from bench.specs import ModelSpec
 
@@ -23,13 +25,25 @@ def base_place(spec: ModelSpec, path: Path | None) -> Path | str:
     """The source of the base: a folder, or a name on the hub. ``path``: the folder of a local model.
 
     Raises:
-        ValueError: the base is a local folder, and ``path`` is None.
+        ValueError: the base is a local folder, and ``path`` is None; or it is a base of the hub, and ``path`` another.
     """
+    check_place(spec, path)
     if spec.id == "embedded":
         return EMBEDDED
     if path is None and spec.id.startswith("local:"):
         raise ValueError(f"The base is a local folder ({spec.id}): name it with --model DIR.")
     return path or spec.id
+
+
+def check_base(spec: ModelSpec, path: Path | None) -> None:
+    """Refuse files in place of a base that was given in memory, unless they hold the same: they are read for it.
+
+    Raises:
+        ModelNotUsable: they do not, or none are given.
+    """
+    if spec.id.startswith(MEMORY):
+        with opened(spec, path) as source:
+            check_same(spec, load_base(spec, source, torch.device("cpu")))
 
 
 def write_adapter(
@@ -100,11 +114,19 @@ def _output_layer(spec: ModelSpec, source: Source) -> tuple[str, int]:
     return name, len(head.weight)
 
 
-def read_out(spec: ModelSpec, path: Path | None, answers: tuple[str, ...]) -> tuple[dict[str, int], int]:
-    """The token of each answer, whose logits at the end of a prompt make up the prediction; and the number of tokens
-    that the tokenizer adds there, such as an EOS, which prompts are read without.
+def read_out(spec: ModelSpec, path: Path | None, answers: tuple[str, ...]) -> dict[str, Any]:
+    """What a prediction takes besides the weights, as plain data.
+
+    ``answers``: the token of each answer, whose logits at the end of a prompt make up the prediction;
+    ``closing_tokens``: the number of tokens, such as an EOS, that the tokenizer adds there and prompts lack;
+    ``frame``: what a chat has before and after a prompt, None where the prompt is plain.
     """
     with opened(spec, path) as source:
         tokenizer = load_tokenizer(spec, source)
         ids = answer_tokens(tokenizer, answers, source.name, spec.prompt)
-    return dict(zip(answers, ids, strict=True)), closing_tokens(tokenizer) if spec.prompt == PLAIN else 0
+        plain = spec.prompt == PLAIN
+        return {
+            "answers": dict(zip(answers, ids, strict=True)),
+            "closing_tokens": closing_tokens(tokenizer) if plain else 0,
+            "frame": None if plain else frame(tokenizer, source.name),
+        }

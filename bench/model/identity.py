@@ -99,6 +99,28 @@ def _stats(files: dict[str, Path]) -> Stats:
     return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found)
 
 
+def check_place(spec: ModelSpec, path: Path | None) -> None:
+    """Refuse a folder or file as the base of a stored result that was not made on local files, unless it is the same.
+
+    Of a base in memory that shows when it is loaded (bench.model.memory).
+
+    Raises:
+        ModelNotUsable: it is another base.
+    """
+    if path is None or not spec.revision:  # local bases and those in memory have none
+        return
+    if spec.id == "embedded":
+        if path != EMBEDDED:
+            raise ModelNotUsable(f"The result was made on the embedded base, and {path} is given: leave out --model.")
+        return
+    place = path.resolve() if path.is_symlink() else path
+    if place.parent.name != "snapshots" or place.name != spec.revision:
+        raise ModelNotUsable(
+            f"The result was made on {spec.id} at {spec.revision}, and nothing shows that {path}"
+            " holds the same weights: leave out --model, or give that commit's folder of the hub's cache."
+        )
+
+
 @contextlib.contextmanager
 def opened(spec: ModelSpec, path: Path | None, verify: bool = True) -> Iterator[Source]:
     """The base that ``spec`` names, ready to be read inside; its files still are those that the spec was made from.
@@ -106,6 +128,7 @@ def opened(spec: ModelSpec, path: Path | None, verify: bool = True) -> Iterator[
     Raises:
         ModelNotUsable: they are not, before or after they were read.
     """
+    check_place(spec, path)
     place = EMBEDDED if spec.id == "embedded" else path
     if place is None:
         if spec.id.startswith(MEMORY):

@@ -11,7 +11,7 @@ import torch
 from bench.errors import ModelNotUsable
 from bench.model.base import Base, accepted, output_layer
 from bench.model.formats import Source
-from bench.model.identity import MEMORY
+from bench.model.identity import DTYPES, MEMORY
 from bench.model.prompts import CHAT
 from bench.model.remarks import check_tokenizer, check_weights
 from bench.specs import LoraSpec, ModelSpec
@@ -19,8 +19,10 @@ from bench.specs import LoraSpec, ModelSpec
 NAME = "the model in memory"
 
 
-def base_in_memory(model: Any, tokenizer: Any, lora: LoraSpec, prompt: str) -> tuple[ModelSpec, Base]:
+def base_in_memory(model: Any, tokenizer: Any, lora: LoraSpec, prompt: str, known: str = "") -> tuple[ModelSpec, Base]:
     """The model as a frozen base, and its spec; its identity is a hash of weights, configuration and tokenizer.
+
+    It is ``known`` where the model is the same as one of that identity (:func:`is_same`).
 
     Raises:
         ModelNotUsable: it has adapters, is quantised, is spread over devices, or is no causal language model.
@@ -40,14 +42,49 @@ def base_in_memory(model: Any, tokenizer: Any, lora: LoraSpec, prompt: str) -> t
     if len({parameter.device for parameter in model.parameters()}) > 1:
         raise ModelNotUsable(f"{NAME} is spread over several devices: put it on one.")
     (kind,) = kinds
+    dtype = str(kind).partition(".")[2]
+    if dtype not in DTYPES:
+        raise ModelNotUsable(f"{NAME} is in {dtype}: convert it to {', '.join(DTYPES)}, such as by model.float().")
     source = Source(NAME, NAME)
     warnings = [*check_weights(source, model), *check_tokenizer(source, tokenizer, None)]
     spec = ModelSpec(
-        id=MEMORY + _hash(model, tokenizer, prompt), dtype=str(kind).partition(".")[2], lora=lora, prompt=prompt
+        id=known if known and is_same(known, model, tokenizer, prompt) else MEMORY + _hash(model, tokenizer, prompt),
+        dtype=dtype,
+        lora=lora,
+        prompt=prompt,
     )
     head = output_layer(model, NAME)
     model.eval().requires_grad_(False)
     return spec, Base(NAME, model, tokenizer, head, accepted(model, NAME), tuple(warnings))
+
+
+def is_same(identity: str, model: Any, tokenizer: Any, prompt: str) -> bool:
+    """Whether a model has the ``identity`` of one that was in memory: also one that was saved since, or loaded again.
+
+    A model that was made from its configuration does not state its architecture there before it is saved.
+    """
+    stated = model.config.architectures
+    try:
+        for architectures in (stated, None, [type(model).__name__]):
+            model.config.architectures = architectures
+            if identity == MEMORY + _hash(model, tokenizer, prompt):
+                return True
+        return False
+    finally:
+        model.config.architectures = stated
+
+
+def check_same(spec: ModelSpec, base: Base) -> None:
+    """Refuse a loaded base in place of one that was given in memory, unless it is the same.
+
+    Raises:
+        ModelNotUsable: it is another.
+    """
+    if spec.id.startswith(MEMORY) and not is_same(spec.id, base.model, base.tokenizer, spec.prompt):
+        raise ModelNotUsable(
+            f"The result was made on {spec.id}, a model that was given in memory, and this one has other weights, "
+            "another configuration or another tokenizer: give the model itself, or the folder that it was saved to."
+        )
 
 
 def _hash(model: Any, tokenizer: Any, prompt: str) -> str:

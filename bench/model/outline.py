@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.model.adapters import choose_targets, linear_layers
-from bench.model.answers import answer_tokens
+from bench.model.answers import answer_tokens, check_rows
 from bench.model.base import load_tokenizer, read_config
 from bench.model.formats import Source
 from bench.model.identity import opened
@@ -33,10 +33,12 @@ def check_outline(spec: ModelSpec, path: Path | None, answers: Iterable[tuple[st
     with opened(spec, path, verify=False) as source:
         config = read_config(spec, source)
         tokenizer = load_tokenizer(spec, source)
-    for words in answers:
-        answer_tokens(tokenizer, words, source.name, spec.prompt)
+    tokens = {words: answer_tokens(tokenizer, words, source.name, spec.prompt) for words in answers}
     if (built := _without_weights(config)) is not None:
         model, layers = built
+        head: Any = model.get_output_embeddings()  # type: ignore[operator]
+        for words, ids in tokens.items():
+            check_rows(ids, words, len(head.weight), source.name)
         choose_targets(spec.lora, source.name, layers, layers)
         check_stored(source, model)
 

@@ -98,7 +98,8 @@ def read_adapter(path: Path) -> OwnAdapter:
         )
     defaults = peft_defaults()
     for name, value in config.items():
-        if name not in READ and (value != defaults[name] if name in defaults else value):
+        default = defaults.get(name)
+        if name not in READ and value != default and (value or default):  # PEFT writes some of its nulls as []
             raise ModelNotUsable(
                 f"{path} has {name} = {json.dumps(value)[:80]} in {CONFIG}, which the suite does not compute: give a "
                 "LoRA without it."
@@ -162,16 +163,18 @@ def adapter_values(path: Path, content: str, model: ChoiceModel) -> dict[str, Te
     wanted = model.params
     for name in [name for name in found if name.endswith(BASE)]:  # PEFT saves an adapted output layer, too
         _check_same_rows(found.pop(name), model, path)
+    found = {name: value for name, value in found.items() if _layer(name) not in model.targets.left_out}
     if odd := sorted(found.keys() ^ wanted.keys()):
         whose = "the adapter's file has and the model's adapters lack" if odd[0] in found else "its file lacks"
         raise ModelNotUsable(
             f"{path} does not fit {model.name}: {len(odd)} matrices differ, such as {odd[0]}, which {whose}. Check "
             f"that {model.name} is its base."
         )
+    head = {_layer(name) for name, adapter in model.adapters.items() if adapter.at_end}
     values = {}
     for name, parameter in wanted.items():
         value = found[name]
-        if name in model.adapters and model.adapters[name].at_end and ".lora_B." in name:
+        if _layer(name) in head and ".lora_A." not in name:
             value = model.rows_of_answers(value)
         if value.shape != parameter.shape:
             raise ModelNotUsable(
@@ -196,6 +199,11 @@ def _check_same_rows(saved: Tensor, model: ChoiceModel, path: Path) -> None:
             f"{path} holds an output layer that is not the base's: merge it into the base, or train the adapter "
             "without embeddings."
         )
+
+
+def _layer(name: str) -> str:
+    """The layer that a matrix of an adapter belongs to."""
+    return name.partition(".lora_")[0]
 
 
 def _short(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.data.file_task import FileTask
 from bench.data.formats import parse_file
 from bench.data.splits import checked
 from bench.method import PredictJob
@@ -84,6 +85,8 @@ def _question(row: Mapping[str, Any], task: Task, where: str) -> Example:
 
 def _reads_prompt(task: Task, row: Mapping[str, Any]) -> bool:
     """Whether the task's own rows have a column of that name, which is then not a whole prompt."""
+    if isinstance(task, FileTask):
+        return "prompt" in task.columns
     watched = _Watched(row)
     with contextlib.suppress(Exception):  # of any kind: question() is the task author's, and columns may be missing
         task.question(Row(watched))
@@ -100,7 +103,7 @@ class _Watched(dict[str, Any]):
     def get(self, field: str, default: Any = None) -> Any:
         self.read.add(field)
         found = super().get(field)
-        return "-" if found is None else found
+        return "-" if found is None or found == "" else found
 
 
 def predict(

@@ -15,12 +15,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from support import bench, compute, plan
 from tiny import FAMILIES, LLAMA, build, byte_level, save
+from transformers import AutoModelForCausalLM
 
 from bench.api import Fitted, evaluate, fit, load_posterior, open_model, predict
 from bench.data.splits import DataSource, load_split
 from bench.errors import ModelNotUsable
 from bench.metrics import mixture
-from bench.specs import LoraSpec, key
+from bench.model.identity import check_place
+from bench.specs import LoraSpec, ModelSpec, key
 from bench.store.store import Store
 from bench.task import Example, get_task, task_names
 
@@ -125,12 +127,14 @@ def test_examples_in_memory_are_no_listed_task_and_need_their_answers_in_another
         ({"seed": -1}, ValueError, "seed"),
         ({"tokenizer": None}, ModelNotUsable, "needs its tokenizer"),
         ({"model": 7}, ModelNotUsable, "is a int"),
+        ({"answers": "AB"}, ValueError, "answers is a single string, 'AB': pass a list"),
+        ({"model": module().double()}, ModelNotUsable, "is in float64: convert it to float32, bfloat16, float16"),
     ],
 )
 def test_wrong_input_is_told_before_any_work(change: dict[str, object], error: type[Exception], said: str) -> None:
     given = {"method": "adamw", "model": module(), "examples": PAIRS, "tokenizer": byte_level(), "settings": SETTINGS}
     with pytest.raises(error, match=said):
-        fit(**{**given, **change}, answers=ANSWERS)  # type: ignore[arg-type]
+        fit(**{"answers": ANSWERS, **given, **change})  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -188,6 +192,49 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"prompt": "Which? Answer:"}\n')
     said = bench("predict", one.key, "--file", "q.jsonl", "--runs", ".", cwd=tmp_path, check=2)
     assert "was given in memory" in said.stderr
+
+
+def test_the_model_that_was_saved_since_is_the_same_and_another_folder_is_not(tmp_path: Path) -> None:
+    raw, tokenizer, prompt = module(), byte_level(), PAIRS[0][0]
+    one = fit(
+        "adamw", open_model(raw, tokenizer), PAIRS, answers=ANSWERS, settings={"steps": 3}, runs=tmp_path / "runs"
+    )
+    wanted = predict(one, [prompt]).log_probs
+    same = save(tmp_path / "same", module(), byte_level())
+    np.testing.assert_array_equal(
+        predict(load_posterior(tmp_path / "runs", one.key, model=same), [prompt]).log_probs, wanted
+    )
+    loaded = AutoModelForCausalLM.from_pretrained(same)
+    again = load_posterior(tmp_path / "runs", one.key, model=loaded, tokenizer=byte_level())
+    np.testing.assert_array_equal(predict(again, [prompt]).log_probs, wanted)
+    other = module()
+    with torch.no_grad():
+        other.get_input_embeddings().weight[0, 0] += 1
+    save(tmp_path / "other", other, byte_level())
+    with pytest.raises(ModelNotUsable, match="and this one has other weights"):
+        predict(load_posterior(tmp_path / "runs", one.key, model=tmp_path / "other"), [prompt])
+    said = bench("export", one.key, "--model", "other", "--out", "out", "--runs", "runs", cwd=tmp_path, check=2)
+    assert "and this one has other weights" in said.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_place_of_a_base_of_the_hub_is_refused(tmp_path: Path) -> None:
+    fit_of = dataclasses.replace(ModelSpec(), id="owner/name", revision="0" * 40)
+    for path, same in ((tmp_path / "base", False), (tmp_path / "snapshots" / ("0" * 40), True)):
+        if same:
+            check_place(fit_of, path)
+        else:
+            with pytest.raises(ModelNotUsable, match=r"was made on owner/name at 0+, and nothing shows that .*base"):
+                check_place(fit_of, path)
+    with pytest.raises(ModelNotUsable, match=r"was made on the embedded base, .* leave out --model"):
+        check_place(ModelSpec(revision="r"), tmp_path)
+
+
+def test_a_model_that_was_opened_in_another_form_is_told_which(tmp_path: Path) -> None:
+    one = fitted("adamw", tmp_path)
+    form = one.result.fit.model.lora
+    other = open_model(module(), byte_level(), lora=dataclasses.replace(form, r=form.r + 1))
+    with pytest.raises(ValueError, match=r"was opened with lora = .*, and the fit has .*: open it with that"):
+        load_posterior(tmp_path, one.key, model=other)
 
 
 def test_examples_and_prompts_are_checked_before_anything_is_computed(tmp_path: Path) -> None:

@@ -7,17 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.method import get_method, is_method
-from bench.model.prompts import CHAT
 from bench.run.exports.offer import Offer, departure
 from bench.run.stored import Result
 from bench.specs import key, to_json
 from bench.store.records import RunRecord, read_records
 from bench.task import get_task, is_task
 
-_CHAT = (
-    'text = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, '
-    "add_generation_prompt=True, enable_thinking=False)"
-)
+_CHAT = 'text = text.join(about["frame"])  # the tokenizer\'s chat template, as the suite fills it in'
 _LOGITS = '    logits = model(**prompt).logits[0, -1, list(about["answers"].values())]'
 _LOAD_DRAWS = [
     'names = [f"{number:03}" for number in range(about["draws"])]',
@@ -105,7 +101,7 @@ def _recipe(result: Result, base: str, offer: Offer) -> list[str]:
 
 def _code(offer: Offer, about: Mapping[str, Any]) -> list[str]:
     """Python that answers one prompt with transformers and PEFT."""
-    chat = about["prompt"] == CHAT
+    chat = about["frame"] is not None
     source, tokens = 'about["base"]', 'tokenizer(text, return_tensors="pt")'
     if about["base"].endswith(".gguf"):
         source = 'os.path.dirname(about["base"]), gguf_file=os.path.basename(about["base"])'

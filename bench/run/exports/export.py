@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bench.model.export import base_place, read_out, write_adapter
+from bench.model.export import base_place, check_base, read_out, write_adapter
 from bench.run.exports.card import card
 from bench.run.exports.offer import Offer, make_offer
 from bench.run.stored import Result
@@ -44,6 +44,7 @@ def export(
     _check(draws, temperature)
     fit = result.fit
     place, answers = base_place(fit.model, path), get_task(fit.data.task).answers
+    check_base(fit.model, path)
     offer = make_offer(result, draws, temperature)
     about = _about(result, path, str(place), offer)
 
@@ -73,13 +74,11 @@ def _check(draws: int, temperature: float | None) -> None:
 def _about(result: Result, path: Path | None, base: str, offer: Offer) -> dict[str, Any]:
     """The content of ``prediction.json``."""
     fit = result.fit
-    answers, closing = read_out(fit.model, path, get_task(fit.data.task).answers)
     return {
         "key": result.key,
         "base": base,
         "revision": fit.model.revision if path is None and fit.model.id != "embedded" else None,
-        "answers": answers,
-        "closing_tokens": closing,
+        **read_out(fit.model, path, get_task(fit.data.task).answers),
         "temperature": offer.recipe.temperature,
         "temperature_of_average": offer.recipe.temperature_of_average,
         "max_length": fit.train.max_length,

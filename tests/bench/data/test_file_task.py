@@ -167,6 +167,7 @@ def test_a_task_is_named_by_its_file_from_where_it_is_named(tmp_path: Path, monk
         (('validation = "validation.csv"', ""), "nothing to report: add validation or test"),
         (("validation.csv", "validation.xlsx"), "name a .csv, .tsv, .jsonl, .parquet file"),
         (("validation.csv", "other.csv"), "There is no file .*other.csv"),
+        (("validation.csv", "./train.csv"), "splits.train and splits.validation are one file: nothing unseen"),
         (("[splits]", "[split]"), "has no key 'split'. Did you mean 'splits'"),
         (("prompt =", "prompt = ="), "tickets.toml cannot be read as TOML"),
     ],

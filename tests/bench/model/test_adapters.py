@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 from tiny import (
     CPU,
     FAMILIES,
@@ -31,6 +32,7 @@ from transformers import AutoModelForCausalLM
 from bench.model.adapters import VARIANTS, choose_targets
 from bench.model.answers import answer_tokens
 from bench.model.choice_model import ChoiceModel, load_model
+from bench.model.own_adapter import adapter_values, read_adapter
 from bench.specs import LoraSpec, ModelSpec
 from bench.specs.spec import LORA_VARIANTS
 
@@ -298,6 +300,21 @@ def test_a_tower_that_text_does_not_pass_takes_no_adapters(tmp_path: Path) -> No
     assert [name for name in model.targets.left_out if "vision" in name] == list(model.targets.left_out)
     (warning,) = model.warnings
     assert "4 layers that lora.targets names take no adapter because text does not pass them" in warning
+
+
+def test_an_adapter_of_both_towers_is_read_for_the_one_that_text_passes(tmp_path: Path) -> None:
+    folder, own = two_towers(tmp_path / "m"), tmp_path / "own"
+    both = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=8, target_modules=["q_proj", "v_proj"])
+    )
+    spread(both)
+    both.save_pretrained(own)
+    model = load_model(lora(), folder, CPU)
+    values = adapter_values(own, read_adapter(own).content, model)
+    assert values.keys() == model.params.keys()
+    for name, value in values.items():
+        inner = both.get_parameter(f"base_model.model.{name.replace('.weight', '.default.weight')}")
+        assert torch.equal(value, inner)
     model.prepare(TRUTHS, seed=1)
     model.check_maps()
     with pytest.raises(ValueError, match=r"LoRA on '\*vision\*' would have no effect in tiny: its layers never run"):

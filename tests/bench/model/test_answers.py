@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
-from tiny import BLANK_ALONE, BLANK_APART, LETTERS, TRUTHS, byte_level, metaspace, words
+from tiny import (
+    BLANK_ALONE,
+    BLANK_APART,
+    CPU,
+    LETTERS,
+    LLAMA,
+    TRUTHS,
+    build,
+    byte_level,
+    examples,
+    lora,
+    metaspace,
+    save,
+    words,
+)  # fmt: skip
 from tokenizers import normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from bench.errors import ModelNotUsable
 from bench.model.answers import answer_tokens
+from bench.model.choice_model import load_model
+from bench.model.outline import check_outline
 
 
 @pytest.mark.parametrize(
@@ -59,3 +79,25 @@ def test_answers_without_a_token_of_their_own_are_refused(
         answer_tokens(tokenizer, answers, "m")
     caught.match(shown)
     caught.match("Use another model or a task with other answers")
+
+
+def test_an_answer_beyond_the_output_layer_is_named_before_and_after_loading() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens([" Zebra", " Yak"])
+    folder = save(
+        Path(tempfile.mkdtemp()) / "tiny", build("llama", LLAMA | {"vocab_size": len(tokenizer) - 1}), tokenizer
+    )
+    said = r"has the answer 'Yak' as token \d+, and its output layer has \d+ rows"
+    with pytest.raises(ModelNotUsable, match=said):
+        check_outline(lora(), folder, [("Zebra", "Yak")])
+    model = load_model(lora(), folder, CPU)
+    with pytest.raises(ModelNotUsable, match=said):
+        model.prepare(("Zebra", "Yak"), seed=1)
+
+
+def test_an_unused_bos_beyond_the_embedding_is_no_pad() -> None:
+    tokenizer = byte_level()
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"bos_token": "<beyond>"})
+    folder = save(Path(tempfile.mkdtemp()) / "tiny", build("llama", LLAMA | {"vocab_size": size}), tokenizer)
+    assert load_model(lora(), folder, CPU).encode(examples(), 320).pad < size

@@ -129,10 +129,13 @@ def test_the_length_up_to_which_rotations_are_steady_is_read_from_any_form(
     assert steady_length(SimpleNamespace(max_position_embeddings=64, **settings)) == length
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt", "gptj", "codegen"])
+CTRL = {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 64}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gptj", "codegen", "mpt", "ctrl"])
 def test_a_prompt_beyond_a_table_of_positions_is_refused(name: str) -> None:
-    options, targets = FAMILIES[name]
-    size = "max_position_embeddings" if name == "opt" else "n_positions"
+    options, targets = FAMILIES.get(name, (CTRL, ("Wq", "Wv")))
+    size = {"opt": "max_position_embeddings", "mpt": "max_seq_len"}.get(name, "n_positions")
     model = load_model(lora(targets), saved(name, options | {size: 40}), CPU)
     with pytest.raises(ValueError, match="tiny reads at most 40 tokens, and a prompt has 41: set max_length=40"):
         model.encode(examples(["A " * 80]), 41)
@@ -140,7 +143,7 @@ def test_a_prompt_beyond_a_table_of_positions_is_refused(name: str) -> None:
     assert model.logits(model.encode(examples(["A " * 80]), 40).batch([0])).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt_neox", "falcon", "bloom", "mpt"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "falcon", "bloom"])
 def test_positions_without_a_table_have_no_limit(name: str) -> None:
     options, targets = FAMILIES[name]
     model = load_model(lora(targets), saved(name, options), CPU)

@@ -75,16 +75,19 @@ def by_peft(model: Any, tokenizer: Any, prompts: list[str]) -> torch.Tensor:
         {"target_modules": r".*\.(up_proj|k_proj)"},
         {"layers_to_transform": [0]},
         {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "lm_head"], "use_dora": True},
+        {"family": "mixtral"},
     ],
-    ids=["lora", "rslora", "dora", "pattern", "one layer", "head"],
+    ids=["lora", "rslora", "dora", "pattern", "one layer", "head", "dora head", "mixtral"],
 )
 def test_it_predicts_as_plain_peft_does(config: dict[str, Any], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     from bench.data.splits import DataSource, load_split
 
-    base = save(tmp_path / "base", build("llama", FAMILIES["llama"][0]), byte_level())
-    model = made(base, tmp_path / "adapter", **config)
+    family = config.get("family", "llama")
+    base = save(tmp_path / "base", build(family, FAMILIES[family][0]), byte_level())
+    model = made(base, tmp_path / "adapter", **{name: value for name, value in config.items() if name != "family"})
     record = run("adapter", tmp_path / "adapter", tmp_path / "runs")
     prompts = [example.prompt for example in load_split(get_task(TASK), "validation", DataSource()).examples[:5]]
     store = Store(tmp_path / "runs")

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from bench.errors import ModelNotUsable
 from bench.model.answers import answer_tokens
 from bench.model.choice_model import ChoiceModel, load_model
-from bench.model.prompts import before_answer, rendered
+from bench.model.prompts import before_answer, frame, rendered
 from bench.plan.base_model import choose_model
 from bench.specs import to_json
 
@@ -107,3 +107,45 @@ def test_the_form_is_chosen_with_the_model_and_part_of_its_spec_alone_if_it_is_n
     assert "prompt" not in to_json(plain) and to_json(chat) == {**to_json(plain), "prompt": "chat"}
     with pytest.raises(ValueError, match=r"model\.prompt is 'chats'. Did you mean 'chat'"):
         choose_model({"prompt": "chats"})
+
+
+PARTS = (
+    "{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] %}{% if part['type'] == 'text' %}"
+    "{{ part['text'] }}{% endif %}{% endfor %} {% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+DEAF = "{% for m in messages %}{{ m['role'] }}:\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+DATED = "Today is {{ strftime_now('%d %b %Y') }}. " + CHATML
+HEADLESS = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+
+
+def test_a_template_that_reads_parts_of_a_message_gets_parts() -> None:
+    assert rendered(chatty(PARTS), ["Which?", "Why?"], "chat", "m") == [
+        "user: Which? assistant: ", "user: Why? assistant: ",
+    ]  # fmt: skip
+    assert before_answer(chatty(PARTS), "chat", "m") == ("user: Answer: assistant: ", ("", " "))
+
+
+def test_a_template_that_fails_on_a_text_gets_parts() -> None:
+    strict = "{{ messages[0]['content'][0]['text'].strip() }}{% if add_generation_prompt %} A:{% endif %}"
+    assert rendered(chatty(strict), ["Which?"], "chat", "m") == ["Which? A:"]
+
+
+def test_a_template_that_leaves_the_prompt_out_is_refused() -> None:
+    with pytest.raises(ModelNotUsable, match="The chat template of m leaves out what the user says"):
+        rendered(chatty(DEAF), ["Which?"], "chat", "m")
+
+
+def test_a_prompt_does_not_depend_on_the_day() -> None:
+    (text,) = rendered(chatty(DATED), ["Which?"], "chat", "m")
+    assert text.startswith("Today is 26 Jul 2024. <|im_start|>user\nWhich?")
+    assert frame(chatty(DATED), "m")[0] + "Which?" + frame(chatty(DATED), "m")[1] == text
+    from transformers.utils import chat_template_utils
+
+    assert chat_template_utils.datetime.now().year > 2024, "the clock goes on outside of templates"
+
+
+def test_a_template_that_does_not_open_the_answers_turn_is_refused() -> None:
+    with pytest.raises(ModelNotUsable, match=r"of m does not open the assistant's turn \(it ignores add_generation"):
+        before_answer(chatty(HEADLESS), "chat", "m")
+    for template in (CHATML, INST, PARTS, DATED):
+        before_answer(chatty(template), "chat", "m")

@@ -115,6 +115,19 @@ def test_a_column_named_prompt_is_the_task_s_own(template: str, tmp_path: Path) 
     assert [question.prompt for question in questions] == [example.prompt for example in rows]
 
 
+def test_a_row_with_an_empty_option_is_not_taken_for_a_whole_prompt(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("prompt,a,b,team\nA bill.,x1,y1,A\nA link.,x2,y2,B\n")
+    lines = (
+        'name = "options_first"', 'prompt = "Options: {options} Question: {prompt} Answer:"', 'label = "team"',
+        'option_columns = ["a", "b"]', "[splits]", 'validation = "train.csv"',
+    )  # fmt: skip
+    (tmp_path / "task.toml").write_text("\n".join(lines))
+    load_extension(str(tmp_path / "task.toml"))
+    (tmp_path / "q.jsonl").write_text('{"prompt": "question 1", "a": "", "b": "y1"}\n')
+    with pytest.raises(ValueError, match="field 'a' is empty"):
+        read_questions(tmp_path / "q.jsonl", get_task("options_first"))
+
+
 def test_a_whole_prompt_beside_the_columns_of_a_task_is_used_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"prompt": "Whole. Answer:", "question": "Which?"}\n')
     (question,) = read_questions(tmp_path / "q.jsonl", get_task("arc_e"))

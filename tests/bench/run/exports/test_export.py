@@ -296,7 +296,14 @@ def test_the_code_of_the_card_reads_a_prompt_as_the_suite_does(
 def test_the_card_loads_the_pinned_revision_and_a_gguf_file(runs: Path) -> None:
     result = open_result(runs, key(plan("adamw")))
     offer = make_offer(result, 0, None)
-    about = {"base": "owner/name", "revision": "0" * 40, "prompt": "plain", "closing_tokens": 0, "answers": {}}
+    about = {
+        "base": "owner/name",
+        "revision": "0" * 40,
+        "prompt": "plain",
+        "closing_tokens": 0,
+        "answers": {},
+        "frame": None,
+    }
     code = card(result, offer, about).split("```python\n")[1].split("```")[0]
     assert code.count('from_pretrained(about["base"], revision=about["revision"]') == 2
     code = card(result, offer, {**about, "base": "/models/x.gguf", "revision": None}).split("```python\n")[1]
