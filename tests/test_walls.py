@@ -45,6 +45,7 @@ def names(file: Path, package: str) -> bool:
                     "export",
                     "formats",
                     "outline",
+                    "prompts",
                     "forward/packed_attention",
                     "quantization",
                     "remarks",
