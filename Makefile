@@ -49,7 +49,7 @@ TIMED := results/cpu
 bench: $(READY)
 	$(BIN)/python -m tools.time_step --part train --json $(TIMED)/time_step_train.json
 	$(BIN)/python -m tools.time_step --part train --dtype bfloat16 --batches 2 --rounds 2 --json $(TIMED)/time_step_train_bf16.json
-	$(BIN)/python -m tools.time_step --part predict --rounds 2 --json $(TIMED)/time_step_predict.json
+	$(BIN)/python -m tools.time_step --part predict --prompts 48 --rounds 5 --json $(TIMED)/time_step_predict.json
 	$(BIN)/python -m tools.time_loop --json $(TIMED)/time_loop.json
 	$(BIN)/python -m tools.time_ivon --repeats 60 --json $(TIMED)/time_ivon.json
 	$(BIN)/python -m tools.time_laplace --json $(TIMED)/time_laplace.json

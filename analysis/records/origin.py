@@ -64,7 +64,7 @@ def origin(records: Sequence[Evaluation], reference: bool, fits: Fits, data: Dat
     read: list[FitSummary | RunSummary] = [*every, *(record.facts for record in records)]
     machines = {source.machine for source in runs}
     if not reference:
-        known = {source.device for source in runs}
+        known = {source.device for source in sources}
         machines = machines.union(*(fit.machines for fit in stored), *(fit.machines - known for fit in copies))
     flags = {
         "dirty": any(source.dirty is True for source in sources),
