@@ -171,16 +171,25 @@ def load_plugin(module: str) -> None:
         LookupError: it is not the name of a module, or there is no such module.
         BrokenPlugin: its import raises anything, or ends the process; the message says where.
     """
+    import_named(module, f"--plugin {module}")
+
+
+def import_named(module: str, option: str) -> types.ModuleType:
+    """The module that an ``option`` of the command line names; the working directory is searched too.
+
+    Raises:
+        LookupError, BrokenPlugin: as :func:`load_plugin`.
+    """
     if not _MODULE.fullmatch(module) or module.endswith(".py"):
-        raise LookupError(f"--plugin {module!r} is not a module name: write it as my_pkg.my_module, without .py.")
+        raise LookupError(f"{option}: {module!r} is not a module name: write it as my_pkg.my_module, without .py.")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     try:
-        _import(module, f"--plugin {module}")
+        return _import(module, option)
     except ModuleNotFoundError as error:
         raise LookupError(
-            f"--plugin {module}: no such module. Run from the folder that holds it, or put it on PYTHONPATH."
+            f"{option}: no such module. Run from the folder that holds it, or put it on PYTHONPATH."
         ) from error
 
 

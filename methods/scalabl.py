@@ -115,7 +115,7 @@ class Scalabl(AdamOptions, Linked):
     sd0: Annotated[float, Fit("initial sd: uniform in [sd0 / sqrt 2, sd0]", gt=0, le=10)] = 0.05
     kl: Annotated[Literal["reverse", "as_published"], Fit("KL(q || p), or KL(p || q) as in the code")] = "reverse"
     kl_weight: Annotated[KlWeight, Fit("weight of the KL: published cycles, or 1/N in every step")] = "cycle"
-    gamma: Annotated[float, Fit("cycle: its length is 100 N^(pi / gamma) / batch size", ge=1, le=1e3)] = 8.0
+    gamma: Annotated[float, Fit("cycle: its length is 100 N^(pi / gamma) / batch size", gt=0, le=1e3)] = 8.0
     draws: Annotated[int, Predict("draws whose probabilities are averaged", ge=1, le=100_000)] = 10
     predictive: Annotated[
         Literal["draws", "linearised"], Predict("draws, fixed for all examples, or Gaussian logits")

@@ -183,7 +183,8 @@ class CyclicalSgld(Sampler):
 
     cycles: Annotated[int, Fit("cycles of the step size", ge=1, le=10_000)] = 4
 
-    def __post_init__(self) -> None:
+    def check(self, task: Task, train: TrainSpec) -> None:
+        super().check(task, train)
         if self.samples % self.cycles:
             raise ValueError(
                 f"{self.name}.samples is {self.samples} and {self.name}.cycles {self.cycles}: every cycle collects as "

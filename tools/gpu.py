@@ -134,6 +134,8 @@ def main() -> None:
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if unknown := [name for name in args.parts.split(",") if name not in PARTS]:
+        parser.error(f"there is no part {unknown[0]}: {', '.join(PARTS)}")
     torch.backends.cuda.enable_cudnn_sdp(False)  # as the suite's workers do, for its NaN gradients
     with tempfile.TemporaryDirectory() as folder:
         ends = time.monotonic() + args.seconds

@@ -4,7 +4,8 @@
     python tools/unpack_gguf.py MODEL.gguf FOLDER --like OTHER     # configuration and tokenizer copied from OTHER
 
 Embedding and output layer are tied where the architecture ties them (Qwen2.5-0.5B, SmolLM2): a file that holds both
-matrices stores the output layer at the higher precision, and that one is used for both. The folder's identity
+matrices stores the output layer at the higher precision, and that one is used for both. A file whose two matrices
+differ is refused. The folder's identity
 (``bench`` hashes its files) depends on the configuration and tokenizer files, which vary with the version of
 transformers: ``--like`` keeps it the same between machines. Needs ``gguf``.
 """
@@ -33,6 +34,7 @@ LAYER = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
+ALIKE = 0.9  # cosine similarity of an embedding and an output layer that are one matrix in two precisions
 DESCRIPTION = (
     "config.json",
     "generation_config.json",
@@ -91,6 +93,7 @@ def weights(reader: Any) -> dict[str, Tensor]:
     wanted = [tensor for tensor in reader.tensors if tensor.name not in unread]
     with ThreadPoolExecutor() as pool:  # numpy does most of the work outside Python's lock
         values = dict(zip([tensor.name for tensor in wanted], pool.map(_dense, wanted), strict=True))
+    _check_tied(reader)
     found: dict[str, Tensor] = {}
     for name, value in values.items():
         if name == embedding:
@@ -105,6 +108,19 @@ def weights(reader: Any) -> dict[str, Tensor]:
         else:
             raise ValueError(f"The tensor {name} has no place in a {architecture} model.")
     return found
+
+
+def _check_tied(reader: Any) -> None:
+    """Refuse a file whose embedding is not its output layer in another precision; a blank one was left out for room."""
+    both = {tensor.name: tensor for tensor in reader.tensors if tensor.name in ("token_embd.weight", "output.weight")}
+    if len(both) < 2:
+        return
+    first, second = (_dense(tensor)[:1024].float().flatten() for tensor in both.values())
+    blank = not first.any() or not second.any()
+    if not blank and float(torch.nn.functional.cosine_similarity(first, second, dim=0)) < ALIKE:
+        raise ValueError(
+            "Its embedding is not its output layer, and the folder would tie them: give the .gguf file itself."
+        )
 
 
 def _unpermuted(value: Tensor, heads: int) -> Tensor:

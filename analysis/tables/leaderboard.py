@@ -71,7 +71,7 @@ def check_leaderboard(stores: Sequence[Path], file: Path) -> list[str]:
 
 def _all_rows(stores: Sequence[Path]) -> list[dict[str, Value]]:
     held: dict[str, Path] = {}
-    read: dict[Rows, tuple[Path, set[str]]] = {}
+    read: dict[Rows, tuple[Path, frozenset[str]]] = {}
     rows = []
     places = [store.resolve() for store in stores]
     for number, store in enumerate(stores):
@@ -86,8 +86,9 @@ def _all_rows(stores: Sequence[Path]) -> list[dict[str, Value]]:
                         f"{held[name]} and {store} both hold {shown}: merge them with --add instead of --also."
                     )
         for split, found in runs.data.fingerprints.items():
-            place, known = read.setdefault(split, (store, found))
-            if len(known | found) > max(len(known), len(found)):
+            place, known = read.get(split, (store, frozenset[str]()))
+            read[split] = (place if known else store), known | found
+            if known and not found <= known:
                 raise ValueError(
                     f"{place} and {store} read {split.task} ({split.split}) with unlike content, so their results are "
                     "not comparable: list them in two files."

@@ -39,6 +39,17 @@ def grid_of(file: Path, spec: SpecOptions, with_variants: bool = True, track: Se
     )
 
 
+def check_data(grid: Grid) -> None:
+    """Refuse a data folder that is not there.
+
+    Raises:
+        FileNotFoundError: it is not.
+    """
+    folder = grid.source.data_dir
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} (--data-dir, or data_dir in the grid).")
+
+
 def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
     """The execution settings of workers.
 
@@ -50,9 +61,8 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
     from bench.run.execution import Execution
     from bench.task import get_task
 
+    check_data(grid)
     folder = grid.source.data_dir
-    if folder is not None and not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder} (--data-dir, or data_dir in the grid).")
     names = dict.fromkeys((*grid.tasks, *(name for others in grid.evals.values() for name in others)))
     if folder is not None and all(makes_rows(get_task(name)) for name in names):
         raise ValueError(

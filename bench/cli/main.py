@@ -18,7 +18,7 @@ from bench.errors import BrokenPlugin, one_line
 from bench.process.console import shown
 from bench.process.stop import Stopped
 
-USER_ERRORS = (LookupError, ValueError, OSError, ImportError, BrokenPlugin)
+USER_ERRORS = (LookupError, ValueError, OSError, ImportError, FloatingPointError, BrokenPlugin)
 INTERRUPTED, SIGPIPE = 130, 141  # the statuses that a shell shows for programs ended by SIGINT and SIGPIPE
 AGAIN = "The same command continues from here."
 

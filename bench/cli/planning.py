@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.app import FOLLOW, SETUP, command
-from bench.cli.launching import grid_of
+from bench.cli.launching import check_data, grid_of
 from bench.cli.options import RUNS, DeviceOptions, GridFile, Runs, SpecOptions, Workers, check_workers
 from bench.cli.terminal import say, warn
 from bench.errors import one_line
@@ -36,6 +36,7 @@ def plan(
 
     check_workers(workers)
     grid = grid_of(file, spec)
+    check_data(grid)
     need = needed(grid.families(), Store(runs))
     costs = None if no_probe else _probed(grid, need, device, workers)
     predicted = None if costs is None else forecast(need, costs, grid.eval_every)

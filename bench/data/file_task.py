@@ -266,9 +266,9 @@ def _splits(table: Any, file: Path) -> dict[str, Path]:
         raise ValueError(f"{file.name}: [splits] has nothing to report: add validation or test.")
     found = {split: _resolved(name, file.parent) for split, name in table.items()}
     for split, place in found.items():
-        if twin := next((other for other in found if other != split and found[other] == place), None):
+        if split != "train" and place == found.get("train"):
             raise ValueError(
-                f"{file.name}: splits.{split} and splits.{twin} are one file: nothing unseen would be scored."
+                f"{file.name}: splits.train and splits.{split} are one file: nothing unseen would be scored."
             )
     return found
 

@@ -119,14 +119,17 @@ def read_out(spec: ModelSpec, path: Path | None, answers: tuple[str, ...]) -> di
 
     ``answers``: the token of each answer, whose logits at the end of a prompt make up the prediction;
     ``closing_tokens``: the number of tokens, such as an EOS, that the tokenizer adds there and prompts lack;
-    ``frame``: what a chat has before and after a prompt, None where the prompt is plain.
+    ``frame``: what a chat has before and after a prompt, None where the prompt is plain;
+    ``strips``: whether the chat's template strips the prompt.
     """
     with opened(spec, path) as source:
         tokenizer = load_tokenizer(spec, source)
         ids = answer_tokens(tokenizer, answers, source.name, spec.prompt)
         plain = spec.prompt == PLAIN
+        around = None if plain else frame(tokenizer, source.name)
         return {
             "answers": dict(zip(answers, ids, strict=True)),
             "closing_tokens": closing_tokens(tokenizer) if plain else 0,
-            "frame": None if plain else frame(tokenizer, source.name),
+            "frame": around and [around.before, around.after],
+            "strips": around is not None and around.strips,
         }

@@ -113,7 +113,7 @@ def check_place(spec: ModelSpec, path: Path | None) -> None:
         if path != EMBEDDED:
             raise ModelNotUsable(f"The result was made on the embedded base, and {path} is given: leave out --model.")
         return
-    place = path.resolve() if path.is_symlink() else path
+    place = path.resolve() if path.is_dir() else path
     if place.parent.name != "snapshots" or place.name != spec.revision:
         raise ModelNotUsable(
             f"The result was made on {spec.id} at {spec.revision}, and nothing shows that {path}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.errors import ModelNotUsable, one_line
 
@@ -27,11 +27,20 @@ def rendered(tokenizer: Any, prompts: Sequence[str], form: str, model: str) -> l
     return [_turn(tokenizer, [_message("user", wrap(prompt))], True, model) for prompt in prompts]
 
 
-def frame(tokenizer: Any, model: str) -> tuple[str, str]:
-    """What a chat template writes before and after a prompt."""
+class Frame(NamedTuple):
+    """What a chat template writes before and after a prompt, and whether it strips the prompt."""
+
+    before: str
+    after: str
+    strips: bool
+
+
+def frame(tokenizer: Any, model: str) -> Frame:
+    """The frame in which a chat template puts a prompt."""
     (text,) = rendered(tokenizer, [MARK], CHAT, model)
     before, _, after = text.partition(MARK)
-    return before, after
+    (spaced,) = rendered(tokenizer, [f" {MARK} "], CHAT, model)
+    return Frame(before, after, spaced == text)
 
 
 def before_answer(tokenizer: Any, form: str, model: str) -> tuple[str, tuple[str, str]]:

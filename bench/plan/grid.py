@@ -227,7 +227,7 @@ def read_grid(
         splits_for(table.protocol, get_task(task))
     for seed in (*table.seeds, *(table.tune.seeds or ())):
         check_seed(seed)
-    asked = overridden(table.model.model_dump(exclude_unset=True), model or {})
+    asked = overridden(_beside(table.model.model_dump(exclude_unset=True), file.parent), model or {})
     adapter, asked = choose_adapter(asked, table.methods, file.parent)
     settings = settings_over(adapter, table.set).over(overrides or {})
     check_used(overrides or {}, with_bases(table.methods), tasks)
@@ -268,6 +268,14 @@ def _trackers(names: Iterable[str]) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(names))
     check_trackers(chosen)
     return chosen
+
+
+def _beside(table: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A ``[model]`` table whose folders and files are those next to the grid, where there are such."""
+    found = {name: folder / expanded(table[name]) for name in ("id", "adapter") if table.get(name)}
+    return table | {
+        name: str(place.resolve()) for name, place in found.items() if table[name] != "embedded" and place.exists()
+    }
 
 
 def _tasks(named: Iterable[str], folder: Path = Path()) -> tuple[tuple[str, ...], list[str]]:
@@ -354,6 +362,7 @@ def check_lists(
                 hint = near_miss(option, known) if known else " It has none."
                 raise LookupError(f"{name} is not a {kind} of {method}.{hint}")
             # as the method has them, so that 0 and "0.0" are one
-            taken = [getattr(get_method(method).make({option: value}), option) for value in values]
+            one = get_method(method).hyperparameters()[option]
+            taken = [one.cast(value, f"{method}.{option}") for value in values]
             if len(set(taken)) < len(taken):
                 raise ValueError(f"{name} is {shown(values)}: each value counts once, so list it once.")

@@ -198,6 +198,11 @@ def _fit_spec(method: Method, blank: FitSpec, settings: Settings, *, scored: flo
     unseen = scored
     if method.tunes:
         unseen = round(scored + tuning, 9)
+        if unseen >= 1:
+            raise ValueError(
+                f"{method.name} sets {100 * tuning:g} % of the training split aside for tuning, and {100 * scored:g} % "
+                "is scored, so nothing is left to train on: lower holdout."
+            )
         own, beneath = (dataclasses.replace(blank, holdout=share) for share in (scored, unseen))
         if method.base is None:
             own = dataclasses.replace(own, tuning=tuning)

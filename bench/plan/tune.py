@@ -92,6 +92,13 @@ def plan_tuning(
     for method, lists in grid.tune.lists.items():
         if not lists:
             raise ValueError(f"[tune.{method}] is empty: list the values to try there.")
+        given = grid.overrides.get(method, {})
+        fixed = {*given, *(name for table in given.get("per_task", {}).values() for name in table)}
+        if clash := sorted(fixed & set(lists)):
+            raise ValueError(
+                f"--set {method}.{clash[0]}: [tune.{method}] tries values of {clash[0]}, so nothing would read this "
+                "one. Leave it out, or change the list."
+            )
     budgets = {method: math.prod(map(len, lists.values())) for method, lists in grid.tune.lists.items()}
     if len(set(budgets.values())) > 1:
         raise ValueError(f"[tune] gives the methods unequal budgets ({budgets}): list equally many combinations.")
@@ -166,8 +173,8 @@ def choose(tuning: Tuning, runs: Path) -> list[Scored]:
 def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[Path]:
     """Write ``<grid>.tuned.toml`` (settings to include in a variant) and ``<grid>.tune.csv`` (every candidate)."""
     heading = (
-        f"# Written by `bench tune {grid_file.name}`: lowest mean {tuning.criterion} on {tuning.holdout:.0%} of the\n"
-        f"# training split, held out. All candidates: {grid_file.stem}.tune.csv.\n\n"
+        f"# Written by `bench tune {grid_file.name}`: lowest mean {tuning.criterion} on {100 * tuning.holdout:g}% of "
+        f"the\n# training split, held out. All candidates: {grid_file.stem}.tune.csv.\n\n"
     )
     chosen = {item.candidate.method: dict(item.candidate.values) for item in scored if item.chosen}
     table = io.StringIO()

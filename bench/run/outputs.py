@@ -129,6 +129,9 @@ def plain(facts: Mapping[str, Any], method: str) -> tuple[dict[str, Any], list[s
 
 def _plain(value: Any, where: str, said: list[str]) -> Any:
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.is_meta:
+            said.append(f"{where} is a tensor that is not dense and is stored as text.")
+            return str(value)
         value = value.detach().cpu()
         value = value.float().numpy() if value.dtype is torch.bfloat16 else value.numpy()
     if isinstance(value, np.ndarray | np.generic):

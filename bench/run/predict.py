@@ -19,6 +19,7 @@ from bench.method import PredictJob
 from bench.metrics import mixture
 from bench.model.choice_model import ChoiceModel
 from bench.run.isolation import isolated
+from bench.run.outputs import as_predictions
 from bench.run.stored import Result
 from bench.task import Example, MalformedRow, Row, Task, get_task
 from bench.train.seeding import seed_global
@@ -120,6 +121,9 @@ def predict(
         examples: the questions; labels are not read.
         load: the base with the fit's adapters, made ready for the task's answers.
         batch_size: questions per forward pass.
+
+    Raises:
+        FloatingPointError, TypeError, ValueError: the method predicts something else than finite probabilities.
     """
     fit, method = result.fit, result.method
     task = get_task(result.run.data.task if result.run is not None else fit.data.task)
@@ -138,5 +142,6 @@ def predict(
             logger.warning(lost)
     with isolated():
         seed_global(result.noise_seed, job.model.device if method.uses_model else torch.device("cpu"))
-        log_probs = method.predict(job).double().numpy()
+        found = method.predict(job)
+    log_probs = as_predictions(found, method.name, len(examples), len(task.answers)).astype(np.float64)
     return Prediction(task.answers, np.exp(mixture(log_probs)), log_probs)

@@ -94,8 +94,8 @@ class TrainState:
             "step": self.step,
             "seconds": self.clock.seconds,
             "trace": json.dumps(self.trace),
-            "facts": json.dumps(self.facts, default=_plain),
-            "warnings": json.dumps(self.warnings),
+            "facts": json.dumps(_plain(self.facts)),
+            "warnings": json.dumps(list(map(str, self.warnings))),
             "running": self.running,
             "optimizer": self.optimizer.state_dict(),
             "parameters": self.parameters,
@@ -121,8 +121,7 @@ class TrainState:
         for name, item in self.extras.items():
             item.load_state_dict(self._placed(tree["extras"][name]))
         self.trace[:] = json.loads(tree["trace"])
-        self.facts.clear()
-        self.facts.update(json.loads(tree["facts"]))
+        _refill(self.facts, json.loads(tree["facts"]))
         self.warnings[:] = json.loads(tree["warnings"])
         self.step, self.clock.seconds = int(tree["step"]), float(tree["seconds"])
         self.running = tree["running"].to(self.model.device)
@@ -137,8 +136,30 @@ class TrainState:
 
 
 def _plain(value: Any) -> Any:
-    """A fact that is neither a number nor text, for a checkpoint."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    """A fact as JSON data. What cannot be kept as it is becomes text: a note is not worth a training."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    try:
+        return value.tolist()  # a tensor, or a value of numpy's
+    except Exception:  # of any kind, such as of a sparse tensor
+        return str(value)
+
+
+def _refill(held: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """Give ``held`` the content of ``saved``; lists and dictionaries that a method may hold stay the same objects."""
+    for name in held.keys() - saved.keys():
+        del held[name]
+    for name, value in saved.items():
+        if isinstance(value, dict) and isinstance(held.get(name), dict):
+            _refill(held[name], value)
+        elif isinstance(value, list) and isinstance(held.get(name), list):
+            held[name][:] = value
+        else:
+            held[name] = value
 
 
 @dataclasses.dataclass

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bench.errors import near_miss
+from bench.registry import import_named
 from bench.specs import FitSpec, key
 
 logger = logging.getLogger(__name__)
@@ -97,13 +98,13 @@ def _factory(name: str) -> Callable[[Path, FitSpec], Tracker]:
     if name in TRACKERS:
         return TRACKERS[name]
     module, colon, attribute = name.partition(":")
-    if not colon:
+    if not (colon and module and attribute):
         raise LookupError(
             f"There is no tracker '{name}'.{near_miss(name, TRACKERS)} One of yours is named module:Class."
         )
     try:
-        found: Callable[[Path, FitSpec], Tracker] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found: Callable[[Path, FitSpec], Tracker] = getattr(import_named(module, f"--track {name}"), attribute)
+    except AttributeError as error:
         raise LookupError(f"--track {name}: {error}. Name a class as module:Class.") from error
     return found
 

@@ -53,7 +53,7 @@ class Blob(AdamOptions, DiagonalDraws):
     rho0: Annotated[float, Fit("initial sd: uniform rho in [rho0 / sqrt 2, rho0], squared", gt=0, le=10)] = 0.05
     parametrisation: Annotated[Parametrisation, Fit("sd = rho^2, or log(1 + exp rho)")] = "square"
     kl: Annotated[KlWeight, Fit("weight of the KL: published cycles, or 1/N in every step")] = "cycle"
-    gamma: Annotated[float, Fit("cycle: its length is 100 N^(pi / gamma) / batch size", ge=1, le=1e3)] = 8.0
+    gamma: Annotated[float, Fit("cycle: its length is 100 N^(pi / gamma) / batch size", gt=0, le=1e3)] = 8.0
     draws: Annotated[int, Predict("draws whose probabilities are averaged; 0: the mean", ge=0, le=100_000)] = 10
     predictive: Annotated[
         Literal["weights", "flipout"], Predict("draws of A, fixed for all examples, or noise of each token's own")

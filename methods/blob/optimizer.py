@@ -69,8 +69,11 @@ class AdamThenSgd(torch.optim.AdamW):
 
 
 def cycle_length(examples: int, batch_size: int, gamma: float) -> int:
-    """M, the steps of a cycle of KL weights."""
-    return max(1, int(100 * math.pow(examples, math.pi / gamma) / batch_size))
+    """M, the steps of a cycle of KL weights; at most 2^62."""
+    exponent = math.pi / gamma
+    if exponent * math.log(max(examples, 2)) > 40:  # 100 e^40 is more than any training takes
+        return 2**62
+    return max(1, int(100 * math.pow(examples, exponent) / batch_size))
 
 
 def cycle_weight(step: int, length: int) -> float:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from bench.method import FitJob, PredictJob, register_method
 from bench.options import Fit
 from bench.posterior import DiagGaussian, Params, Posterior
+from bench.specs import TrainSpec
+from bench.task import Task
 from methods.diagonal import DiagonalDraws, Pruned
 from methods.ivon.adaptive import AdaptivePrior
 from methods.ivon.diagnostics import diagnostics, warnings
@@ -52,10 +54,14 @@ class Ivon(DiagonalDraws):
 
     def __post_init__(self) -> None:
         check_hyper({name: getattr(self, name) for name in HYPER})
+
+    def check(self, task: Task, train: TrainSpec) -> None:
+        super().check(task, train)
         if self.gamma and self.ess != type(self).ess:
             raise ValueError(
                 f"{self.name}.ess is {self.ess:g} and {self.name}.gamma {self.gamma:g}, which stands in for ess: leave "
-                f"out {self.name}.ess, or set {self.name}.gamma=0."
+                f"out {self.name}.ess (or set {self.name}.ess={type(self).ess:g}, its default), or set "
+                f"{self.name}.gamma=0."
             )
 
     def fit(self, job: FitJob) -> Posterior:

@@ -217,7 +217,7 @@ def test_the_model_that_was_saved_since_is_the_same_and_another_folder_is_not(tm
     assert "and this one has other weights" in said.stderr and not (tmp_path / "out").exists()
 
 
-def test_a_folder_in_place_of_a_base_of_the_hub_is_refused(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_base_of_the_hub_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit_of = dataclasses.replace(ModelSpec(), id="owner/name", revision="0" * 40)
     for path, same in ((tmp_path / "base", False), (tmp_path / "snapshots" / ("0" * 40), True)):
         if same:
@@ -225,6 +225,10 @@ def test_a_folder_in_place_of_a_base_of_the_hub_is_refused(tmp_path: Path) -> No
         else:
             with pytest.raises(ModelNotUsable, match=r"was made on owner/name at 0+, and nothing shows that .*base"):
                 check_place(fit_of, path)
+    snapshot = tmp_path / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    monkeypatch.chdir(snapshot)
+    check_place(fit_of, Path())
     with pytest.raises(ModelNotUsable, match=r"was made on the embedded base, .* leave out --model"):
         check_place(ModelSpec(revision="r"), tmp_path)
 

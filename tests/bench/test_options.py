@@ -218,12 +218,10 @@ def test_bounds_of_a_tuple_are_those_of_its_numbers() -> None:
 @pytest.mark.parametrize(
     ("method", "values"),
     [
-        ("tfb", {"width": 1e-17}), ("tfb", {"smallest": 1e-200, "largest": 1e-150}), ("blob", {"gamma": 0.01}),
-        ("scalabl", {"gamma": 0.01}), ("adam_posterior", {"lowest": 1e-300}), ("map", {"prior_sd": 1e-170}),
-        ("sgld", {"prior_sd": 1e-170}), ("blob", {"prior_sd": 1e-170}), ("ivon2", {"ess": 1e3}),
-        ("ivon", {"ess": 1e3, "gamma": 10.0}),
+        ("tfb", {"width": 1e-17}), ("tfb", {"smallest": 1e-200, "largest": 1e-150}), ("map", {"prior_sd": 1e-170}),
+        ("adam_posterior", {"lowest": 1e-300}), ("sgld", {"prior_sd": 1e-170}), ("blob", {"prior_sd": 1e-170}),
     ],
 )  # fmt: skip
-def test_values_with_which_a_fit_would_hang_overflow_or_do_nothing_are_refused(method: str, values: Any) -> None:
+def test_values_with_which_a_fit_would_hang_or_divide_by_zero_are_refused(method: str, values: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{method}\."):
         get_method(method).make(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,15 @@ def test_parts_are_written_as_they_end_and_errors_do_not_stop_the_rest(tiny: Ben
 def test_a_part_that_no_longer_fits_is_left_out(tiny: Bench, tmp_path: Path) -> None:
     tiny.ends = 0.0
     assert gpu.measure(tiny, ["7b_int8"], tmp_path / "gpu.json")["7b_int8"]["skipped"] == "out of time"
+
+
+def test_a_part_that_does_not_exist_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["gpu.py", "--tiny", "--parts", "machine,foo", "--out", str(tmp_path / "out.json")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2 and "there is no part foo: machine" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()

@@ -14,6 +14,7 @@ from bench.store.records import RunRecord, read_records
 from bench.task import get_task, is_task
 
 _CHAT = 'text = text.join(about["frame"])  # the tokenizer\'s chat template, as the suite fills it in'
+_STRIPPED = _CHAT.replace("text.join", "text.strip().join")
 _LOGITS = '    logits = model(**prompt).logits[0, -1, list(about["answers"].values())]'
 _LOAD_DRAWS = [
     'names = [f"{number:03}" for number in range(about["draws"])]',
@@ -128,7 +129,7 @@ def _code(offer: Offer, about: Mapping[str, Any]) -> list[str]:
         f"base = AutoModelForCausalLM.from_pretrained({source}, dtype=torch.float32)",
         *load,
         'text = "... Answer:"',
-        *([_CHAT] if chat else []),
+        *([_STRIPPED if about["strips"] else _CHAT] if chat else []),
         f"prompt = {tokens}",
         *predict,
         f'print(dict(zip(about["answers"], {found}.tolist())))',

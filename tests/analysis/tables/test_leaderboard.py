@@ -248,3 +248,9 @@ def test_stores_that_hold_seeds_of_one_row_or_other_rows_are_not_listed_together
     shutil.rmtree(other.root)
     other.add(other.spec("ivon", seed=2), {"nll": 2.0})
     assert main(asked) == 0
+    early, changed = store_at(tmp_path / "early"), store_at(tmp_path / "changed")
+    early.add(early.spec("swa"), {"nll": 1.0}, no_fingerprint=True)
+    changed.add(changed.spec("swag"), {"nll": 1.0}, rows="changed")
+    first = ["leaderboard", "--also", str(early.root), *asked[1:]]
+    assert main(first) == 0
+    assert main([*first, "--also", str(changed.root)]) == 2

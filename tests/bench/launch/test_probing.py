@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support import plan
@@ -13,6 +20,7 @@ from bench.process import gpus
 from bench.run.execution import Execution
 from bench.run.probe import fit_kind, run_kind
 
+ROOT = Path(__file__).resolve().parents[3]
 RUNS = [
     plan(method, "colours", seed) for seed in (1, 2) for method in ("adamw", "mc_dropout", "la_diag", "ivon", "map")
 ]
@@ -42,3 +50,38 @@ def test_two_processes_measure_what_one_does(monkeypatch: pytest.MonkeyPatch) ->
     found = probed(Execution(device="cpu"), list(fits_of(runs).values()), runs, workers=2)
     assert set(found.fits) == {fit_kind(run.fit) for run in runs} and set(found.runs) == {run_kind(run) for run in runs}
     assert all(cost.step.at(100) > 0 for cost in found.fits.values()) and found.start > 0 and found.memory_mib > 50
+
+
+@pytest.mark.slow
+def test_processes_that_measure_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(
+        'methods = ["adamw", "ivon", "swa", "map"]\ntasks = ["notes_two", "notes_four"]\nseeds = [1]\n'
+        "[set]\nsteps = 3000\n"
+    )
+    command = [sys.executable, "-m", "bench", "plan", "g.toml", "--workers", "2", "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, **quiet)  # type: ignore[call-overload]
+    until(lambda: len(of_session(process.pid)) >= 4)  # itself, the server of workers and two of them, at least
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    until(lambda: not of_session(process.pid))
+
+
+def of_session(leader: int) -> list[int]:
+    """The processes of a session that are no zombies."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = file.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] not in "ZX":
+                found.append(int(file.parent.name))
+    return found
+
+
+def until(done: Callable[[], bool], seconds: float = 300) -> None:
+    ends = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < ends
+        time.sleep(0.2)

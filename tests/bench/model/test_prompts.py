@@ -138,7 +138,9 @@ def test_a_template_that_leaves_the_prompt_out_is_refused() -> None:
 def test_a_prompt_does_not_depend_on_the_day() -> None:
     (text,) = rendered(chatty(DATED), ["Which?"], "chat", "m")
     assert text.startswith("Today is 26 Jul 2024. <|im_start|>user\nWhich?")
-    assert frame(chatty(DATED), "m")[0] + "Which?" + frame(chatty(DATED), "m")[1] == text
+    around = frame(chatty(DATED), "m")
+    assert around.before + "Which?" + around.after == text and not around.strips
+    assert frame(chatty(DATED.replace("m['content']", "m['content'] | trim")), "m") == around._replace(strips=True)
     from transformers.utils import chat_template_utils
 
     assert chat_template_utils.datetime.now().year > 2024, "the clock goes on outside of templates"

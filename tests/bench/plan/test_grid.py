@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 import bench.grids
 from bench.method import get_method, method_names
+from bench.model.formats import EMBEDDED
 from bench.plan.grid import Grid, Variant, read_grid, single
 from bench.plan.runs import count_fits, families
 from bench.plan.tune import Scored, plan_tuning, stages, write_choice
@@ -814,3 +818,49 @@ def test_the_ablations_are_the_demos_tasks_and_the_papers_settings(demo: Grid) -
     shared = {run.method for run in demo.runs()}
     fits = {key(run.fit) for run in ablations.runs() if run.variant == "tuned" and run.method in shared}
     assert fits <= known
+
+
+def test_values_to_try_are_judged_with_the_settings_of_the_grid(grid: Any) -> None:
+    base = 'methods = ["ivon2", "csgld"]\ntasks = ["notes_two"]\nseeds = [1]\n[set]\nsteps = 8\n'
+    one = base + "ivon2.gamma = 0\n[tune.ivon2]\ness = [1e4, 1e5]\n"
+    two = base + "csgld.samples = 30\n[tune.csgld]\ncycles = [3, 5]\n"
+    for text in (one, two):
+        assert len(plan_tuning(grid(text)).candidates) == 2
+    with pytest.raises(ValueError, match=r"csgld\.samples is 30 and csgld\.cycles 7"):
+        plan_tuning(grid(two.replace("5]", "7]")))
+
+
+def test_a_setting_of_the_command_line_that_tuning_would_replace_is_refused(grid: Any) -> None:
+    text = SMALL + "[tune.adamw]\nlr = [1e-3, 2e-3]\n"
+    for overrides in ({"adamw": {"lr": 0.5}}, {"adamw": {"per_task": {"notes_two": {"lr": 0.5}}}}):
+        with pytest.raises(ValueError, match=r"^--set adamw\.lr: \[tune\.adamw\] tries values of lr, so nothing"):
+            plan_tuning(grid(text, overrides=overrides))
+    assert plan_tuning(grid(text, overrides={"adamw": {"eps": 1e-7}})).candidates
+
+
+@pytest.mark.parametrize("share", [0.9, 0.95])
+def test_a_holdout_that_leaves_nothing_to_train_on_is_refused(grid: Any, share: float) -> None:
+    text = 'protocol = "paper"\nmethods = ["tfb"]\ntasks = ["notes_two"]\nseeds = [1]\n[set]\nsteps = 2\n'
+    text += f"[tune]\nholdout = {share}\n[tune.tfb]\nepsilon = [0.1, 0.2]\n"
+    with pytest.raises(
+        ValueError, match=r"^tfb sets 10 % of the training split aside for tuning, and 9[05] % is scored"
+    ):
+        plan_tuning(grid(text))
+    assert plan_tuning(grid(text.replace(str(share), "0.8"))).candidates
+
+
+def test_an_adapter_and_a_base_of_a_grid_are_those_next_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    text = 'methods = ["adapter"]\ntasks = ["notes_two"]\nseeds = [1]\n[model]\nid = "embedded"\nadapter = "mine"\n'
+    (tmp_path / "there" / "g.toml").write_text(text)
+    for number, place in enumerate(("there", ".")):
+        base = get_peft_model(AutoModelForCausalLM.from_pretrained(EMBEDDED), LoraConfig(target_modules=["q_proj"]))
+        with torch.no_grad():
+            base.get_parameter(next(name for name, _ in base.named_parameters() if "lora_B" in name)).add_(number + 1)
+        base.save_pretrained(tmp_path / place / "mine")
+    keys = set()
+    for place in ("there", "."):
+        monkeypatch.chdir(tmp_path / place)
+        keys.add(read_grid(tmp_path / "there" / "g.toml").families()[0].key)
+    assert len(keys) == 1
+    assert read_grid(tmp_path / "there" / "g.toml", model={"adapter": "mine"}).families()[0].key not in keys

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support import bench, compute
 from support import plan_few as plan
 
 from bench.data.file_task import load_extension
 from bench.data.splits import DataSource, load_split
+from bench.method import METHODS, Method, PredictJob, register_method
 from bench.metrics import mixture
 from bench.run.predict import Prediction, read_questions
 from bench.specs import key
@@ -138,3 +141,22 @@ def test_questions_that_lose_their_end_are_told(runs: Path, tmp_path: Path) -> N
     (tmp_path / "q.jsonl").write_text(json.dumps({"prompt": 400 * "word " + "Answer:"}) + "\n")
     said = bench("predict", key(plan("adamw")), "--file", "q.jsonl", "--runs", str(runs), cwd=tmp_path).stderr
     assert "1 of 1 asked prompts are longer than max_length=320" in said and "the cue for the answer" in said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wordless(Method):
+    name, title, base = "wordless", "Wordless", "adamw"
+
+    def predict(self, job: PredictJob) -> torch.Tensor:
+        found = job.log_probs(job.posterior.mean).unsqueeze(0)
+        return found if len(job.examples) > 20 else found * float("nan")
+
+
+def test_what_is_no_probability_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "_classes", dict(METHODS._classes))
+    register_method(Wordless)
+    run = plan("wordless")
+    compute(run, tmp_path / "runs")
+    (tmp_path / "q.jsonl").write_text('{"prompt": "Which? Answer:"}\n')
+    said = bench("predict", key(run), "--file", "q.jsonl", "--runs", "runs", cwd=tmp_path, check=2)
+    assert said.stdout == "" and "wordless predicted a probability that is zero or not a number" in said.stderr

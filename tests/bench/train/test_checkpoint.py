@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import STEPS, compute, plan, result_bytes
@@ -18,6 +19,7 @@ from toy import Linear, ToyJob, flat
 from bench.plan.runs import families
 from bench.process.progress import Progress
 from bench.process.stop import Stopped
+from bench.run.outputs import plain
 from bench.run.runner import Runner
 from bench.specs import key
 from bench.store.store import Store
@@ -204,22 +206,29 @@ def test_state_that_no_checkpoint_can_hold_is_refused_before_the_first_step() ->
 def test_what_a_method_notes_along_the_way_survives_a_kill(tmp_path: Path) -> None:
     def noted(job: ToyJob) -> tuple[dict[str, Any], list[str]]:
         job.warnings.append("before")
+        history = job.facts["history"] = []
 
         def after_step(done: int) -> None:
+            history.append(done)
             if done == 2:
-                job.facts.update(early=1.5, values=torch.ones(2))
+                odd: Any = {("q", 0): 1.0, np.int64(3): torch.eye(2).to_sparse()}
+                job.facts.update(early=1.5, values=torch.ones(2), odd=odd)
                 job.warnings.append("at step 2")
+                job.warnings.append(ValueError("no text"))  # type: ignore[arg-type]
 
         job.train(torch.optim.SGD(list(job.model.params.values()), lr=0.1), after_step=after_step)
-        return {**job.facts, "values": list(map(float, job.facts["values"]))}, job.warnings
+        facts, _ = plain(job.facts, "m")
+        return facts, list(map(str, job.warnings))
 
     whole = noted(TOY.job(tmp_path / "whole", steps=8))
     job = TOY.job(tmp_path / "cut", steps=8)
-    job.checkpointing.stop = lambda: "enough" if job.step >= 5 else ""
+    job.checkpointing.stop, job.checkpointing.every_seconds = lambda: "enough" if job.step >= 5 else "", 0
     with pytest.raises(Stopped):
         noted(job)
     assert noted(TOY.job(tmp_path / "cut", steps=8)) == whole
-    assert whole == ({"early": 1.5, "values": [1.0, 1.0]}, ["before", "at step 2"])
+    facts, warnings = whole
+    assert warnings == ["before", "at step 2", "no text"] and facts["history"] == list(range(1, 9))
+    assert facts["values"] == [1.0, 1.0] and facts["odd"].keys() == {"('q', 0)", "3"}
 
 
 def test_the_steps_of_adam_stay_on_the_cpu_and_other_state_goes_to_its_adapter(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from toy import Linear, flat
 
+from bench.errors import BrokenPlugin
 from bench.process.stop import Stopped
 from bench.train.trackers import CsvTracker, Row, Tracking, check_trackers
 
@@ -102,14 +104,29 @@ def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
     ("name", "said"),
     [
         ("cvs", "no tracker 'cvs'. Did you mean 'csv'"),
-        ("no_such_module:Mine", "No module named"),
-        ("test_trackers_none:", "--track test_trackers_none:"),
+        ("no_such_module:Mine", "--track no_such_module:Mine: no such module"),
+        ("test_trackers_none:", "There is no tracker 'test_trackers_none:'"),
+        (":Mine", "There is no tracker ':Mine'"),
         ("csv:Mine", "has no attribute 'Mine'"),
     ],
 )
 def test_a_tracker_that_does_not_exist_is_refused(name: str, said: str) -> None:
     with pytest.raises(LookupError, match=said):
         check_trackers([name])
+
+
+def test_a_module_of_the_working_directory_is_found_and_a_broken_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "near_tracker.py").write_text("class Mine:\n    pass\n")
+    (tmp_path / "broken_tracker.py").write_text("raise RuntimeError('boom')\n")
+    (tmp_path / "unreadable_tracker.py").write_text("class Mine(:\n")
+    check_trackers(["near_tracker:Mine"])
+    for name in ("broken_tracker:Mine", "unreadable_tracker:Mine"):
+        with pytest.raises(BrokenPlugin, match=rf"^--track {name} cannot be imported"):
+            check_trackers([name])
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

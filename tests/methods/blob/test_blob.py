@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class OneAdapter(ToyModel):
     """y = b A x with b known: one A factor (1, d) behind a linear map, as a hook sees it."""
 
     def __init__(self, d: int) -> None:
-        self.device = CPU
+        self.device, self.forwards = CPU, 0
         self.linear = nn.Linear(d, 1, bias=False)
         nn.init.zeros_(self.linear.weight)
         self.params = {NAME: self.linear.weight}
@@ -171,3 +172,8 @@ def test_every_familys_adapters_are_perturbed_and_learn_their_spread(family: str
 def test_adapters_that_are_not_plain_maps_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="this method handles linear maps only"):
         compute(plan(name, lora={"variant": "dora"}), tmp_path)
+
+
+def test_a_cycle_that_no_training_reaches_overflows_nothing() -> None:
+    assert cycle_length(10_000, 4, 1e-3) == 2**62 and cycle_length(10_000, 4, 0.5) == 2**62
+    assert cycle_length(2241, 4, 8.0) == int(100 * 2241 ** (math.pi / 8) / 4)

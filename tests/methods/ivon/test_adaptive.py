@@ -11,6 +11,7 @@ import torch
 from support import compute, plan
 from torch.nn import Parameter
 
+from bench.method import get_method
 from bench.posterior import DiagGaussian
 from bench.specs import key
 from methods.ivon.adaptive import AdaptivePrior, prior_variance
@@ -78,3 +79,11 @@ def test_gamma_is_another_way_to_write_the_effective_sample_size(tmp_path: Path)
 
 def test_a_fixed_prior_is_in_no_key() -> None:
     assert key(plan("ivon")) == "e55adb3e46b8c738", "the key of the commit before these options"
+
+
+def test_gamma_and_another_ess_are_not_both_planned_and_an_earlier_fit_with_both_is_read() -> None:
+    for method, options in (("ivon2", {"ess": 1e3}), ("ivon", {"ess": 1e3, "gamma": 10.0})):
+        with pytest.raises(ValueError, match=rf"^{method}\.ess is 1000 .* set {method}\.ess=[\de.+]+, its default"):
+            plan(method, **{method: options})
+        assert get_method(method).make(options).ess == 1e3  # type: ignore[attr-defined]
+    assert plan("ivon2", ivon2={"ess": 1e3, "gamma": 0}).fit.options["ess"] == 1e3
