@@ -85,6 +85,7 @@ def weights(reader: Any) -> dict[str, Tensor]:
     architecture = _value(reader, "architecture")
     if architecture not in ("qwen2", "llama"):
         raise ValueError(f"The architecture is {architecture}: only qwen2 and llama are known here.")
+    _check_tied(reader)
     names = {tensor.name for tensor in reader.tensors}
     embedding = "output.weight" if "output.weight" in names else "token_embd.weight"
     heads = {"q": _value(reader, "attention.head_count", architecture)}
@@ -93,7 +94,6 @@ def weights(reader: Any) -> dict[str, Tensor]:
     wanted = [tensor for tensor in reader.tensors if tensor.name not in unread]
     with ThreadPoolExecutor() as pool:  # numpy does most of the work outside Python's lock
         values = dict(zip([tensor.name for tensor in wanted], pool.map(_dense, wanted), strict=True))
-    _check_tied(reader)
     found: dict[str, Tensor] = {}
     for name, value in values.items():
         if name == embedding:
@@ -111,13 +111,13 @@ def weights(reader: Any) -> dict[str, Tensor]:
 
 
 def _check_tied(reader: Any) -> None:
-    """Refuse a file whose embedding is not its output layer in another precision; a blank one was left out for room."""
+    """Refuse a file whose embedding is not its output layer in another precision, or blank, left out for room."""
     both = {tensor.name: tensor for tensor in reader.tensors if tensor.name in ("token_embd.weight", "output.weight")}
     if len(both) < 2:
         return
-    first, second = (_dense(tensor)[:1024].float().flatten() for tensor in both.values())
-    blank = not first.any() or not second.any()
-    if not blank and float(torch.nn.functional.cosine_similarity(first, second, dim=0)) < ALIKE:
+    first, second = (_dense(both[name])[:1024].float().flatten() for name in ("token_embd.weight", "output.weight"))
+    alike = float(torch.nn.functional.cosine_similarity(first, second, dim=0)) >= ALIKE
+    if not second.any() or (first.any() and not alike):
         raise ValueError(
             "Its embedding is not its output layer, and the folder would tie them: give the .gguf file itself."
         )

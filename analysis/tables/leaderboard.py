@@ -88,7 +88,7 @@ def _all_rows(stores: Sequence[Path]) -> list[dict[str, Value]]:
         for split, found in runs.data.fingerprints.items():
             place, known = read.get(split, (store, frozenset[str]()))
             read[split] = (place if known else store), known | found
-            if known and not found <= known:
+            if known and found and known != found:
                 raise ValueError(
                     f"{place} and {store} read {split.task} ({split.split}) with unlike content, so their results are "
                     "not comparable: list them in two files."

@@ -22,7 +22,7 @@ NAME = "the model in memory"
 def base_in_memory(model: Any, tokenizer: Any, lora: LoraSpec, prompt: str, known: str = "") -> tuple[ModelSpec, Base]:
     """The model as a frozen base, and its spec; its identity is a hash of weights, configuration and tokenizer.
 
-    It is ``known`` where the model is the same as one of that identity (:func:`is_same`).
+    It is ``known`` where the model had that identity before it was saved, or has it when it is loaded again.
 
     Raises:
         ModelNotUsable: it has adapters, is quantised, is spread over devices, or is no causal language model.
@@ -47,8 +47,9 @@ def base_in_memory(model: Any, tokenizer: Any, lora: LoraSpec, prompt: str, know
         raise ModelNotUsable(f"{NAME} is in {dtype}: convert it to {', '.join(DTYPES)}, such as by model.float().")
     source = Source(NAME, NAME)
     warnings = [*check_weights(source, model), *check_tokenizer(source, tokenizer, None)]
+    identities = _identities(model, tokenizer, prompt)
     spec = ModelSpec(
-        id=known if known and is_same(known, model, tokenizer, prompt) else MEMORY + _hash(model, tokenizer, prompt),
+        id=known if known in identities else identities[0],
         dtype=dtype,
         lora=lora,
         prompt=prompt,
@@ -58,49 +59,42 @@ def base_in_memory(model: Any, tokenizer: Any, lora: LoraSpec, prompt: str, know
     return spec, Base(NAME, model, tokenizer, head, accepted(model, NAME), tuple(warnings))
 
 
-def is_same(identity: str, model: Any, tokenizer: Any, prompt: str) -> bool:
-    """Whether a model has the ``identity`` of one that was in memory: also one that was saved since, or loaded again.
-
-    A model that was made from its configuration does not state its architecture there before it is saved.
-    """
-    stated = model.config.architectures
-    try:
-        for architectures in (stated, None, [type(model).__name__]):
-            model.config.architectures = architectures
-            if identity == MEMORY + _hash(model, tokenizer, prompt):
-                return True
-        return False
-    finally:
-        model.config.architectures = stated
-
-
 def check_same(spec: ModelSpec, base: Base) -> None:
     """Refuse a loaded base in place of one that was given in memory, unless it is the same.
 
     Raises:
         ModelNotUsable: it is another.
     """
-    if spec.id.startswith(MEMORY) and not is_same(spec.id, base.model, base.tokenizer, spec.prompt):
+    if spec.id.startswith(MEMORY) and spec.id not in _identities(base.model, base.tokenizer, spec.prompt):
         raise ModelNotUsable(
             f"The result was made on {spec.id}, a model that was given in memory, and this one has other weights, "
             "another configuration or another tokenizer: give the model itself, or the folder that it was saved to."
         )
 
 
-def _hash(model: Any, tokenizer: Any, prompt: str) -> str:
-    """The first 16 hex digits of a hash over all that the model's answers to prompts of a form depend on."""
-    whole = hashlib.sha256()
+def _identities(model: Any, tokenizer: Any, prompt: str) -> list[str]:
+    """The identity of a model, and those that it had before it was saved, or has when it is loaded again.
+
+    Each hashes all that the model's answers to prompts of a form depend on. A model that was made from its
+    configuration does not state its architecture there before it is saved.
+    """
+    weights = hashlib.sha256()
     for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
         plain = tensor.detach().cpu().contiguous()
-        whole.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        whole.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+        weights.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        weights.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_CONTENT}
-    whole.update(json.dumps(config, sort_keys=True, default=str).encode())
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    whole.update((backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())).encode())
-    if prompt == CHAT:
-        whole.update(json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True, default=str).encode())
-    return whole.hexdigest()[:16]
+    found = []
+    for form in ({}, {"architectures": None}, {"architectures": [type(model).__name__]}):
+        whole = weights.copy()
+        whole.update(json.dumps({**config, **form}, sort_keys=True, default=str).encode())
+        whole.update((backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())).encode())
+        if prompt == CHAT:
+            template = getattr(tokenizer, "chat_template", None)
+            whole.update(json.dumps(template, sort_keys=True, default=str).encode())
+        found.append(MEMORY + whole.hexdigest()[:16])
+    return found
 
 
 NOT_CONTENT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")

@@ -16,8 +16,8 @@ def choose_model(table: Layer, folder: Path | None = None) -> tuple[ModelSpec, P
     """(resolved spec, path of a local model or None) of a ``[model]`` table.
 
     Args:
-        table: ``id`` is ``embedded``, a folder or .gguf file (of the working directory, or of ``folder``), or a name
-            on the hub.
+        table: ``id`` is ``embedded``, a folder or .gguf file (of the working directory, or else of ``folder``), or a
+            name on the hub. :func:`bench.plan.grid.read_grid` has replaced that of a grid file by its place.
         folder: the folder of the grid file.
 
     Raises:

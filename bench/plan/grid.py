@@ -274,7 +274,7 @@ def _beside(table: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A ``[model]`` table whose folders and files are those next to the grid, where there are such."""
     found = {name: folder / expanded(table[name]) for name in ("id", "adapter") if table.get(name)}
     return table | {
-        name: str(place.resolve()) for name, place in found.items() if table[name] != "embedded" and place.exists()
+        name: str(place.absolute()) for name, place in found.items() if table[name] != "embedded" and place.exists()
     }
 
 

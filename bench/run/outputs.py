@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.errors import one_line
 from bench.posterior import Posterior
 
 SUM_TOLERANCE = 1e-3  # of the probabilities of one prediction, which float32 keeps to 1e-6
@@ -128,14 +129,12 @@ def plain(facts: Mapping[str, Any], method: str) -> tuple[dict[str, Any], list[s
 
 
 def _plain(value: Any, where: str, said: list[str]) -> Any:
-    if isinstance(value, Tensor):
-        if value.layout is not torch.strided or value.is_meta:
-            said.append(f"{where} is a tensor that is not dense and is stored as text.")
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        try:
+            value = value.tolist()
+        except Exception as error:  # of any kind: sparse, nested, on no device
+            said.append(f"{where} has no plain values ({one_line(error)}) and is stored as text.")
             return str(value)
-        value = value.detach().cpu()
-        value = value.float().numpy() if value.dtype is torch.bfloat16 else value.numpy()
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

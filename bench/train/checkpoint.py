@@ -144,9 +144,10 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     try:
-        return value.tolist()  # a tensor, or a value of numpy's
+        found = value.tolist()  # of a tensor, or a value of numpy's
     except Exception:  # of any kind, such as of a sparse tensor
         return str(value)
+    return str(value) if type(found) is type(value) else _plain(found)
 
 
 def _refill(held: dict[str, Any], saved: Mapping[str, Any]) -> None:
@@ -158,6 +159,8 @@ def _refill(held: dict[str, Any], saved: Mapping[str, Any]) -> None:
             _refill(held[name], value)
         elif isinstance(value, list) and isinstance(held.get(name), list):
             held[name][:] = value
+        elif isinstance(known := held.get(name), Tensor):
+            held[name] = torch.as_tensor(value, dtype=known.dtype, device=known.device)
         else:
             held[name] = value
 

@@ -56,7 +56,8 @@ class FitJob:
             from both would be equal: draw from this one alone.
         tuning: examples that neither this fit's base has seen nor the protocol reports; for a method that ``tunes``.
         step: optimizer steps done, while :meth:`train` runs.
-        facts: anything a method adds here is stored in the fit's ``facts.json``.
+        facts: anything a method adds here is stored in the fit's ``facts.json``. What it adds while it trains survives
+            a kill; names are text then, so give dictionaries that are updated along the way names of text.
         warnings: sentences that are shown, and stored with the fit.
         score: metrics of a posterior on the examples that mid-run evaluation watches; None for no such evaluation.
         eval_every: steps between mid-run evaluations; 0 for none.

@@ -73,7 +73,7 @@ def cycle_length(examples: int, batch_size: int, gamma: float) -> int:
     exponent = math.pi / gamma
     if exponent * math.log(max(examples, 2)) > 40:  # 100 e^40 is more than any training takes
         return 2**62
-    return max(1, int(100 * math.pow(examples, exponent) / batch_size))
+    return min(2**62, max(1, int(100 * math.pow(examples, exponent) / batch_size)))
 
 
 def cycle_weight(step: int, length: int) -> float:

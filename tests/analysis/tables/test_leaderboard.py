@@ -254,3 +254,10 @@ def test_stores_that_hold_seeds_of_one_row_or_other_rows_are_not_listed_together
     first = ["leaderboard", "--also", str(early.root), *asked[1:]]
     assert main(first) == 0
     assert main([*first, "--also", str(changed.root)]) == 2
+    assert "read notes (test) with unlike content" in capsys.readouterr().err
+    shutil.rmtree(other.root)
+    other.add(other.spec("ivon", seed=2), {"nll": 2.0}, rows="changed")
+    other.add(other.spec("swa", seed=2), {"nll": 2.0})  # a store of two contents, before or after one of them
+    for stores in ((store.root, other.root), (other.root, store.root)):
+        asked = ["leaderboard", "--runs", str(stores[0]), "--also", str(stores[1]), "--out", str(tmp_path / "l.csv")]
+        assert main(asked) == 2

@@ -119,6 +119,13 @@ def test_an_edited_file_is_other_data_and_refused_where_the_old_was_planned(tmp_
     assert data_spec(get_task("tickets"), DataSource()) != planned
 
 
+def test_what_is_tuned_on_and_what_is_reported_may_be_one_file(tmp_path: Path) -> None:
+    text = TOML.replace("[splits]", '[splits]\ntest = "validation.csv"').replace(
+        'name = "tickets"', 'name = "one_file"'
+    )
+    assert get_task(register_task_file(tickets(tmp_path, text))).rows.keys() == {"train", "validation", "test"}
+
+
 def test_two_files_may_not_name_one_task(tmp_path: Path) -> None:
     register_task_file(tickets(tmp_path / "a"))
     with pytest.raises(BrokenPlugin, match=r"Two tasks are named 'tickets': .*a/tickets.toml and .*b/tickets.toml"):

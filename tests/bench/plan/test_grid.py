@@ -849,6 +849,19 @@ def test_a_holdout_that_leaves_nothing_to_train_on_is_refused(grid: Any, share: 
     assert plan_tuning(grid(text.replace(str(share), "0.8"))).candidates
 
 
+def test_a_base_of_a_grid_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GGUF file is in the hub's cache."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "abc").write_bytes(b"GGUF")
+    (tmp_path / "base.gguf").symlink_to(tmp_path / "blobs" / "abc")
+    for place, name in ((tmp_path, "base.gguf"), (tmp_path / "blobs", "base.gguf"), (tmp_path, tmp_path / "base.gguf")):
+        text = f'methods = ["adamw"]\ntasks = ["notes_two"]\nseeds = [1]\n[model]\nid = "{name}"\n'
+        (tmp_path / "g.toml").write_text(text)
+        monkeypatch.chdir(place)
+        found = read_grid(tmp_path / "g.toml").model_path
+        assert found is not None and found.name == "base.gguf"
+
+
 def test_an_adapter_and_a_base_of_a_grid_are_those_next_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there").mkdir()
     text = 'methods = ["adapter"]\ntasks = ["notes_two"]\nseeds = [1]\n[model]\nid = "embedded"\nadapter = "mine"\n'

@@ -207,11 +207,18 @@ def test_what_a_method_notes_along_the_way_survives_a_kill(tmp_path: Path) -> No
     def noted(job: ToyJob) -> tuple[dict[str, Any], list[str]]:
         job.warnings.append("before")
         history = job.facts["history"] = []
+        job.facts["norms"] = torch.zeros(2)
 
         def after_step(done: int) -> None:
             history.append(done)
+            job.facts["norms"] += 1
             if done == 2:
-                odd: Any = {("q", 0): 1.0, np.int64(3): torch.eye(2).to_sparse()}
+                odd: Any = {
+                    ("q", 0): 1.0,
+                    np.int64(3): torch.eye(2).to_sparse(),
+                    "z": torch.zeros(2, dtype=torch.cfloat),
+                }
+                odd |= {"day": np.datetime64("2024-01-01"), "f8": torch.ones(2).to(torch.float8_e4m3fn)}
                 job.facts.update(early=1.5, values=torch.ones(2), odd=odd)
                 job.warnings.append("at step 2")
                 job.warnings.append(ValueError("no text"))  # type: ignore[arg-type]
@@ -228,7 +235,8 @@ def test_what_a_method_notes_along_the_way_survives_a_kill(tmp_path: Path) -> No
     assert noted(TOY.job(tmp_path / "cut", steps=8)) == whole
     facts, warnings = whole
     assert warnings == ["before", "at step 2", "no text"] and facts["history"] == list(range(1, 9))
-    assert facts["values"] == [1.0, 1.0] and facts["odd"].keys() == {"('q', 0)", "3"}
+    assert facts["values"] == [1.0, 1.0] and facts["norms"] == [8.0, 8.0]
+    assert facts["odd"].keys() == {"('q', 0)", "3", "z", "day", "f8"} and facts["odd"]["f8"] == [1.0, 1.0]
 
 
 def test_the_steps_of_adam_stay_on_the_cpu_and_other_state_goes_to_its_adapter(tmp_path: Path) -> None:

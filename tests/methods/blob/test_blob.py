@@ -176,4 +176,5 @@ def test_adapters_that_are_not_plain_maps_are_refused(name: str, tmp_path: Path)
 
 def test_a_cycle_that_no_training_reaches_overflows_nothing() -> None:
     assert cycle_length(10_000, 4, 1e-3) == 2**62 and cycle_length(10_000, 4, 0.5) == 2**62
+    assert cycle_length(10**5, 1, math.pi * math.log(1e5) / 39.9) == 2**62
     assert cycle_length(2241, 4, 8.0) == int(100 * 2241 ** (math.pi / 8) / 4)
