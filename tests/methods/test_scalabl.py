@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,10 @@ def test_no_variance_is_the_mean(tmp_path: Path) -> None:
 def test_adapters_that_are_not_plain_maps_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="this method handles linear maps only"):
         compute(plan("scalabl", lora={"variant": "dora"}), tmp_path)
+
+
+def test_a_training_that_ends_within_the_first_cycle_names_a_setting_that_there_is(tmp_path: Path) -> None:
+    run = plan("scalabl")
+    (said,) = [line for line in compute(run, tmp_path).fit_facts(run.fit)["warnings"] if "first cycle" in line]
+    option, value = re.search(r"or set scalabl\.(\w+)=(\w+)\.$", said).groups()  # type: ignore[union-attr]
+    assert plan("scalabl", scalabl={option: value}).fit.options[option] == value

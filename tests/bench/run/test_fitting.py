@@ -60,3 +60,17 @@ def test_the_two_streams_of_a_prediction_differ_and_follow_the_seed(
     assert not torch.equal(seen[0]["own"], seen[0]["global"])
     for stream in ("own", "global"):
         assert torch.equal(seen[0][stream], seen[2][stream]) and not torch.equal(seen[0][stream], seen[1][stream])
+
+
+def test_passes_after_the_training_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(self: Any, job: FitJob) -> Point:
+        job.train(torch.optim.SGD(list(job.model.params.values()), lr=0.1))
+        for _, batch in job.data.in_order(32):
+            job.model.logits(batch)
+        return Point(job.model.snapshot())
+
+    monkeypatch.setattr(get_method("adamw"), "fit", fit)
+    run = plan("adamw")
+    facts = compute(run, tmp_path).fit_facts(run.fit)
+    trained = run.fit.train.steps * run.fit.train.batch_size
+    assert facts["forward_passes"] == trained + facts["examples"]["kept"]

@@ -131,3 +131,15 @@ def test_steps_that_are_not_one_pass_of_the_loss_run_plainly(
 def test_graphs_need_a_gpu(tmp_path: Path) -> None:
     said = bench("run", "--method", "adamw", "--task", "notes_two", "--graphs", cwd=tmp_path, check=None)
     assert "--graphs records CUDA graphs, and the device is cpu" in said.stderr
+
+
+def test_a_hook_on_the_gradient_of_an_adapter_is_refused() -> None:
+    model, data = model_and_data(torch.device("cpu"))
+    parameters = list(model.params.values())
+    graphed = GraphedLoss(lambda batch: model.logits(batch).sum(), parameters, lambda run: run)
+    handle = parameters[0].register_hook(lambda gradient: gradient)
+    try:
+        with pytest.raises(ValueError, match="would not run where a CUDA graph is replayed: leave out --graphs"):
+            graphed(data.batch([0, 1]))
+    finally:
+        handle.remove()
