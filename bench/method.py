@@ -108,24 +108,10 @@ class Method:
 
         The draws are fixed for the whole evaluation set. A closed-form predictive returns S = 1.
         """
-        drawn = job.log_probs_of_draws(self._complete(draw, job) for draw in self.draw(job) or ())
+        drawn = job.log_probs_of_draws(_complete(draw, job, self.name) for draw in self.draw(job) or ())
         if not len(drawn):
             raise ValueError(f"{self.name}.draw gave no adapter values: return at least one.")
         return drawn
-
-    def _complete(self, draw: Params, job: PredictJob) -> Params:
-        """A draw, if it has a value for every adapter: those of the others would be the fresh, untrained ones.
-
-        Raises:
-            ValueError: it has not.
-        """
-        lacking = [name for name in job.model.params if name not in draw]
-        if lacking:
-            raise ValueError(
-                f"{self.name}.draw gave no value for {len(lacking)} of {len(job.model.params)} adapters, such as "
-                f"{lacking[0]}: give all, such as {{**job.posterior.mean, ...}}."
-            )
-        return draw
 
     def draw(self, job: PredictJob) -> Iterable[Params]:
         """The values of all adapters to predict with, draw by draw; the default is the posterior mean."""
@@ -170,6 +156,21 @@ class Method:
         """
         values = {name: (one, getattr(self, name)) for name, one in self.hyperparameters().items()}
         return {name: value for name, (one, value) in values.items() if one.reader == reader and one.in_spec(value)}
+
+
+def _complete(draw: Params, job: PredictJob, method: str) -> Params:
+    """A draw, if it has a value for every adapter: the others would keep those of fresh, untrained ones.
+
+    Raises:
+        ValueError: it has not.
+    """
+    lacking = [name for name in job.model.params if name not in draw]
+    if lacking:
+        raise ValueError(
+            f"{method}.draw gave no value for {len(lacking)} of {len(job.model.params)} adapters, such as "
+            f"{lacking[0]}: give all, such as {{**job.posterior.mean, ...}}."
+        )
+    return draw
 
 
 def recipe_of(method: Method, posterior: Posterior) -> Recipe:

@@ -187,8 +187,8 @@ class CyclicalSgld(Sampler):
         super().check(task, train)
         if self.samples % self.cycles:
             raise ValueError(
-                f"{self.name}.samples is {self.samples} and {self.name}.cycles {self.cycles}: every cycle collects as "
-                "many samples as the others, so give a multiple of the cycles."
+                f"{self.name}.samples is {self.samples} and {self.name}.cycles {self.cycles}: all cycles collect the "
+                "same number of samples, so make samples a multiple of cycles."
             )
 
     @property

@@ -63,11 +63,10 @@ def execution_of(grid: Grid, execution: ExecutionOptions) -> Execution:
 
     check_data(grid)
     folder = grid.source.data_dir
-    names = dict.fromkeys((*grid.tasks, *(name for others in grid.evals.values() for name in others)))
-    if folder is not None and all(makes_rows(get_task(name)) for name in names):
+    if folder is not None and all(makes_rows(get_task(name)) for name in grid.all_tasks):
         raise ValueError(
-            f"Nothing would read {folder} (--data-dir, or data_dir in the grid): the rows of {', '.join(names)} do not "
-            "come from the hub. Leave it out."
+            f"Nothing would read {folder} (--data-dir, or data_dir in the grid): the rows of "
+            f"{', '.join(grid.all_tasks)} do not come from the hub. Leave it out."
         )
     if execution.graphs and grid.model.packing:
         raise ValueError(

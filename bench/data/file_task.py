@@ -72,6 +72,12 @@ class Description:
         """The prompt as (text, column that follows it or None)."""
         return [(text, column) for text, column, _, _ in string.Formatter().parse(self.prompt)]
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that a question is made of."""
+        shown = {column for _, column in self.fields if column and not (column == OPTIONS and self.has_options)}
+        return frozenset({*shown, *self.option_columns, *filter(None, [self.options_column])})
+
 
 class FileTask(Task):
     """Base of the classes made from task files."""
@@ -85,13 +91,6 @@ class FileTask(Task):
 
     def question(self, row: Row) -> Example:
         return Example(self._prompt(row), 0)
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """The columns that a question is made of."""
-        says = self.description
-        shown = {column for _, column in says.fields if column and not (column == OPTIONS and says.has_options)}
-        return frozenset({*shown, *says.option_columns, *filter(None, [says.options_column])})
 
     def _prompt(self, row: Row) -> str:
         fields = self.description.fields
@@ -185,8 +184,7 @@ def _count(file: Path, says: Description) -> int:
     rows = content.parse()
     if not rows:
         raise ValueError(f"{file} has no rows.")
-    shown = {column for _, column in says.fields if column and not (column == OPTIONS and says.has_options)}
-    for column in sorted({*shown, says.label, *says.option_columns, *filter(None, [says.options_column])}):
+    for column in sorted(says.columns | {says.label}):
         if column not in rows[0]:
             raise LookupError(f"{file} has no column '{column}'.{near_miss(column, rows[0])}")
     return len(rows)

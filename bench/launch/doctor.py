@@ -212,8 +212,7 @@ def _data(runs: Path, grid: Grid | None) -> Finding | None:
     from bench.task import get_task
 
     wrong = []
-    needed = dict.fromkeys((*grid.tasks, *(name for others in grid.evals.values() for name in others)))
-    for name in needed:
+    for name in grid.all_tasks:
         task = get_task(name)
         reported = splits_for(grid.protocol, task).reported
         try:
@@ -223,7 +222,7 @@ def _data(runs: Path, grid: Grid | None) -> Finding | None:
             wrong.append(f"{name}: {error}")
     if wrong:
         return Finding("data", Verdict.FIX, "; ".join(wrong))
-    return Finding("data", Verdict.OK, f"{', '.join(needed)}: all rows are there")
+    return Finding("data", Verdict.OK, f"{', '.join(grid.all_tasks)}: all rows are there")
 
 
 def _launchers(runs: Path, grid: Grid | None) -> Finding:

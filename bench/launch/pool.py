@@ -242,8 +242,8 @@ class _Channel:
         return self._stop() or ("its parent has ended" if self.gone else "")
 
 
-def _worker(store: Store, execution: Execution, pipe: Connection) -> None:
-    """A worker process: takes families from the pipe until None comes; ends at once when the parent is gone."""
+def end_with_parent() -> None:
+    """Let this process end at once when the one that started it does, however that ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -252,6 +252,11 @@ def _worker(store: Store, execution: Execution, pipe: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _worker(store: Store, execution: Execution, pipe: Connection) -> None:
+    """A worker process: takes families from the pipe until None comes; ends at once when the parent is gone."""
+    end_with_parent()
     with StopRequest().installed() as stop:
         channel = _Channel(pipe, stop)
         with shown(lambda text: channel.send(LOG, text)):

@@ -9,14 +9,13 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench.launch.pool import forked_after_imports
+from bench.launch.pool import end_with_parent, forked_after_imports
 from bench.process import gpus
 from bench.run.execution import Execution
 from bench.run.probe import Costs, fit_kind, probe, run_kind
@@ -43,7 +42,7 @@ def probed(execution: Execution, fits: Sequence[FitSpec], runs: Sequence[RunSpec
     if len(shares) == 1:
         costs = _measure(execution, shares[0], None)
     else:
-        with ProcessPoolExecutor(len(shares), mp_context=_context(), initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(len(shares), mp_context=_context(), initializer=end_with_parent) as pool:
             costs = functools.reduce(
                 Costs.__or__, pool.map(functools.partial(_measure, execution, began=time.monotonic()), shares)
             )
@@ -75,18 +74,6 @@ def _kinds(work: Work) -> int:
 def _context() -> multiprocessing.context.BaseContext:
     context: multiprocessing.context.BaseContext = forked_after_imports()
     return context
-
-
-def _end_with_parent() -> None:
-    """Let this process end when the one that started it does, however that ends."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _measure(execution: Execution, work: Work, began: float | None) -> Costs:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.model.adapters import choose_targets, linear_layers
 from bench.model.answers import answer_tokens, check_rows
-from bench.model.base import load_tokenizer, read_config
+from bench.model.base import load_tokenizer, output_layer, read_config
 from bench.model.formats import Source
 from bench.model.identity import opened
 from bench.model.remarks import collected, refuse_lacking
@@ -36,9 +36,9 @@ def check_outline(spec: ModelSpec, path: Path | None, answers: Iterable[tuple[st
     tokens = {words: answer_tokens(tokenizer, words, source.name, spec.prompt) for words in answers}
     if (built := _without_weights(config)) is not None:
         model, layers = built
-        head: Any = model.get_output_embeddings()  # type: ignore[operator]
+        rows = len(output_layer(model, source.name).weight)
         for words, ids in tokens.items():
-            check_rows(ids, words, len(head.weight), source.name)
+            check_rows(ids, words, rows, source.name)
         choose_targets(spec.lora, source.name, layers, layers)
         check_stored(source, model)
 

@@ -106,6 +106,11 @@ class Grid:
             planned += [point for point in swept if point.options != run.options]
         return planned
 
+    @property
+    def all_tasks(self) -> tuple[str, ...]:
+        """The tasks that are trained on or scored, each once."""
+        return tuple(dict.fromkeys((*self.tasks, *(name for others in self.evals.values() for name in others))))
+
     def families(self) -> list[Family]:
         """The units of work."""
         return families(self.runs())

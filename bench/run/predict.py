@@ -87,7 +87,7 @@ def _question(row: Mapping[str, Any], task: Task, where: str) -> Example:
 def _reads_prompt(task: Task, row: Mapping[str, Any]) -> bool:
     """Whether the task's own rows have a column of that name, which is then not a whole prompt."""
     if isinstance(task, FileTask):
-        return "prompt" in task.columns
+        return "prompt" in task.description.columns
     watched = _Watched(row)
     with contextlib.suppress(Exception):  # of any kind: question() is the task author's, and columns may be missing
         task.question(Row(watched))

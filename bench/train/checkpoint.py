@@ -104,7 +104,7 @@ class TrainState:
         }
 
     def load(self, tree: Any) -> None:
-        """Restore :meth:`tree`.
+        """Restore :meth:`tree`, whose tensors may be on another device.
 
         Raises:
             Exception: it is the state of another training. Part of this one's state has been replaced then.
@@ -213,7 +213,7 @@ class Checkpointing:
     def _load(self, state: TrainState) -> str:
         """Load the checkpoint into ``state``, or leave it as it is and return the reason."""
         try:
-            tree = load_tree(self.file)  # on the CPU: whoever takes a tensor over moves it
+            tree = load_tree(self.file)
             code = dict(tree["code"])
         except Exception as error:  # whatever is wrong with the file, the training can start again without it
             return f"is damaged ({type(error).__name__}: {error})"

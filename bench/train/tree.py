@@ -27,8 +27,8 @@ def save_tree(tree: Any, file: Path) -> None:
     save_file(tensors, file, metadata={"tree": shape, "sha256": _digest(shape, tensors)})
 
 
-def load_tree(file: Path, device: torch.device | str = "cpu") -> Any:
-    """The tree in a file that :func:`save_tree` wrote (tuples come back as lists).
+def load_tree(file: Path) -> Any:
+    """The tree, on the CPU, in a file that :func:`save_tree` wrote (tuples come back as lists).
 
     Raises:
         ValueError: the values are not those that were written.
@@ -40,7 +40,7 @@ def load_tree(file: Path, device: torch.device | str = "cpu") -> Any:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (a file handle, not a dict)
     if about.get("sha256") != _digest(about["tree"], tensors):
         raise ValueError("its content does not match its digest")
-    return _unpack(json.loads(about["tree"]), {name: tensor.to(device) for name, tensor in tensors.items()})
+    return _unpack(json.loads(about["tree"]), tensors)
 
 
 def _digest(shape: str, tensors: dict[str, Tensor]) -> str:

@@ -134,7 +134,7 @@ def test_examples_in_memory_are_no_listed_task_and_need_their_answers_in_another
 def test_wrong_input_is_told_before_any_work(change: dict[str, object], error: type[Exception], said: str) -> None:
     given = {"method": "adamw", "model": module(), "examples": PAIRS, "tokenizer": byte_level(), "settings": SETTINGS}
     with pytest.raises(error, match=said):
-        fit(**{"answers": ANSWERS, **given, **change})  # type: ignore[arg-type]
+        fit(**{"answers": ANSWERS, **given, **change})  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.slow

@@ -255,7 +255,8 @@ def test_an_export_says_when_its_adapters_do_not_give_the_stored_predictions(
         except ValueError:
             continue  # nothing to export: another test's
         assert offer.recipe.temperature_of_average == 1
-        at = torch.stack([job.log_probs(value).double() for value in offer.draws or [offer.mean]])  # type: ignore[list-item]
+        values = offer.draws or [value for value in [offer.mean] if value is not None]
+        at = torch.stack([job.log_probs(value).double() for value in values])
         found = mixed((at / offer.recipe.temperature).log_softmax(-1))
         assert torch.allclose(found, wanted, atol=1e-5, rtol=0) == (not departure(result, offer))
 

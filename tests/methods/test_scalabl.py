@@ -171,5 +171,7 @@ def test_adapters_that_are_not_plain_maps_are_refused(tmp_path: Path) -> None:
 def test_a_training_that_ends_within_the_first_cycle_names_a_setting_that_there_is(tmp_path: Path) -> None:
     run = plan("scalabl")
     (said,) = [line for line in compute(run, tmp_path).fit_facts(run.fit)["warnings"] if "first cycle" in line]
-    option, value = re.search(r"or set scalabl\.(\w+)=(\w+)\.$", said).groups()  # type: ignore[union-attr]
+    advice = re.search(r"or set scalabl\.(\w+)=(\w+)\.$", said)
+    assert advice is not None
+    option, value = advice.groups()
     assert plan("scalabl", scalabl={option: value}).fit.options[option] == value

@@ -95,5 +95,7 @@ def test_too_few_samples_are_refused_before_any_work() -> None:
 def test_all_cycles_collect_as_many_samples() -> None:
     assert len(CyclicalSgld(cycles=5, samples=10).sample_steps(10_000)) == 10
     assert CyclicalSgld(samples=19).samples == 19, "a stored fit of an earlier version can be read"
-    with pytest.raises(ValueError, match=r"csgld\.samples is 19 and csgld\.cycles 4: .* give a multiple of the cycles"):
+    with pytest.raises(
+        ValueError, match=r"csgld\.samples is 19 and csgld\.cycles 4: .* make samples a multiple of cycles"
+    ):
         plan("csgld", csgld={"samples": 19})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tools.unpack_gguf import weights
 
@@ -14,7 +16,7 @@ gguf = pytest.importorskip("gguf", reason="needs gguf")
 ROWS, WIDTH = 32, 64
 
 
-def written(file: Path, head: np.ndarray | None, blank: bool = False) -> np.ndarray:  # type: ignore[type-arg]
+def written(file: Path, head: NDArray[Any] | None, blank: bool = False) -> NDArray[Any]:
     """A GGUF file of a Llama without layers, its embedding left ``blank`` or not; returns the embedding."""
     embedding = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
     writer = gguf.GGUFWriter(str(file), "llama")

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE, until
 from support import plan
 
 from bench.launch.probing import dealt, probed
@@ -60,12 +60,14 @@ def test_processes_that_measure_end_with_the_one_that_started_them(tmp_path: Pat
     )
     command = [sys.executable, "-m", "bench", "plan", "g.toml", "--workers", "2", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, **quiet)  # type: ignore[call-overload]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     until(lambda: len(of_session(process.pid)) >= 4)  # itself, the server of workers and two of them, at least
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=60)
+    process.wait(timeout=PATIENCE)
     until(lambda: not of_session(process.pid))
 
 
@@ -78,10 +80,3 @@ def of_session(leader: int) -> list[int]:
             if int(fields[3]) == leader and fields[0] not in "ZX":
                 found.append(int(file.parent.name))
     return found
-
-
-def until(done: Callable[[], bool], seconds: float = 300) -> None:
-    ends = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < ends
-        time.sleep(0.2)

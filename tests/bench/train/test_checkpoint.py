@@ -221,7 +221,7 @@ def test_what_a_method_notes_along_the_way_survives_a_kill(tmp_path: Path) -> No
                 odd |= {"day": np.datetime64("2024-01-01"), "f8": torch.ones(2).to(torch.float8_e4m3fn)}
                 job.facts.update(early=1.5, values=torch.ones(2), odd=odd)
                 job.warnings.append("at step 2")
-                job.warnings.append(ValueError("no text"))  # type: ignore[arg-type]
+                job.warnings.append(ValueError("no text"))  # type: ignore[arg-type]  # an author's slip
 
         job.train(torch.optim.SGD(list(job.model.params.values()), lr=0.1), after_step=after_step)
         facts, _ = plain(job.facts, "m")
@@ -242,10 +242,9 @@ def test_what_a_method_notes_along_the_way_survives_a_kill(tmp_path: Path) -> No
 def test_the_steps_of_adam_stay_on_the_cpu_and_other_state_goes_to_its_adapter(tmp_path: Path) -> None:
     """Adam reads its steps on the host: on a device each of them would be waited for."""
     adapter = torch.nn.Parameter(torch.zeros(2, device="meta"))
-    state = TrainState(
-        "f", types.SimpleNamespace(params={"a": adapter}, device=torch.device("cpu")), torch.optim.AdamW([adapter]),  # type: ignore[arg-type]
-        [adapter], {}, Clock(torch.device("cpu")), [], {}, [], torch.zeros(()),
-    )  # fmt: skip
+    model: Any = types.SimpleNamespace(params={"a": adapter}, device=torch.device("cpu"))  # stands in for one on a GPU
+    optimizer, clock = torch.optim.AdamW([adapter]), Clock(torch.device("cpu"))
+    state = TrainState("f", model, optimizer, [adapter], {}, clock, [], {}, [], torch.zeros(()))
     placed = state._placed({"values": [{"a": torch.zeros(2)}], "count": 3, "other": torch.zeros(1)})
     assert placed["values"][0]["a"].device.type == "meta" and placed["other"].device.type == "cpu"
     state.optimizer.load_state_dict(

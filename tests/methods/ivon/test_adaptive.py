@@ -85,5 +85,6 @@ def test_gamma_and_another_ess_are_not_both_planned_and_an_earlier_fit_with_both
     for method, options in (("ivon2", {"ess": 1e3}), ("ivon", {"ess": 1e3, "gamma": 10.0})):
         with pytest.raises(ValueError, match=rf"^{method}\.ess is 1000 .* set {method}\.ess=[\de.+]+, its default"):
             plan(method, **{method: options})
-        assert get_method(method).make(options).ess == 1e3  # type: ignore[attr-defined]
+        made: Any = get_method(method).make(options)
+        assert made.ess == 1e3
     assert plan("ivon2", ivon2={"ess": 1e3, "gamma": 0}).fit.options["ess"] == 1e3

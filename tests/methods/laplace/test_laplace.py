@@ -113,11 +113,11 @@ def test_names_without_blocks_have_no_last_block() -> None:
 def test_a_covariance_that_rounding_has_spoilt_is_averaged_over_and_a_wrong_one_is_not() -> None:
     logits = torch.zeros(2, 2)
     wide = torch.tensor([[1e12, 1e12], [1e12, 1e12 - 1]], dtype=torch.float64)  # its determinant is below 0
-    method = get_method("la_kfac").make()
+    method: Any = get_method("la_kfac").make()
     noise = torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = method._average(logits, torch.stack([wide, torch.eye(2).double()]), noise)  # type: ignore[attr-defined]
+    found = method._average(logits, torch.stack([wide, torch.eye(2).double()]), noise)
     assert found.isfinite().all()
-    plain = method._average(logits[:1], torch.eye(2).double()[None], noise)  # type: ignore[attr-defined]
+    plain = method._average(logits[:1], torch.eye(2).double()[None], noise)
     assert torch.equal(found[1:], plain)
     with pytest.raises(FloatingPointError, match="raise prior_precision"):
-        method._average(logits[:1], -wide[None], noise)  # type: ignore[attr-defined]
+        method._average(logits[:1], -wide[None], noise)
