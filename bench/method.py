@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import types
@@ -36,6 +37,9 @@ __all__ = [
     "recipe_of",
     "register_method",
 ]
+
+
+MANY = 128  # examples that a small base answers sooner with a trial of what it can leave out first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -217,10 +221,11 @@ class PredictJob:
     def over_batches(self, function: Callable[[Batch], Tensor]) -> Tensor:
         """(N, ...) on the CPU: ``function(batch) -> (B, ...)`` over all examples, put back in their order."""
         parts, places = [], []
-        for rows, batch in self.encoded.in_order(self.batch_size, self.batch_tokens):
-            parts.append(function(batch))
-            places += rows
-            self.progress(len(rows))
+        with self.model.at_ends() if len(self.encoded) >= MANY else contextlib.nullcontext():
+            for rows, batch in self.encoded.in_order(self.batch_size, self.batch_tokens):
+                parts.append(function(batch))
+                places += rows
+                self.progress(len(rows))
         inverse = torch.empty(len(places), dtype=torch.long)
         inverse[torch.tensor(places)] = torch.arange(len(places))
         return torch.cat(parts).cpu()[inverse]

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM
 from bench.data.batches import Encoded
 from bench.data.splits import DataSource, load_split
 from bench.method import FitJob, get_method
+from bench.model import choice_model
 from bench.model.answers import answer_tokens
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.model.formats import EMBEDDED
@@ -80,8 +81,8 @@ class Bare:
 
 
 def plain(model: ChoiceModel, data: Encoded, steps: int) -> None:
-    """The same as :func:`suite` without recordings."""
-    with mock.patch.object(replay, "SHORT", math.inf):
+    """The same as :func:`suite`, without what makes steps of a small base shorter."""
+    with mock.patch.object(replay, "SHORT", math.inf), mock.patch.object(choice_model, "SMALL", 0):
         suite(model, data, steps)
 
 

@@ -265,12 +265,18 @@ def repeated_layers(model: nn.Module, name: str, use: str) -> list[nn.Module]:
     Raises:
         ModelNotUsable: it has none.
     """
+    found = layers_of(model)
+    if not found:
+        raise ModelNotUsable(f"{name} has no layers that can be {use}.")
+    return found
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The same, empty where there are none."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     kind: Any = GradientCheckpointingLayer
     found = [module for module in model.modules() if isinstance(module, kind)]
-    if not found:
-        raise ModelNotUsable(f"{name} has no layers that can be {use}.")
     inner = {id(module) for layer in found for module in layer.modules() if module is not layer}
     return [layer for layer in found if id(layer) not in inner]
 

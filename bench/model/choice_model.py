@@ -24,7 +24,8 @@ from bench.model.adapters import (
     linear_layers,
 )
 from bench.model.answers import answer_rows, answer_tokens, check_rows
-from bench.model.base import Base, explained, load_base, repeated_layers
+from bench.model.base import Base, explained, layers_of, load_base, repeated_layers
+from bench.model.forward.at_ends import AtEnds
 from bench.model.forward.compiled import Compiled
 from bench.model.forward.packed_attention import attend_by_prompt
 from bench.model.forward.recompute import Recompute
@@ -40,6 +41,7 @@ from bench.specs import ModelSpec
 from bench.task import Example
 
 PROBING = "cannot answer a text prompt"
+SMALL = 2**24  # weights of a base at most
 
 
 @dataclasses.dataclass
@@ -104,6 +106,7 @@ class ChoiceModel:
         self._passed = _Passed()
         self._recompute: Recompute | None = None
         self._compiled: Compiled | None = None
+        self._ends = AtEnds(model, [adapter.host for adapter in self.adapters.values()], layers_of(model))
 
     def recompute(self) -> Recompute:
         """Gradient checkpointing for the layers of the base.
@@ -125,6 +128,27 @@ class ChoiceModel:
         if self._compiled is None:
             self._compiled = Compiled(repeated_layers(self._base, self.name, "compiled: leave out --compile"))
         return self._compiled
+
+    @property
+    def small(self) -> bool:
+        """Whether the base is on a CPU, and so small that a pass costs as much between tensor operations as in them."""
+        return self.device.type == "cpu" and sum(weight.numel() for weight in self._base.parameters()) <= SMALL
+
+    @contextlib.contextmanager
+    def at_ends(self) -> Iterator[None]:
+        """Many passes follow: a small base computes what only the last tokens need for those alone, with the same bits.
+
+        Larger bases have so many layers that leaving out a part of the last would save nothing.
+        """
+        if not self.small:
+            yield
+            return
+        if not self._ends.chosen:
+            before = self._passed.count
+            self._ends.choose(self, self._probe().tokens[0])
+            self._passed.count = before
+        with self._ends.allowed():
+            yield
 
     @property
     def network(self) -> nn.Module:
@@ -288,12 +312,13 @@ class ChoiceModel:
             raise RuntimeError("Call prepare(answers, seed) before asking for logits.")
         inputs = self._loaded.inputs(batch)
         self._passed.count += len(batch)
-        if params is None:
-            out = self._base(**inputs)
-        else:
-            named = {self._adapters.full[name]: value for name, value in params.items()}
-            with self._plain_layers():
-                out = torch.func.functional_call(self._base, named, kwargs=inputs)
+        with self._ends.on():
+            if params is None:
+                out = self._base(**inputs)
+            else:
+                named = {self._adapters.full[name]: value for name, value in params.items()}
+                with self._plain_layers():
+                    out = torch.func.functional_call(self._base, named, kwargs=inputs)
         logits = self._loaded.at_ends(batch, out.logits)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -208,7 +208,13 @@ class FitJob:
         recompute = self.model.recompute() if self.recompute else None
         compiled = self.model.compiled() if self.compile else None
         switched = recompute or compiled
-        with self.model.dropout(), switched.on() if switched else contextlib.nullcontext(), clock.running():
+        with contextlib.ExitStack() as stack:
+            if self._quickly(now.parameters):
+                stack.enter_context(self.model.at_ends())
+            stack.enter_context(self.model.dropout())
+            if switched:
+                stack.enter_context(switched.on())
+            stack.enter_context(clock.running())
             if compiled and now.step < settings.steps:
                 self._compile(compiled, now)
             for batch in self._batches(now.step):
@@ -293,7 +299,7 @@ class FitJob:
         one_pass = draws == pieces == 1 and loss is None
         if self.graphs and one_pass:
             graphed = GraphedLoss(objective, parameters, CudaRecorder())
-        elif one_pass and self._may_replay(parameters):
+        elif one_pass and type(self).loss is FitJob.loss and self._quickly(parameters):
             recorded = ReplayedLoss(objective, self.model, parameters)
 
         def replay(batch: Batch, total: Tensor) -> Tensor:
@@ -321,11 +327,10 @@ class FitJob:
             return replay
         return run if recorded is None else replay_recorded
 
-    def _may_replay(self, parameters: Sequence[Tensor]) -> bool:
-        """Whether steps of the default loss are replayed on a CPU."""
-        own = type(self).loss is not FitJob.loss
+    def _quickly(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether the steps of a small base on a CPU are worth the time that it takes to shorten them."""
         steps = self.planned_steps or self.spec.train.steps
-        return not (own or self.compile or self.recompute) and pays(self.model, parameters, steps)
+        return not (self.compile or self.recompute) and pays(self.model, parameters, steps)
 
     def _log(self, now: TrainState, count: int, diagnose: Callable[[], Mapping[str, float]] | None) -> None:
         """Add the mean loss of the last ``count`` steps to the trace."""

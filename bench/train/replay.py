@@ -27,7 +27,6 @@ from bench.model.choice_model import ChoiceModel
 
 FIRST = 3  # the batch of a mask that is recorded; the next one is computed both ways
 RECORDED, WAYS = 4, 64  # masks that are recorded, and counted, at most
-SMALL = 2**24  # weights of a base at most: recording keeps every tensor of a step, and a large base would save nothing
 SHORT = 200  # steps of a training at least: to record costs as much as twenty
 
 ATEN = torch.ops.aten
@@ -44,10 +43,9 @@ Way = tuple[Any, ...]
 
 def pays(model: ChoiceModel, parameters: Sequence[Tensor], steps: int) -> bool:
     """Whether replays save time in ``steps`` steps, and ``parameters`` are all of the model that gets gradients."""
-    weights = list(model.network.parameters())
     known = {id(parameter) for parameter in parameters}
-    small = model.device.type == "cpu" and sum(weight.numel() for weight in weights) <= SMALL
-    return small and steps >= SHORT and all(id(weight) in known for weight in weights if weight.requires_grad)
+    trained = (weight for weight in model.network.parameters() if weight.requires_grad)
+    return model.small and steps >= SHORT and all(id(weight) in known for weight in trained)
 
 
 class NotRecordable(Exception):

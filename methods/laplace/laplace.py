@@ -59,7 +59,7 @@ class Laplace(Linked):
     def fit(self, job: FitJob) -> Posterior:
         mean = job.starts[0].mean
         names = list(job.model.params) if self.subset == "all" else last_block(list(job.model.params))
-        with job.model.assign(mean):
+        with job.model.assign(mean), job.model.at_ends():
             return self.approximate(job, names)
 
     def approximate(self, job: FitJob, names: Sequence[str]) -> Posterior:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bench.data.batches import Batch, Encoded
+from bench.model import choice_model
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.specs import ModelSpec
 from bench.task import Example
@@ -163,7 +164,7 @@ def test_long_trainings_of_small_bases_are_replayed(model: ChoiceModel, monkeypa
     parameters = list(model.params.values())
     assert pays(model, parameters, replay.SHORT) and not pays(model, parameters, replay.SHORT - 1)
     assert not pays(model, parameters[1:], replay.SHORT)
-    monkeypatch.setattr(replay, "SMALL", 1000)
+    monkeypatch.setattr(choice_model, "SMALL", 1000)
     assert not pays(model, parameters, replay.SHORT)
 
 
