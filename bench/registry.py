@@ -99,6 +99,8 @@ class Registry(Generic[T]):
                 f"Two {self.kind}s are named '{name}': {_called(before)} and {where}. Rename one of them."
             )
         self._validate(cls, where)
+        if before is None:
+            self._check_derived(cls, name, where)
         if before is not None and clash:
             logger.warning("The %s '%s' is that of %s here, and not %s.", self.kind, name, where, _called(before))
         self._classes[name] = cls
@@ -127,6 +129,22 @@ class Registry(Generic[T]):
         found = {name: self._classes[name] for name in sorted(self._unlisted)}
         made = {f"NAME{suffix}": make for suffix, make in sorted(self._makers.items())}
         return {name: (of.__doc__ or "").strip().partition("\n")[0] for name, of in (found | made).items()}
+
+    def _check_derived(self, cls: type[T], name: str, where: str) -> None:
+        """Refuse a class whose name is that of a derived one, or that would derive one of a registered name."""
+        derived = self._derived(name)
+        if derived is not None:
+            raise BrokenPlugin(
+                f"Two {self.kind}s are named '{name}': {where} and one that the suite derives ({_called(derived)}). "
+                "Rename yours."
+            )
+        for suffix, make in self._makers.items():
+            taken = self._classes.get(name + suffix)
+            if taken is not None and make(cls) is not None:
+                raise BrokenPlugin(
+                    f"Two {self.kind}s are named '{name + suffix}': {_called(taken)} and one that the suite derives "
+                    f"from {where}. Rename one of them."
+                )
 
     def _derived(self, name: str) -> type[T] | None:
         for suffix, make in self._makers.items():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.data.batches import Batch
 from bench.method import FitJob, Method, register_method
+from bench.model.adapters import MAGNITUDE
 from bench.options import Fit
 from bench.posterior import Point, Posterior
 
@@ -58,28 +59,29 @@ class AdamW(AdamOptions):
 @register_method
 @dataclass(frozen=True, kw_only=True)
 class Map(AdamOptions):
-    """Maximum a posteriori: AdamW on the loss with a Gaussian prior N(0, prior_sd^2 I) on all adapter parameters.
+    """Maximum a posteriori: AdamW on the loss with a Gaussian prior N(0, prior_sd^2 I) on all entries of A and B.
 
     With N training examples, the objective of a step is
 
         mean cross-entropy of the batch + ||theta||^2 / (2 prior_sd^2 N),
 
     minus the log posterior over N, up to a constant. The prior is part of the loss (L2, so Adam rescales its gradient
-    with the rest), not AdamW's decoupled decay, whose minimum is that of no posterior.
+    with the rest), not AdamW's decoupled decay, whose minimum is that of no posterior. DoRA's magnitudes have no prior:
+    they start at the norms of the base's weights, not at 0.
     """
 
     name = "map"
     title = "MAP"
 
-    prior_sd: Annotated[float, Fit("standard deviation of the prior on every adapter parameter", ge=1e-30, le=1e6)] = (
-        1.0
-    )
+    prior_sd: Annotated[float, Fit("standard deviation of the prior on A and B", ge=1e-30, le=1e6)] = 1.0
 
     def fit(self, job: FitJob) -> Posterior:
         precision = 1 / (self.prior_sd**2 * len(job.data))
 
         def loss(batch: Batch) -> Tensor:
-            squares = torch.stack([parameter.square().sum() for parameter in job.model.params.values()])
+            squares = torch.stack(
+                [value.square().sum() for name, value in job.model.params.items() if MAGNITUDE not in name]
+            )
             return job.loss(batch) + precision / 2 * squares.sum()
 
         job.train(self.optimizer(job), loss=loss)

@@ -95,14 +95,14 @@ class Widest(Method):
     epsilon: Annotated[float, Fit("largest rise of the tuning loss, in units of `rise`", ge=0, le=1e3)] = 0.003
     rise: Annotated[
         Literal["relative", "change", "nats", "accuracy"],
-        Fit("rise of the NLL over that of the mean, its change up or down over that, its rise, or loss of accuracy"),
+        Fit("what is bounded: the NLL's relative rise, its relative change, its rise in nats, or the fall in accuracy"),
     ] = "relative"
     judged: Annotated[
         Literal["draws", "mixture"], Fit("the loss of the draws on average, or that of their averaged probabilities")
     ] = "draws"
     search_draws: Annotated[int, Fit("draws that judge each sd, the same for all", ge=1, le=100_000)] = 10
     anchors: Annotated[
-        int, Fit("most tuning examples that judge each sd, drawn at random; 0: all", ge=0, since="0.2")
+        int, Fit("largest number of tuning examples that judge each sd, drawn at random; 0: all", ge=0, since="0.2")
     ] = 500
     width: Annotated[float, Fit("relative width of the bracket at which the search stops", ge=1e-9, le=10)] = 0.05
 

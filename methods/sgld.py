@@ -1,7 +1,8 @@
 """Stochastic gradient Langevin dynamics: samples of the posterior, taken while training. Three variants.
 
 Welling and Teh 2011; cyclical: Zhang et al. 2020, arXiv 1902.03932; preconditioned: Li et al. 2016, arXiv 1512.07666.
-With g the gradient of the batch's mean loss, N examples, the prior N(0, prior_sd^2 I) and a temperature T, a step is
+With g the gradient of the batch's mean loss, N examples, the prior N(0, prior_sd^2 I) on A and B (none on DoRA's
+magnitudes, the norms of weights) and a temperature T, a step is
 
     theta <- theta - lr P (g + theta / (prior_sd^2 N)) + N(0, 2 lr P T / N),
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.method import FitJob, Method, PredictJob, register_method
+from bench.model.adapters import MAGNITUDE
 from bench.options import Fit
 from bench.posterior import Members, Params, Posterior
 from bench.specs import TrainSpec
@@ -39,6 +41,7 @@ class Langevin(torch.optim.Optimizer):
         generator: source of the noise.
         decay: of v; None for P = 1.
         eps: added to the root of v.
+        free: parameters without a prior.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class Langevin(torch.optim.Optimizer):
         generator: torch.Generator,
         decay: float | None = None,
         eps: float = 1e-5,
+        free: Iterable[Tensor] = (),
     ) -> None:
         super().__init__(list(params), {"lr": lr})
+        self._free = {id(parameter) for parameter in free}
         self._precision, self._variance, self._generator = precision, variance, generator
         self._decay, self._eps = decay, eps
 
@@ -67,7 +72,8 @@ class Langevin(torch.optim.Optimizer):
                 scale: Tensor | float = group["lr"]
                 if self._decay is not None:
                     scale = group["lr"] / (self._eps + self._second_moment(parameter).sqrt())
-                drift = parameter.grad + self._precision * parameter
+                precision = 0.0 if id(parameter) in self._free else self._precision
+                drift = parameter.grad + precision * parameter
                 parameter.sub_(scale * drift)
                 if variance:
                     source = self._generator
@@ -89,9 +95,9 @@ class Langevin(torch.optim.Optimizer):
 class Sampler(Method):
     """The options that all variants share. The steps fall into cycles, of which the last part collects samples."""
 
-    lr: Annotated[float, Fit("step size; of a cycle the first", gt=0, le=1e30)] = 1e-2
-    temperature: Annotated[float, Fit("T: 1 samples the posterior, less a colder density", ge=0, le=1e9)] = 1.0
-    prior_sd: Annotated[float, Fit("standard deviation of the prior on every parameter", ge=1e-30, le=1e6)] = 1.0
+    lr: Annotated[float, Fit("step size; of cSGLD that at the start of each cycle", gt=0, le=1e30)] = 1e-2
+    temperature: Annotated[float, Fit("T: 1 samples the posterior, T < 1 a colder one", ge=0, le=1e9)] = 1.0
+    prior_sd: Annotated[float, Fit("standard deviation of the prior on A and B", ge=1e-30, le=1e6)] = 1.0
     samples: Annotated[int, Fit("samples to collect, evenly spaced; all cycles together", ge=2, le=100_000)] = 20
     burn_in: Annotated[float, Fit("share of a cycle before its first sample", ge=0, lt=1)] = 0.5
 
@@ -108,7 +114,7 @@ class Sampler(Method):
         for cycle in range(self.rounds):
             start = (cycle + self.burn_in) * length
             ends = (start + (k + 1) * (1 - self.burn_in) * length / each for k in range(each))
-            found |= {round(end) for end in ends if round(end) > round(start)}
+            found |= {round(end) for end in ends if round(end) > math.ceil(start)}  # the last step began past the start
         return sorted(found)
 
     def check(self, task: Task, train: TrainSpec) -> None:
@@ -136,6 +142,7 @@ class Sampler(Method):
             precision=1 / (self.prior_sd**2 * count),
             variance=lambda: self.temperature / count if self.noisy(job.step / steps) else 0.0,
             generator=job.device_generator,
+            free=[value for name, value in job.model.params.items() if MAGNITUDE in name],
             **options,
         )
 
@@ -150,6 +157,11 @@ class Sampler(Method):
         found = Members.of(samples.values)
         spread = torch.cat([stack.var(0, correction=0).flatten() for stack in found.values.values()])
         job.facts.update(samples=len(found), temperature=self.temperature, mean_sd=float(spread.mean().sqrt()))
+        if len(found) < self.samples:
+            job.warnings.append(
+                f"{job.spec.train.steps} steps are too few for {self.name}.samples={self.samples}: the posterior has "
+                f"{len(found)} samples."
+            )
         if self.temperature != 1:
             job.warnings.append(
                 f"The samples are of the posterior to the power 1/{self.temperature:g}: {self.name}.temperature is not "
@@ -184,12 +196,12 @@ class CyclicalSgld(Sampler):
     cycles: Annotated[int, Fit("cycles of the step size", ge=1, le=10_000)] = 4
 
     def check(self, task: Task, train: TrainSpec) -> None:
-        super().check(task, train)
         if self.samples % self.cycles:
             raise ValueError(
                 f"{self.name}.samples is {self.samples} and {self.name}.cycles {self.cycles}: all cycles collect the "
                 "same number of samples, so make samples a multiple of cycles."
             )
+        super().check(task, train)
 
     @property
     def rounds(self) -> int:

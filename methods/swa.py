@@ -6,6 +6,7 @@ arXiv 2405.03425.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ class Swa(AdamW):
     swa_ratio: Annotated[float, Fit("learning rate while collecting over lr (published: 1/2 to 1/10)", le=1e3)] = 0.5
     start: Annotated[float, Fit("share of the steps after which snapshots are collected")] = 0.5
     anneal: Annotated[float, Fit("share of the steps before start over which the learning rate falls")] = 1.0
-    every: Annotated[int, Fit(f"steps between snapshots; 0: the most for {AUTO_SNAPSHOTS} or more of them", ge=0)] = 0
+    every: Annotated[
+        int, Fit(f"steps between snapshots; 0: as many as leave at least {AUTO_SNAPSHOTS} snapshots", ge=0)
+    ] = 0
     rank: Annotated[int, Fit("largest number of deviations to hold, K", ge=2, le=1000)] = 5
 
     def __post_init__(self) -> None:
@@ -72,7 +75,8 @@ class Swa(AdamW):
         """The numbers of steps done at which a training of ``steps`` takes its snapshots."""
         first = round(self.start * steps)
         every = self.every or max(1, (steps - first) // AUTO_SNAPSHOTS)
-        return range(first + every, steps + 1, every)
+        past = math.ceil(self.start * steps) + 1  # the first step at the constant rate, done
+        return range(max(first + every, past), steps + 1, every)
 
     def schedule(self, progress: float) -> float:
         """Learning-rate factor at ``progress`` = t/T."""

@@ -39,7 +39,8 @@ class Tfb(DiagonalDraws, Widest):
     reads_maps = True
 
     predictive: Annotated[
-        Literal["weights", "flipout"], Predict("draws of A', fixed for all examples, or noise of each token's own")
+        Literal["weights", "flipout"],
+        Predict("draws of A', fixed for all examples, or independent noise per token"),
     ] = "weights"
 
     def fit(self, job: FitJob) -> Posterior:

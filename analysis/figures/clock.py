@@ -114,8 +114,11 @@ def _figure(study: Study, found: Sequence[Training], name: str, title: str, mach
     tasks = sorted({training.task for training in found})
     figure = panel_figure(title, tasks, [METRICS[name] for name in SHOWN], fill, "training (s)")
     counts = sorted({len(training.traces) for training in found})
+    low, high = counts[0], counts[-1]
+    seeds = f"{low} to {high} seeds" if low < high else f"{low} seed{'' if low == 1 else 's'}"
     caption = (
-        f"{title}, {machine}. Mid-run evaluation at the mean on {_held_text(found)}, against seconds of training "
-        f"without evaluation. Mean over {' to '.join(map(str, counts))} seeds; bands are ± one standard error."
+        f"{title}, {machine}. Mid-run evaluation on {_held_text(found)}, at the mean of the posterior or, for a method "
+        f"without one, with its own predictive, against seconds of training without evaluation. Mean over {seeds}; "
+        "bands are ± one standard error."
     )
     return Drawn(name, caption, figure)

@@ -28,14 +28,16 @@ def flatten(settings: str, ignore: Sequence[str] = ()) -> Flat:
 
 
 def show(value: Any) -> str:
-    """A setting as text: short for lists and numbers, and different for different numbers."""
+    """A setting as text: short, and different for different values."""
     if isinstance(value, float):
         short = f"{value:.6g}"
         return short if float(short) == value else repr(value)
     if isinstance(value, str):
-        return value
+        return json.dumps(value) if value in ("null", "true", "false") else value
     if isinstance(value, list | tuple):
-        return ",".join(show(inner) for inner in value)
+        return ",".join(
+            json.dumps(inner) if isinstance(inner, str) and "," in inner else show(inner) for inner in value
+        )
     return json.dumps(value)
 
 

@@ -64,7 +64,7 @@ def load(
     if not results:
         raise ValueError(
             f"{runs} holds no {'undamaged ' if excluded else ''}result: "
-            f"run `bench grid GRID.toml --runs {runs}` first, or name another folder with --runs."
+            f"run `bench grid GRID.toml --runs {runs}` first, or name another folder."
         )
     return Runs(runs, results, sweeps, tunes, sentences, fits, data, titles)
 

@@ -33,16 +33,26 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``better`` or ``worse`` where the corrected p is at most 0.05, else ``no difference shown``."""
+        """``better`` or ``worse`` where the corrected p is at most 0.05, else ``no difference shown``.
+
+        A metric of which neither more nor less is better ``differs`` instead.
+        """
         direction = metric_of(self.metric).better
-        if self.p_holm > 1 - LEVEL + 1e-12 or not direction:
+        if self.p_holm > 1 - LEVEL + 1e-12:
             return "no difference shown"
+        if not self.judged:
+            return "differs"
         return "better" if self.estimate.mean * direction > 0 else "worse"
 
     @property
+    def judged(self) -> bool:
+        """Whether more, or less, of the metric is better."""
+        return metric_of(self.metric).better != 0
+
+    @property
     def shown(self) -> bool:
-        """Whether there is a difference: the verdict is better or worse."""
-        return self.verdict in ("better", "worse")
+        """Whether the methods differ: better or worse, over several seeds. One seed tells of two fits."""
+        return self.verdict in ("better", "worse") and self.estimate.seeds > 1
 
 
 def compare(study: Study) -> tuple[list[Difference], list[str]]:

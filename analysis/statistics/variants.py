@@ -42,8 +42,8 @@ class Finding:
 
     @property
     def shown(self) -> bool:
-        """Whether a difference is shown."""
-        return self.verdict in ("better", "worse")
+        """Whether a difference of the methods is shown: that of one seed is one of two fits."""
+        return self.seeds > 1 and self.verdict in ("better", "worse")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Contrast:
     @property
     def kept(self) -> list[Finding]:
         """Differences of the first that the second shows, too."""
-        return [a for a, b in self._pairs if a.shown and a.verdict == b.verdict]
+        return [a for a, b in self._pairs if a.shown and b.shown and a.verdict == b.verdict]
 
     @property
     def reversed(self) -> list[Finding]:
@@ -107,7 +107,7 @@ class Contrast:
 def outcomes(study: Study) -> tuple[list[Outcome], list[str]]:
     """The comparisons of every section and baseline, the main variant first; references are left out."""
     ordered = sorted(
-        (d for d in study.once(compare)[0] if not d.group.reference),
+        (d for d in study.once(compare)[0] if not d.group.reference and d.judged),
         key=lambda d: (
             study.sections.index(d.group.section),
             d.baseline.name,

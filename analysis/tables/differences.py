@@ -38,8 +38,12 @@ def differences(study: Study, found: Sequence[Difference]) -> str:
         ]
         header = ["task", f"method less {base}", *(metric_of(metric).heading for metric in metrics)]
         parts.append(f"{heading(3, f'{section.title}: differences to {base}')}\n{table(header, rows)}")
-    shown = sum(d.verdict != "no difference shown" for d in found)
-    count = f"{shown} of {len(found)} comparisons show a difference; all others are not distinguishable from zero.\n"
+    judged = [d for d in found if d.judged]
+    shown, alone = sum(d.shown for d in judged), sum(d.estimate.seeds < 2 for d in judged)
+    fits = f" or are of one seed ({alone}), which tells of two fits, not of two methods" if alone else ""
+    count = (
+        f"{shown} of {len(judged)} comparisons show a difference; all others are not distinguishable from zero{fits}.\n"
+    )
     return "\n".join([count, *parts]) if found else ""
 
 

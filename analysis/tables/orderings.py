@@ -26,8 +26,8 @@ from analysis.tables.formats.markdown import GAP, Markup, bold, table
 from analysis.tables.formats.text import Value
 
 COLUMNS = (
-    "protocol", "model", "variant", "metric", "method", "task", "published_difference", "difference", "low", "high",
-    "n_seeds", "p_holm", "verdict",
+    "protocol", "model", "variant", "metric", "method", "baseline", "task", "published_difference", "difference", "low",
+    "high", "n_seeds", "p_holm", "verdict",
 )  # fmt: skip
 HOLDS, REVERSED, OPEN = "holds", "reversed", "open"
 
@@ -42,7 +42,7 @@ class Ordering:
     @property
     def verdict(self) -> str:
         """``holds``, ``reversed`` or ``open``."""
-        if not self.ours.shown or self.ours.estimate.seeds < 2:
+        if not self.ours.shown:
             return OPEN
         return HOLDS if (self.ours.estimate.mean > 0) == (self.theirs > 0) else REVERSED
 
@@ -62,16 +62,27 @@ def orderings(study: Study, name: str = TABLE1) -> list[Ordering]:
 
 
 def section_text(section: Section, found: Sequence[Ordering], name: str = TABLE1) -> str:
-    """Markdown: a sentence with the counts, and a table per metric; "" without any."""
-    here = [one for one in found if one.ours.group.section == section]
-    if not here:
+    """Markdown: for each row of the baseline a sentence with the counts, and a table per metric; "" without any."""
+    by_baseline: dict[str, list[Ordering]] = {}
+    for one in found:
+        if one.ours.group.section == section:
+            by_baseline.setdefault(one.ours.baseline.name, []).append(one)
+    if not by_baseline:
         return ""
+    explained = (
+        "### The paper's orderings\n\n"
+        "Ours [95 % interval] vs the paper's; p is Holm-corrected, and *open* says that so many seeds and examples do "
+        "not tell the sign.\n"
+    )
+    return "\n".join([explained, *(_against(base, here, name) for base, here in by_baseline.items())])
+
+
+def _against(base: str, here: Sequence[Ordering], name: str) -> str:
+    """The orderings against one row of the baseline."""
     counts = Counter(one.verdict for one in here)
     parts = [
-        "### The paper's orderings\n\n"
-        f"Of {len(here)} published differences from {methods(name)[0]}, {counts[HOLDS]} hold here, {counts[REVERSED]} "
-        f"are reversed, and {counts[OPEN]} are open. Ours [95 % interval] vs the paper's; p is Holm-corrected, and "
-        "*open* says that so many seeds and examples do not tell the sign.\n"
+        f"Of {len(here)} published differences from {base}, {counts[HOLDS]} hold here, {counts[REVERSED]} are "
+        f"reversed, and {counts[OPEN]} are open.\n"
     ]
     for metric in METRICS.values():
         cells = {(o.ours.group.name, o.ours.group.task): o for o in here if o.ours.metric == metric}
@@ -81,7 +92,7 @@ def section_text(section: Section, found: Sequence[Ordering], name: str = TABLE1
             for row in dict.fromkeys(row for row, _ in cells)
         ]
         if lines:
-            header = [f"method less {methods(name)[0]}", *columns]
+            header = [f"method less {base}", *columns]
             parts.append(f"{bold(metric_of(metric).heading)}\n\n{table(header, lines)}")
     return "\n".join(parts)
 
@@ -104,6 +115,7 @@ def rows(found: Sequence[Ordering]) -> Iterator[dict[str, Value]]:
             **one.ours.group.section._asdict(),
             "metric": one.ours.metric,
             "method": one.ours.group.name,
+            "baseline": one.ours.baseline.name,
             "task": one.ours.group.task,
             "published_difference": one.theirs,
             "difference": e.mean,

@@ -99,7 +99,7 @@ def _block(groups: Sequence[Group], metric: Metric, baseline: str) -> Block:
     bases = list(dict.fromkeys(group.name for group in there.values() if group.spec.method == baseline))
     cells = {place: _cell(group, metric) for place, group in there.items()}
     columns = tasks
-    if len(tasks) > 1:
+    if len(tasks) > 1 and len(tasks) == len({group.task for group in groups}):
         columns = [*tasks, AVERAGE]
         cells.update({(row, AVERAGE): cell for row in rows if (cell := average([cells.get((row, t)) for t in tasks]))})
     return Block(metric, tuple(rows), tuple(columns), cells, bases[0] if len(bases) == 1 else None)

@@ -78,7 +78,7 @@ def cast(value: Any, hint: Any, name: str) -> Any:
             raise _wrong(value, hint, name)
         exact = isinstance(value, int) or value.lstrip("+-").isdigit() if isinstance(value, int | str) else False
         return int(value) if exact else int(number)
-    return number
+    return number + 0.0  # -0.0 is 0.0: equal values have one text, and so one key
 
 
 def _wrong(value: Any, hint: Any, name: str) -> ValueError:

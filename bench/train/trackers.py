@@ -109,6 +109,9 @@ def _factory(name: str) -> Callable[[Path, FitSpec], Tracker]:
     return found
 
 
+FAILURES = (Exception, SystemExit)  # of somebody's code
+
+
 class Tracking:
     """Gives the rows of a training to its trackers, and drops those that fail."""
 
@@ -124,7 +127,7 @@ class Tracking:
             try:
                 place.mkdir(parents=True, exist_ok=True)
                 made._trackers.append(_factory(name)(place, fit))
-            except Exception as error:  # a tracker is not worth a training
+            except FAILURES as error:  # a tracker is not worth a training
                 logger.warning("The tracker %s cannot be opened (%s: %s) and is left out.", name, _kind(error), error)
         return made
 
@@ -135,7 +138,7 @@ class Tracking:
             try:
                 for row in rows:
                     tracker.log(row)
-            except Exception as error:
+            except FAILURES as error:
                 self._drop(tracker, error)
 
     def close(self) -> None:
@@ -143,14 +146,14 @@ class Tracking:
         for tracker in list(self._trackers):
             try:
                 getattr(tracker, "close", lambda: None)()
-            except Exception as error:
+            except FAILURES as error:
                 self._drop(tracker, error)
         self._trackers = []
 
-    def _drop(self, tracker: Tracker, error: Exception) -> None:
+    def _drop(self, tracker: Tracker, error: BaseException) -> None:
         logger.warning("A %s failed (%s: %s) and is dropped.", type(tracker).__name__, _kind(error), error)
         self._trackers.remove(tracker)
 
 
-def _kind(error: Exception) -> str:
+def _kind(error: BaseException) -> str:
     return type(error).__name__

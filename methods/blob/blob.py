@@ -56,7 +56,8 @@ class Blob(AdamOptions, DiagonalDraws):
     gamma: Annotated[float, Fit("cycle: its length is 100 N^(pi / gamma) / batch size", gt=0, le=1e3)] = 8.0
     draws: Annotated[int, Predict("draws whose probabilities are averaged; 0: the mean", ge=0, le=100_000)] = 10
     predictive: Annotated[
-        Literal["weights", "flipout"], Predict("draws of A, fixed for all examples, or noise of each token's own")
+        Literal["weights", "flipout"],
+        Predict("draws of A, fixed for all examples, or independent noise per token"),
     ] = "weights"
 
     def fit(self, job: FitJob) -> Posterior:

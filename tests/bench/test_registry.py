@@ -108,6 +108,15 @@ def test_a_second_method_of_a_name_names_both_owners() -> None:
     assert get_method("ivon").__module__ == "methods.ivon.ivon"  # the first stands
 
 
+def test_a_name_that_the_suite_derives_is_taken() -> None:
+    with pytest.raises(BrokenPlugin, match=r"Two methods are named 'ivon_ts': .*Probe and one that the suite derives"):
+        register_method(method_class("ivon_ts"))
+    register_method(method_class("probe_ts"))
+    with pytest.raises(BrokenPlugin, match=r"Two methods are named 'probe_ts': .*Probe and one that the suite derives"):
+        register_method(method_class("probe"))
+    assert get_method("ivon_ts").title == "IVON + T"
+
+
 def test_a_second_task_of_a_name_names_both_owners() -> None:
     with pytest.raises(BrokenPlugin) as error:
         register_task(task_class("boolq"))

@@ -56,6 +56,28 @@ def test_a_cycle_descends_without_noise_and_then_samples(tmp_path: Path) -> None
     assert len(cold) == len(warm) == 8 and not torch.equal(cold, warm)
 
 
+def test_samples_of_a_short_training_have_noise_and_are_told_to_be_few(tmp_path: Path) -> None:
+    made = CyclicalSgld(lr=0.1, cycles=4, samples=20)
+    for steps in range(20, 60):
+        assert all(made.noisy((done - 1) / steps) for done in made.sample_steps(steps))
+    toy = Linear(N, 4, white=True, prior_sd=1.0)
+    job = Linears([toy], [N]).job(tmp_path, steps=30)
+    found = made.fit(job)
+    assert isinstance(found, Members) and 2 <= len(found) < 20
+    assert f"30 steps are too few for csgld.samples=20: the posterior has {len(found)} samples." in job.warnings
+
+
+def test_parameters_without_a_prior_drift_with_their_gradient_alone() -> None:
+    """DoRA's magnitudes, whose start is not 0."""
+    values = [torch.ones(2, requires_grad=True) for _ in range(2)]
+    for value in values:
+        value.grad = torch.full((2,), 0.5)
+    step = Langevin(values, 0.1, precision=3.0, variance=lambda: 0.0, generator=torch.Generator(), free=values[1:])
+    step.step()
+    assert torch.allclose(values[0], torch.full((2,), 1 - 0.1 * 3.5))
+    assert torch.allclose(values[1], torch.full((2,), 1 - 0.1 * 0.5))
+
+
 @pytest.mark.parametrize("decay", [None, 0.9])
 def test_a_step_is_that_of_the_formula(decay: float | None) -> None:
     parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))

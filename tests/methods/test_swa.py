@@ -78,6 +78,7 @@ def test_the_learning_rate_follows_the_schedule_as_documented() -> None:
         ({"start": 0.0, "every": 4}, 8, [4, 8]),
         ({"start": 0.7}, 10, [8, 9, 10]),
         ({"start": 0.9}, 10, [10]),
+        ({"start": 0.45}, 5, [4, 5]),  # the third step begins before the constant rate does
     ],
 )
 def test_snapshots_are_taken_when_they_should_be(options: dict[str, float], steps: int, expected: list[int]) -> None:

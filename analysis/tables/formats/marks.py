@@ -25,7 +25,7 @@ def marks(found: Sequence[Difference]) -> Marks:
     shown = {
         (d.group.section, d.group.name, d.group.task, d.metric): MARKS[d.verdict]
         for d in found
-        if d.shown and d.estimate.seeds > 1 and len(bases[d.group.section, d.group.task]) == 1
+        if d.shown and len(bases[d.group.section, d.group.task]) == 1
     }
     return {
         (section, name, task, metric): mark

@@ -146,7 +146,7 @@ def test_a_base_that_leaves_examples_for_tuning_is_another_training(store):
     ((drawn,), notes) = draw(figure_clock, study(store.root))
     assert len(notes) == 1 and "adamw on notes with a hold-out of 0.1" in notes[0]
     assert [line.get_label() for line in drawn.figure.axes[0].lines] == ["AdamW"]
-    assert "on validation data, against" in drawn.caption
+    assert "on validation data, at the mean" in drawn.caption
 
 
 def test_the_clock_names_what_each_task_was_evaluated_on(store):
@@ -155,7 +155,7 @@ def test_the_clock_names_what_each_task_was_evaluated_on(store):
         spec = store.spec("adamw", task)
         store.add(dataclasses.replace(spec, fit=dataclasses.replace(spec.fit, holdout=share)), trace=trace)
     ((drawn,), notes) = draw(figure_clock, study(store.root))
-    assert notes == [] and "on validation data (one) and held-out training data (two), against" in drawn.caption
+    assert notes == [] and "on validation data (one) and held-out training data (two), at" in drawn.caption
 
 
 def test_several_trainings_of_the_baseline_are_no_yardstick(store):

@@ -89,3 +89,16 @@ def test_the_results_bear_the_marks_of_every_variant(planted) -> None:
     rows = [line for line in result_tables.TABLE.body(planted).splitlines() if line.startswith("| turned")]
     by_variant = [["▲" in row, "▼" in row] for row in rows]
     assert len(rows) == 8 and [True, False] in by_variant[:4] and [False, True] in by_variant[4:]
+
+
+def test_a_difference_of_one_seed_is_shown_by_no_variant(store) -> None:
+    for variant, seeds in (("long", SEEDS), ("tuned", (1,))):
+        for seed in seeds:
+            for place, sharpness in enumerate((1.0, 3.0)):
+                spec = store.spec(("adamw", "ivon")[place], seed=seed, variant=variant)
+                store.add(spec, log_probs=predicted(sharpness, 100 * seed + place), labels=np.zeros(N, int))
+    found, _ = outcomes(study(store.root, main="long"))
+    assert found[0].shown and not found[1].shown
+    (pair,) = contrasts(found)
+    assert pair.lost and not pair.kept and not pair.gained
+    assert sentences(found)[1].startswith("tuned (1 seed): 0 of ")

@@ -11,6 +11,7 @@ import pytest
 from analysis.records.published import published
 from analysis.statistics.study import study
 from analysis.tables.orderings import HOLDS, OPEN, REVERSED, orderings, section_text
+from analysis.tables.orderings import rows as orderings_rows
 from bench.cli.main import main
 
 LABELS = np.arange(200) % 4
@@ -68,3 +69,19 @@ def test_the_comparison_counts_them_and_writes_them(runs, tmp_path, capsys):
 def test_a_figure_that_is_missing_on_either_side_is_no_ordering(store):
     store.add(dataclasses.replace(store.spec("adamw", "arc_c", 1, protocol="paper"), split="validation"))
     assert orderings(study(store.root)) == []
+
+
+def test_several_rows_of_the_baseline_are_told_apart(runs, tmp_path):
+    for seed in range(1, 6):
+        spec = dataclasses.replace(runs.spec("adamw", "arc_c", seed, protocol="paper"), split="validation")
+        fit = dataclasses.replace(spec.fit, options={**spec.fit.options, "lr": 1e-3})
+        spec = dataclasses.replace(spec, fit=fit)
+        runs.add(spec, log_probs=log_probs(0.5, 130, 70 + seed), labels=LABELS)
+    known = study(runs.root)
+    found = orderings(known)
+    names = {o.ours.baseline.name for o in found}
+    assert len(names) == 2
+    said = section_text(known.sections[0], found)
+    each = len(found) // 2
+    assert all(f"Of {each} published differences from {name}, " in said for name in names)
+    assert {row["baseline"] for row in orderings_rows(found)} == names

@@ -69,6 +69,14 @@ def test_an_average_tells_of_the_fewest_seeds_of_its_tasks(store):
     assert "| **75.0** (+10.0) [1 of 2 seeds] |" in squeezed(results.TABLE.body(study(store.root)))
 
 
+def test_a_metric_that_a_task_lacks_has_no_average_beside_those_of_all_tasks(store):
+    for task in ("one", "two", "real"):
+        more = {} if task == "real" else {"excess_nll": 0.5}
+        store.add(store.spec("adamw", task, 1), {"nll": 1.0, **more})
+    found = {block.metric.name: block.columns for block in results.blocks(study(store.root).runs.results)}
+    assert set(found["nll"]) == {"one", "two", "real", "average"} and set(found["excess_nll"]) == {"one", "two"}
+
+
 def test_rows_of_as_many_but_other_seeds_are_told_of(store):
     for method, task, seeds in (("adamw", "one", (1, 2)), ("ivon", "one", (3, 4)), ("swa", "two", (1, 2))):
         for seed in seeds:
@@ -126,6 +134,14 @@ def test_labels_name_what_differs_within_a_cell():
     assert distinguish([("m", "t", flat), ("m", "u", per_task)]) == ["m", "m"]
     assert distinguish([("m", "t", flat), ("m", "t", other)]) == ["m (lr=0.1)", "m (lr=0.2)"]
     assert distinguish([("m", "t", flat), ("k", "t", other)]) == ["m", "k"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(["a", "b,c"], ["a,b", "c"]), (None, "null"), (True, "true"), (["a,b"], ["a", "b"])]
+)
+def test_settings_that_would_print_alike_have_two_labels(one, other):
+    labels = distinguish([("mine", "t", flatten(json.dumps({"words": value}))) for value in (one, other)])
+    assert len(set(labels)) == 2
 
 
 @pytest.mark.parametrize(("one", "other"), [(1.0, 0.9999999), (1e-4, 1.0000001e-4), (123456.0, 123456.5)])

@@ -32,10 +32,14 @@ class Dummy:
 class Broken(Dummy):
     """Fails at the third row."""
 
+    def __init__(self, error: type[BaseException] = OSError) -> None:
+        super().__init__()
+        self.error = error
+
     def log(self, row: Row) -> None:
         super().log(row)
         if len(self.rows) == 3:
-            raise OSError("no connection")
+            raise self.error("no connection")
 
 
 def train(folder: Path, *trackers: Any, stop_at: int = 0) -> Any:
@@ -66,15 +70,16 @@ def test_a_resumed_training_tells_a_new_tracker_the_whole_curve(tmp_path: Path) 
     assert len(second.rows) == sum(len(row) - 1 for row in job.trace)
 
 
+@pytest.mark.parametrize("error", [OSError, SystemExit])
 def test_a_tracker_that_fails_is_dropped_and_the_training_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    error: type[BaseException], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken, dummy = Broken(), Dummy()
+    broken, dummy = Broken(error), Dummy()
     weights = flat(train(tmp_path / "a", broken, dummy).model.params)
     assert torch.equal(weights, flat(train(tmp_path / "b").model.params))
     assert len(broken.rows) == 3 and len(dummy.rows) == 38
     assert [record.getMessage() for record in caplog.records] == [
-        "A Broken failed (OSError: no connection) and is dropped."
+        f"A Broken failed ({error.__name__}: no connection) and is dropped."
     ]
 
 
