@@ -78,6 +78,7 @@ class Encoded:
             hold hardly a pad, and the mask of a packed row grows with the square of its tokens.
         shared_prefix: whether all batches are packed, those :meth:`in_order` too, with the tokens that the prompts of a
             batch begin with in the row once.
+        blanks: plain prompts that end in a blank or a line break.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -88,6 +89,7 @@ class Encoded:
     cue_lost: int = 0
     packing: bool = False
     shared_prefix: bool = False
+    blanks: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -98,7 +100,19 @@ class Encoded:
         return {"truncated": self.truncated, "cue_lost": self.cue_lost}
 
     def loss_of_text(self, use: str, max_length: int) -> str:
-        """A sentence on the effect of truncation, or "" if it cost nothing; ``use``: training, scored, ..."""
+        """What is lost at the ends of prompts, in sentences, or "" if nothing is; ``use``: training, scored, ..."""
+        return " ".join(filter(None, (self._cut_off(use, max_length), self._behind_blanks(use))))
+
+    def _behind_blanks(self, use: str) -> str:
+        if not self.blanks:
+            return ""
+        return (
+            f"{self.blanks} of {len(self)} {use} prompts end in a blank or a line break, and an answer is read as the "
+            "token, often one that begins with a blank, that follows a cue such as 'Answer:' at once. Remove what "
+            "follows the cue."
+        )
+
+    def _cut_off(self, use: str, max_length: int) -> str:
         if not self.truncated:
             return ""
         lost = "their end" if not self.cue_lost else f"their end, {self.cue_lost} of them the cue for the answer"

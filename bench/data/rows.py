@@ -6,15 +6,17 @@ pattern, and no copy of the rows is kept on disk.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from bench.data.formats import parse_file, parse_parquet
+from bench.data.hub import online
 from bench.errors import one_line
 from bench.task import Task
 
@@ -139,13 +141,28 @@ def _generate(task: Task, split: str) -> Content | None:
 _generated: dict[tuple[type[Task], str], Content | None] = {}
 
 
+@contextlib.contextmanager
+def _cache_alone() -> Iterator[None]:
+    """Datasets come from the hub's cache on this machine inside: nothing is asked for, and nothing is tried again."""
+    import datasets
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
 @functools.lru_cache(maxsize=64)
 def _from_hub(source: str, config: str | None, revision: str, split: str, name: str) -> list[RawRow]:
     import datasets
 
     datasets.disable_progress_bars()
     try:
-        return list(datasets.load_dataset(source, config, revision=revision, split=split))
+        with _cache_alone() if not online() else contextlib.nullcontext():
+            return list(datasets.load_dataset(source, config, revision=revision, split=split))
     except Exception as error:  # the hub client raises many kinds; all of them mean the same to the user
         raise FileNotFoundError(
             f"{name} could not be loaded from the hub at revision {revision[:12]} "

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.errors import ModelNotUsable, near_miss
+from bench.errors import ModelNotUsable, near_miss, one_line
 from bench.model.placement import device_of
 from bench.specs import LoraSpec
 
@@ -82,7 +82,8 @@ def choose_targets(lora: LoraSpec, name: str, layers: Collection[str], ran: Coll
             )
         if not any(_kind(layer) in kinds for layer in found):
             raise ModelNotUsable(
-                f"LoRA on '{target}' would have no effect in {name}: its layers never run. Choose other lora.targets."
+                f"LoRA on '{target}' would have no effect in {name}: its layers never run as linear maps. Choose other "
+                "lora.targets."
             )
         named |= found
     chosen = tuple(layer for layer in layers if layer in named and _kind(layer) in kinds)
@@ -105,7 +106,8 @@ def add_lora(base: nn.Module, lora: LoraSpec, layers: Sequence[str]) -> None:
     """Adapt ``layers`` (full names) of the base in place; adapters in float32 whatever the base is in.
 
     Raises:
-        ModelNotUsable: DoRA is asked for, and the weights that it reads are offloaded.
+        ModelNotUsable: DoRA is asked for, and the weights that it reads are offloaded; or PEFT does not adapt these
+            layers, or others.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -125,7 +127,19 @@ def add_lora(base: nn.Module, lora: LoraSpec, layers: Sequence[str]) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT remarks on fan_in_fan_out for GPT-2's Conv1D, and sets it right
-        inject_adapter_in_model(config, base, adapter_name=NAME)
+        try:
+            inject_adapter_in_model(config, base, adapter_name=NAME)
+        except ValueError as error:
+            raise ModelNotUsable(
+                f"PEFT cannot adapt the layers that lora.targets names, such as {layers[0]} ({one_line(error)}): "
+                "choose other lora.targets."
+            ) from error
+    found = {name.partition(".lora_")[0] for name, _ in base.named_parameters() if _trains(name)}
+    if odd := sorted(found ^ set(layers)):
+        raise ModelNotUsable(
+            f"PEFT adapts the fused experts of this mixture in place of layers that lora.targets names (they differ in "
+            f"{odd[0]}): choose targets outside the experts, such as those of the attention."
+        )
     for name, parameter in list(base.named_parameters()):
         if not _trains(name):
             continue

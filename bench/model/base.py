@@ -26,6 +26,7 @@ from bench.specs import ModelSpec
 
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")  # names of the number of layers in config.json
 MOST_LAYERS = 1000
+OTHER_KINDS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "RewardModel")
 LIBRARIES = (  # what loading a base imports
     "peft",
     "transformers.modeling_utils",
@@ -50,9 +51,10 @@ def explained(name: str, spec: ModelSpec, what: str = "cannot be loaded") -> Ite
     except Exception as error:  # missing files, damaged files, unknown architectures, remote code: many kinds
         reason = str(error).strip().split("\n")[0][:300]
         how = "" if spec.quantization == "none" else f" in {spec.quantization}"
+        first = "Try --quantization none, or give" if how else "Give"
         raise ModelNotUsable(
             f"{name} {what}{how} ({type(error).__name__}: {reason}). "
-            "Give a causal language model of transformers that needs no custom code, with its tokenizer and its "
+            f"{first} a causal language model of transformers that needs no custom code, with its tokenizer and its "
             "weights as safetensors."
         ) from error
 
@@ -111,13 +113,25 @@ def _read_config(source: Source) -> Any:
 
     _check_size(source)
     config = AutoConfig.from_pretrained(source.place, trust_remote_code=False, **source.options)
-    if config.is_encoder_decoder:
-        raise ModelNotUsable(f"{source.name} is an encoder-decoder: use a causal (decoder-only) language model.")
+    check_kind(source.name, config)
     if getattr(config, "quantization_config", None) is not None:
         raise ModelNotUsable(
             f"The weights of {source.name} are stored quantised: use the original ones and let --quantization do it."
         )
     return config
+
+
+def check_kind(name: str, config: Any) -> None:
+    """Refuse an encoder-decoder, and a classifier, whose body would be read with the embeddings as its output layer.
+
+    Raises:
+        ModelNotUsable: it is one.
+    """
+    if config.is_encoder_decoder:
+        raise ModelNotUsable(f"{name} is an encoder-decoder: use a causal (decoder-only) language model.")
+    for kind in getattr(config, "architectures", None) or ():
+        if str(kind).endswith(OTHER_KINDS):
+            raise ModelNotUsable(f"{name} is a {kind}: use the causal language model that it was made from.")
 
 
 def load_tokenizer(spec: ModelSpec, source: Source) -> Any:

@@ -30,13 +30,15 @@ NOISES = 3  # draws of rounding noise
 
 
 def steady_length(config: Any) -> int | None:
-    """The longest prompt whose rotary positions do not depend on its length; None where there is no limit."""
+    """The longest prompt that is read alike whatever the length of its row; None where there is no limit."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [kind for kind in rope.values() if isinstance(kind, Mapping)] or [rope]  # one, or one per layer type
     key, limits = "original_max_position_embeddings", []
     for kind in kinds:
         if kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope"):
             limits.append(kind.get(key) or getattr(config, key, None) or config.max_position_embeddings)
+    if getattr(config, "attn_temperature_tuning", False):  # Llama 4 scales queries by places in the row, pads too
+        limits.append(int(config.floor_scale) - 1)
     return min(limits, default=None)
 
 
@@ -66,6 +68,8 @@ def check_readable(
             f"The tokenizer of {name} has ids up to {max(largest, pad)}, its embedding only {rows} rows: "
             "use the model's own tokenizer."
         )
+    if any(not ids for ids in tokens):
+        raise ValueError(f"The tokenizer of {name} leaves nothing of a prompt: correct it, or use another model.")
     longest = max(map(len, tokens), default=0)
     if places is not None and longest > places:
         raise ValueError(
@@ -74,7 +78,7 @@ def check_readable(
         )
     if steady is not None and longest > steady:
         raise ValueError(
-            f"{name} rotates positions by the longest prompt of a batch beyond {steady} tokens, so "
+            f"{name} rotates positions, or scales queries, by the longest prompt of a batch beyond {steady} tokens, so "
             f"answers would depend on it: set max_length={steady} (--set max_length={steady})."
         )
 
@@ -110,15 +114,25 @@ def check_padding(spec: ModelSpec, base: Base, probe: Encoded) -> None:
 
 
 @torch.no_grad()
-def check_packing(spec: ModelSpec, base: Base, probe: Encoded) -> None:
+def check_packing(spec: ModelSpec, base: Base, probe: Encoded, places: int | None) -> None:
     """Refuse to pack prompts for a base that answers them differently in one row than alone, by more than rounding.
 
-    Such models make one causal mask over the row, carry a state across it, or have their own count of positions.
+    Such models make one causal mask over the row, carry a state across it, or have their own count of positions. One
+    with a table of ``places`` positions may have a mask of that size, too, which rows outgrow.
     """
     fix = "set packing = false in [model], or leave out --packing"
     if "position_ids" not in base.accepts:
         raise ModelNotUsable(f"{base.name} takes no positions, so packed prompts would read each other: {fix}.")
-    change, noise = _change_in_row(spec, base, _pieces(probe, packing=True), probe)
+    if getattr(base.model.config.get_text_config(decoder=True), "attn_temperature_tuning", False):
+        raise ModelNotUsable(f"{base.name} scales queries by their place in the row, which packing changes: {fix}.")
+    try:
+        change, noise = _change_in_row(spec, base, _pieces(probe, packing=True), probe)
+        if places is not None:
+            row = _longer_row(probe, places)
+            base.model(**base.inputs(row.batch(range(len(row)))))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelNotUsable(f"{base.name} cannot read packed prompts ({reason}): {fix}.") from error
     if not change <= max(FLOOR, TIMES_ROUNDING * noise):
         raise ModelNotUsable(
             f"{base.name} does not answer packed prompts as it answers each alone (its logits change by "
@@ -163,6 +177,13 @@ def _pieces(probe: Encoded, packing: bool = False) -> Encoded:
     places = sorted({min(3, len(tokens)), max(1, len(tokens) // 4), max(1, len(tokens) // 2), len(tokens)})
     cut = tuple(tokens[:n] for n in places)
     return Encoded(cut, (example,) * len(cut), tokens[0], probe.device, 0, packing=packing)
+
+
+def _longer_row(probe: Encoded, places: int) -> Encoded:
+    """Prompts, of two lengths, that have more than ``places`` tokens in all."""
+    tokens, example = probe.tokens[0], probe.examples[0]
+    prompts = tuple(tokens[: len(tokens) - number % 2] for number in range(2 + 2 * places // len(tokens)))
+    return Encoded(prompts, (example,) * len(prompts), tokens[0], probe.device, 0, packing=True)
 
 
 def _forked(probe: Encoded) -> Encoded:
@@ -223,10 +244,19 @@ def check_finite(spec: ModelSpec, name: str, logits: Tensor, prompt: str = PROBE
 
 @torch.no_grad()
 def layers_that_run(layers: Mapping[str, nn.Module], run: Callable[[], object]) -> set[str]:
-    """The names of the layers that are called by ``run``: some models only read a layer's weight, some have towers
-    that text never passes."""
+    """The names of the layers that ``run`` calls as linear maps of rows: some models only read a layer's weight, some
+    have towers that text never passes, and some routers return more than the product."""
     ran: set[str] = set()
-    hooks = [layer.register_forward_hook(lambda *_, name=name: ran.add(name)) for name, layer in layers.items()]
+
+    def note(name: str) -> Callable[..., None]:
+        def see(layer: Any, args: tuple[Any, ...], output: Any) -> None:
+            width = getattr(layer, "out_features", None) or getattr(layer, "nf", None)
+            if isinstance(output, Tensor) and args and output.shape == (*args[0].shape[:-1], width):
+                ran.add(name)
+
+        return see
+
+    hooks = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
     try:
         run()
     finally:

@@ -25,7 +25,7 @@ from bench.model.adapters import (
 )
 from bench.model.answers import answer_rows, answer_tokens, check_rows
 from bench.model.base import Base, explained, layers_of, load_base, repeated_layers
-from bench.model.forward.at_ends import AtEnds
+from bench.model.forward.at_ends import LastTokens
 from bench.model.forward.compiled import Compiled
 from bench.model.forward.packed_attention import attend_by_prompt
 from bench.model.forward.recompute import Recompute
@@ -91,7 +91,7 @@ class ChoiceModel:
             checks.check_padding(spec, base, probe)
             if spec.packing:
                 attend_by_prompt(model, base.accepts)
-                checks.check_packing(spec, base, probe)
+                checks.check_packing(spec, base, probe, self._places)
             if spec.shared_prefix:
                 checks.check_shared_prefix(spec, base, probe)
             layers = linear_layers(model)
@@ -106,7 +106,8 @@ class ChoiceModel:
         self._passed = _Passed()
         self._recompute: Recompute | None = None
         self._compiled: Compiled | None = None
-        self._ends = AtEnds(model, [adapter.host for adapter in self.adapters.values()], layers_of(model))
+        hosts = [adapter.host for adapter in self.adapters.values()]
+        self._ends = LastTokens(model, hosts, layers_of(model), probe.tokens[0])
 
     def recompute(self) -> Recompute:
         """Gradient checkpointing for the layers of the base.
@@ -145,7 +146,7 @@ class ChoiceModel:
             return
         if not self._ends.chosen:
             before = self._passed.count
-            self._ends.choose(self, self._probe().tokens[0])
+            self._ends.choose(self)
             self._passed.count = before
         with self._ends.allowed():
             yield
@@ -176,7 +177,7 @@ class ChoiceModel:
         if self.targets.left_out:
             yield (
                 f"{len(self.targets.left_out)} layers that lora.targets names take no adapter because text does not "
-                f"pass them, such as {self.targets.left_out[0]}."
+                f"pass them as linear maps, such as {self.targets.left_out[0]}."
             )
 
     def prepare(self, answers: Sequence[str], seed: int) -> None:
@@ -282,7 +283,8 @@ class ChoiceModel:
         pad = next(token for token in special if token is not None and token < rows)
         checks.check_readable(self.name, tokens, pad, rows, self._places, self._steady)
         form = self.spec.packing, self.spec.shared_prefix
-        return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated, cue_lost, *form)
+        blanks = sum(prompt != prompt.rstrip() for prompt in prompts) if plain else 0
+        return Encoded(tuple(tokens), tuple(examples), pad, self.device, truncated, cue_lost, *form, blanks)
 
     def check_maps(self) -> None:
         """Probe what methods that hook the adapter matrices rely on (call :meth:`prepare` first).

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.data.hub import online
 from bench.errors import ModelNotUsable, near_miss
 from bench.model.formats import EMBEDDED, Source, format_of
 from bench.model.prompts import PLAIN
@@ -20,7 +21,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 LOCAL = "local:"
 MEMORY = "memory:"
 LONGEST = 60  # characters of a readable name
-SECONDS = 5.0  # waited for the hub to answer at all
 
 Stats = tuple[tuple[int, ...], ...]
 _hashes: dict[tuple[str, Stats], str] = {}
@@ -177,16 +177,3 @@ def _hub_commit(name: str, revision: str) -> str:
             f"({type(error).__name__}). Check the name, log in if the model is gated, fetch it first with "
             f"`hf download {name}`, or give the path of a local folder."
         ) from error
-
-
-def online() -> bool:
-    """Whether the hub answers: one request, where its own client would try for half a minute."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=SECONDS)
-    except Exception:  # no route, no name, a proxy that refuses: all mean offline
-        return False
-    return True

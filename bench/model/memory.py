@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench.errors import ModelNotUsable
-from bench.model.base import Base, accepted, output_layer
+from bench.model.base import Base, accepted, check_kind, output_layer
 from bench.model.formats import Source
 from bench.model.identity import DTYPES, MEMORY
 from bench.model.prompts import CHAT
@@ -27,8 +27,10 @@ def base_in_memory(model: Any, tokenizer: Any, lora: LoraSpec, prompt: str, know
     Raises:
         ModelNotUsable: it has adapters, is quantised, is spread over devices, or is no causal language model.
     """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     if not callable(getattr(model, "get_output_embeddings", None)):
         raise ModelNotUsable(f"{NAME} is a {type(model).__name__}: pass a causal language model of transformers.")
+    check_kind(NAME, model.config)
     if not callable(tokenizer):
         raise ModelNotUsable(f"{NAME} needs its tokenizer: pass tokenizer=AutoTokenizer.from_pretrained(...).")
     if any("lora_" in name for name, _ in model.named_parameters()):

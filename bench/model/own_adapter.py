@@ -70,7 +70,7 @@ def find_adapter(name: str, folder: Path | None = None) -> Path:
         raise ModelNotUsable(f"There is no folder {name}: give --adapter the folder of an adapter that PEFT saved.")
     from huggingface_hub import snapshot_download
 
-    from bench.model.identity import online
+    from bench.data.hub import online
 
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], local_files_only=not online()))
@@ -96,6 +96,8 @@ def read_adapter(path: Path) -> OwnAdapter:
             f"{path} was initialised by '{start}', which changes the base's weights: convert it to plain LoRA with "
             "PEFT's `path_initial_model_for_weight_conversion`, and give that folder."
         )
+    if any(".lora_embedding_" in name for name in _names(path)):
+        raise ModelNotUsable(f"{path} adapts embeddings, which the suite does not compute: give a LoRA without them.")
     defaults = peft_defaults()
     for name, value in config.items():
         default = defaults.get(name)
@@ -163,6 +165,11 @@ def adapter_values(path: Path, content: str, model: ChoiceModel) -> dict[str, Te
     wanted = model.params
     for name in [name for name in found if name.endswith(BASE)]:  # PEFT saves an adapted output layer, too
         _check_same_rows(found.pop(name), model, path)
+    if whole := sorted(name for name in found if ".lora_" not in name):
+        raise ModelNotUsable(
+            f"{path} holds whole weights, such as {whole[0]} (of resized embeddings, say): merge it into the base, or "
+            "train the adapter without them."
+        )
     found = {name: value for name, value in found.items() if _layer(name) not in model.targets.left_out}
     if odd := sorted(found.keys() ^ wanted.keys()):
         whose = "the adapter's file has and the model's adapters lack" if odd[0] in found else "its file lacks"

@@ -52,6 +52,6 @@ def _local(name: str, folder: Path | None) -> Path | None:
     for place in places:
         if place.exists():
             raise ModelNotUsable(f"{place} is neither a folder nor a .gguf file: give --model one of them.")
-    if name.startswith((".", "~", "/")) or name.count("/") > 1:
+    if name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1:
         raise ModelNotUsable(f"There is no folder {places[0]}.")
     return None

@@ -41,7 +41,7 @@ class Model(Protocol):
         """Adapter dropout on or off inside."""
 
 
-class AtEnds:
+class LastTokens:
     """The modules in the last layer that can read the last of the T tokens of (B, T, d) inputs alone.
 
     They do so in passes inside :meth:`on`, where that is inside :meth:`allowed`, in batches of at least ``FEWEST``.
@@ -53,20 +53,23 @@ class AtEnds:
         network: the base with its adapters.
         hosts: its adapted layers, which draw dropout for all tokens, and so read all.
         layers: the layers that it is a stack of.
+        tokens: a text, which the trial's prompts are parts of.
     """
 
-    def __init__(self, network: nn.Module, hosts: Sequence[nn.Module], layers: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, network: nn.Module, hosts: Sequence[nn.Module], layers: Sequence[nn.Module], tokens: Sequence[int]
+    ) -> None:
         self._adapted = {id(module) for host in hosts for module in host.modules()}
         self._watched = [module for module in network.modules() if id(module) not in self._adapted]
-        self._last = layers[-1:]
+        self._last, self._tokens = layers[-1:], tokens
         self._modules: list[nn.Module] = []
         self.chosen = self._allowed = self._active = False
 
-    def choose(self, model: Model, tokens: Sequence[int]) -> None:
-        """Find the modules by trial, with prompts of ``tokens``."""
+    def choose(self, model: Model) -> None:
+        """Find the modules by trial."""
         self.chosen = True
         with self.allowed():
-            run = functools.partial(_run, model, tokens)
+            run = functools.partial(_run, model, self._tokens)
             for layer in self._last:
                 self._choose(layer, run, run())
 

@@ -24,11 +24,13 @@ from tiny import (
     merged,
     one_batch,
     save,
+    saved,
     spread,
 )
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from bench.errors import ModelNotUsable
 from bench.model.adapters import VARIANTS, choose_targets
 from bench.model.answers import answer_tokens
 from bench.model.choice_model import ChoiceModel, load_model
@@ -72,7 +74,7 @@ def test_a_layer_that_lora_cannot_take_is_named(llama: Path, targets: list[str],
 def test_a_layer_whose_weight_is_only_read_takes_no_lora(tmp_path: Path) -> None:
     options, _ = FAMILIES["mamba"]
     folder = save(tmp_path / "m", build("mamba", options), byte_level("<s>"))
-    with pytest.raises(ValueError, match=r"LoRA on 'dt_proj' would have no effect in tiny: its layers never run\."):
+    with pytest.raises(ValueError, match=r"LoRA on 'dt_proj' would have no effect in tiny: its layers never run as"):
         load_model(lora(["in_proj", "dt_proj"]), folder, CPU)
 
 
@@ -299,7 +301,7 @@ def test_a_tower_that_text_does_not_pass_takes_no_adapters(tmp_path: Path) -> No
     assert len(model.params) == 8 and not any("vision" in name for name in model.params)
     assert [name for name in model.targets.left_out if "vision" in name] == list(model.targets.left_out)
     (warning,) = model.warnings
-    assert "4 layers that lora.targets names take no adapter because text does not pass them" in warning
+    assert "4 layers that lora.targets names take no adapter because text does not pass them as linear" in warning
     model.prepare(TRUTHS, seed=1)
     model.check_maps()
     with pytest.raises(ValueError, match=r"LoRA on '\*vision\*' would have no effect in tiny: its layers never run"):
@@ -320,6 +322,32 @@ def test_an_adapter_of_both_towers_is_read_for_the_one_that_text_passes(tmp_path
     for name, value in values.items():
         inner = both.get_parameter(f"base_model.model.{name.replace('.weight', '.default.weight')}")
         assert torch.equal(value, inner)
+
+
+MOE = LLAMA | {
+    "first_k_dense_replace": 1, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+def test_layers_that_peft_would_exchange_for_fused_experts_are_refused(dropout: float) -> None:
+    targets = ("gate_proj", "up_proj", "down_proj")
+    folder = saved("glm4_moe", MOE)
+    with pytest.raises(ModelNotUsable, match=r"PEFT (adapts the fused|cannot adapt the layers).*choose"):
+        load_model(lora(targets, dropout=dropout), folder, CPU)
+    model = load_model(lora(("q_proj", "o_proj")), folder, CPU)
+    assert len(model.targets.layers) == 4
+
+
+def test_a_router_that_returns_more_than_its_product_takes_no_adapter() -> None:
+    folder = saved("phimoe", LLAMA | {"num_local_experts": 4})
+    model = load_model(lora(("*", "q_proj")), folder, CPU)
+    assert any(name.endswith("o_proj") for name in model.targets.layers)
+    assert all("router" in name or "gate" in name for name in model.targets.left_out) and model.targets.left_out
+    assert "take no adapter because text does not pass them as linear maps" in " ".join(model.warnings)
+    with pytest.raises(ModelNotUsable, match="would have no effect"):
+        load_model(lora(("*router*",)), folder, CPU)
 
 
 def test_an_expert_that_the_probe_was_not_routed_to_is_adapted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import pytest
 import torch
 import transformers
 from patience import PATIENCE
-from tiny import CPU, altered, byte_level, lora, save
+from tiny import CPU, LLAMA, altered, byte_level, lora, save
 from transformers import AutoModelForCausalLM
 
+from bench.errors import ModelNotUsable
+from bench.model.base import explained
 from bench.model.choice_model import load_model
 from bench.model.identity import resolve_model
 
@@ -41,6 +44,21 @@ def test_an_encoder_decoder_or_a_classifier_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tiny cannot be loaded.*ViTConfig.*Give a causal language model") as caught:
         load_model(lora(), save(tmp_path / "vit", vit, byte_level()), CPU)
     assert len(str(caught.value)) < 600, "not the list of all architectures"
+
+
+@pytest.mark.parametrize("kind", ["SequenceClassification", "TokenClassification", "QuestionAnswering"])
+def test_a_classifier_whose_embeddings_could_be_its_output_layer_is_refused(kind: str, tmp_path: Path) -> None:
+    config = transformers.Qwen2Config(**LLAMA, tie_word_embeddings=True)
+    made = getattr(transformers, f"Qwen2For{kind}")(config)
+    with pytest.raises(ModelNotUsable, match=f"tiny is a Qwen2For{kind}: use the causal language model"):
+        load_model(lora(), save(tmp_path / "m", made, byte_level()), CPU)
+
+
+def test_a_quantised_base_that_fails_names_the_quantisation() -> None:
+    spec = dataclasses.replace(lora(), quantization="int8")
+    said = r"in int8 \(RuntimeError: no\)\. Try --quantization none, or give"
+    with pytest.raises(ModelNotUsable, match=said), explained("tiny", spec, "cannot answer"):
+        raise RuntimeError("no")
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "cut", "headless"])

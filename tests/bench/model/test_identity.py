@@ -15,9 +15,10 @@ import pytest
 import torch
 from tiny import CPU, TRUTHS, altered, lora, one_batch
 
+from bench.data.hub import SECONDS
 from bench.errors import ModelNotUsable
 from bench.model.choice_model import load_model
-from bench.model.identity import SECONDS, opened, readable_name, resolve_model
+from bench.model.identity import opened, readable_name, resolve_model
 from bench.specs import ModelSpec
 
 

@@ -183,6 +183,18 @@ def test_a_configuration_that_is_not_computed_is_refused(
     assert said in str(refused.value)
 
 
+def test_an_adapter_of_embeddings_or_with_whole_weights_is_refused(tmp_path: Path) -> None:
+    made(EMBEDDED, tmp_path / "embeddings", target_modules=["q_proj", "embed_tokens"])
+    with pytest.raises(ModelNotUsable, match="adapts embeddings, which the suite does not compute"):
+        read_adapter(tmp_path / "embeddings")
+    made(EMBEDDED, tmp_path / "resized")
+    file = tmp_path / "resized" / WEIGHTS
+    whole = {"base_model.model.lm_head.weight": torch.zeros(3, 3)}
+    save_file(load_file(file) | whole, file, {"format": "pt"})
+    said = run("adapter", tmp_path / "resized", tmp_path / "runs", check=1)
+    assert "holds whole weights, such as lm_head.weight" in said
+
+
 def test_what_does_not_fit_is_told_in_a_sentence(adapter: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     assert "lora.r is 8, and the adapter has 4" in run("adapter", adapter, runs, "--set", "lora.r=8", check=2)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import CPU, FAMILIES, LETTERS, PROMPTS, drawn, examples, lora, one_by_one, saved
+from tiny import CPU, FAMILIES, LETTERS, LLAMA, PROMPTS, drawn, examples, lora, one_by_one, saved
 from torch import Tensor
 
 from bench.data.batches import Batch
@@ -124,6 +124,33 @@ def test_a_base_that_would_read_across_prompts_is_refused(name: str) -> None:
     with pytest.raises(ModelNotUsable, match=said):
         model_of(name)
     model_of(name, packing=False)
+
+
+def test_a_base_whose_mask_a_row_outgrows_is_refused() -> None:
+    """GPT-Neo keeps a causal mask of its largest length: each prompt fits it, and a row of several does not."""
+    config = {
+        "vocab_size": 300, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]],
+        "max_position_embeddings": 512, "bos_token_id": 1, "eos_token_id": 1,
+    }  # fmt: skip
+    folder = saved("gpt_neo", config)
+    with pytest.raises(ModelNotUsable, match=r"tiny cannot read packed prompts \(.*512.*\): set packing = false"):
+        load_model(dataclasses.replace(lora(), packing=True), folder, CPU)
+    load_model(lora(), folder, CPU)
+
+
+def test_a_base_that_scales_queries_by_their_place_in_the_row_is_refused() -> None:
+    """Llama 4, beyond 8192 places: no probe is as long."""
+    config = LLAMA | {
+        "layer_types": ["full_attention"] * 2, "no_rope_layers": [1, 0], "moe_layers": [],
+        "interleave_moe_layer_step": 1, "intermediate_size_mlp": 48,
+    }  # fmt: skip
+    folder = saved("llama4_text", config)
+    with pytest.raises(ModelNotUsable, match="tiny scales queries by their place in the row, which packing changes"):
+        load_model(dataclasses.replace(lora(), packing=True), folder, CPU)
+    model = load_model(lora(), folder, CPU)
+    model._places = None  # no table is in the way of so long a prompt
+    with pytest.raises(ValueError, match="beyond 8191 tokens, so answers would depend on it: set max_length=8191"):
+        model.encode(examples(["which " * 9000 + "Answer:"]), 10000)
 
 
 @pytest.mark.parametrize(("dtype", "quantization"), [("bfloat16", "none"), ("float32", "int8"), ("float32", "nf4")])

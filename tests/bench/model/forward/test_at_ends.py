@@ -17,7 +17,7 @@ from bench.data.batches import Batch
 from bench.model import choice_model
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.model.forward import at_ends
-from bench.model.forward.at_ends import FEWEST, AtEnds
+from bench.model.forward.at_ends import FEWEST, LastTokens
 from bench.model.identity import resolve_model
 from bench.specs import ModelSpec
 from bench.train import replay
@@ -148,7 +148,7 @@ def test_modules_with_adapters_read_all_tokens() -> None:
 
 
 def test_the_trial_leaves_no_trace(model: ChoiceModel) -> None:
-    ends = AtEnds(model.network, [adapter.host for adapter in model.adapters.values()], ())
+    ends = LastTokens(model.network, [adapter.host for adapter in model.adapters.values()], (), model._ends._tokens)
     before, state, snapshot = model.forwards, torch.get_rng_state(), model.snapshot()
     with mock.patch.object(model, "_ends", ends), model.dropout(), torch.inference_mode(), model.at_ends():
         assert ends.chosen and all(module.training for module in model._adapters.dropouts)
@@ -165,7 +165,7 @@ def test_a_module_that_mixes_tokens_is_not_taken(model: ChoiceModel) -> None:
 
 def test_a_large_base_is_left_alone(model: ChoiceModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice_model, "SMALL", 1000)
-    monkeypatch.setattr(AtEnds, "allowed", lambda self: pytest.fail("a large base"))
+    monkeypatch.setattr(LastTokens, "allowed", lambda self: pytest.fail("a large base"))
     with model.at_ends():
         pass
 
