@@ -97,6 +97,7 @@ def predict(
     from bench.run.execution import Execution
     from bench.run.predict import read_questions
     from bench.run.worker import make_runner
+    from bench.store.files import write_file
     from bench.store.store import Store
     from bench.task import get_task
 
@@ -112,5 +113,9 @@ def predict(
     if out is None:
         say("\n".join(lines))
         return
-    out.write_text("\n".join(lines) + "\n")
+    text = "\n".join(lines) + "\n"
+    if out.exists() and not out.is_file():  # a pipe, a terminal
+        out.write_text(text)
+    else:
+        write_file(out.resolve(), text)
     print(f"wrote {out}: {len(lines)} answers", file=sys.stderr)

@@ -13,6 +13,7 @@ from bench.cli.launching import grid_of, launch
 from bench.cli.options import RUNS, ExecutionOptions, GridFile, Json, Key, LaunchOptions, Runs, SpecOptions
 from bench.cli.terminal import complain, say
 from bench.process.garbage import uncollected
+from bench.process.text import counted
 
 
 @command(RUN)
@@ -37,7 +38,9 @@ def grid(
     if planned.main_variant is not None and not options.dry_run:
         note_main_variant(runs, planned.main_variant)
     count = sum(len(family.runs) for family in families)
-    complain(f"{planned.name}: {count} evaluations of {len(families)} families in {runs}")
+    where = f"planned for {runs}" if options.dry_run else f"in {runs}"
+    families_text = counted(len(families), "family", "families")
+    complain(f"{planned.name}: {counted(count, 'evaluation')} of {families_text} {where}")
     return status
 
 

@@ -12,6 +12,7 @@ from bench.cli.options import ExecutionOptions, LaunchOptions, SpecOptions
 from bench.cli.paths import check_output_folder
 from bench.cli.terminal import complain
 from bench.process.garbage import uncollected
+from bench.process.text import counted
 
 if TYPE_CHECKING:
     from bench.plan.grid import Grid
@@ -160,7 +161,8 @@ def launch(
             )
             failures = launcher.launch(order)
     if launcher.queue and not options.dry_run:
-        complain(f"{grid.name}: {len(todo)} families submitted, {len(undone) - len(todo)} already queued")
+        submitted = counted(len(todo), "family", "families")
+        complain(f"{grid.name}: {submitted} submitted, {len(undone) - len(todo)} already queued")
         failures = follow(grid.name, undone, store) if wait and undone else []
     for failure in (*given_up, *failures):
         complain(failure)

@@ -17,6 +17,7 @@ from bench.cli.usage import sentence
 from bench.errors import BrokenPlugin, one_line
 from bench.process.console import shown
 from bench.process.stop import Stopped
+from bench.store.files import no_room
 
 USER_ERRORS = (LookupError, ValueError, OSError, ImportError, FloatingPointError, BrokenPlugin)
 INTERRUPTED, SIGPIPE = 130, 141  # the statuses that a shell shows for programs ended by SIGINT and SIGPIPE
@@ -92,3 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as reason:
         complain(f"{reason}. {AGAIN}")
         return reason.status
+    except Exception as error:  # of a library that has its own for a full disk
+        why = "" if shared.get("debug") else no_room(error)
+        if not why:
+            raise
+        complain(why)
+        return 2

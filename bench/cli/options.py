@@ -192,7 +192,7 @@ class DeviceOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionOptions(DeviceOptions):
-    """Execution settings of this machine; no result depends on them."""
+    """Execution settings of this machine; none is part of a key."""
 
     graphs: Annotated[
         bool,
@@ -201,7 +201,9 @@ class ExecutionOptions(DeviceOptions):
     compile: Annotated[
         bool,
         typer.Option(
-            "--compile", help="Train with compiled layers; together with --graphs, too.", rich_help_panel=_MACHINE
+            "--compile",
+            help="Train with layers that torch.compile has compiled; goes with --graphs.",
+            rich_help_panel=_MACHINE,
         ),
     ] = False
     gradient_checkpointing: Annotated[
@@ -216,7 +218,7 @@ class ExecutionOptions(DeviceOptions):
         list[str],
         typer.Option(
             metavar="NAME",
-            help="Follow new trainings with a tracker: csv, tensorboard or module:Class.",
+            help="Send the curves of new trainings to a tracker: csv, tensorboard or module:Class.",
             show_default=False,
             rich_help_panel=_MACHINE,
         ),
@@ -276,7 +278,7 @@ class LaunchOptions:
     ] = 3
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Try families that were given up once more.", rich_help_panel=_LAUNCH),
+        typer.Option("--retry-failed", help="Retry families that were given up.", rich_help_panel=_LAUNCH),
     ] = False
 
     def __post_init__(self) -> None:

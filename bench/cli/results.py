@@ -13,7 +13,7 @@ from bench.cli.app import RESULTS, command
 from bench.cli.complete import keys
 from bench.cli.options import RUNS, Runs
 from bench.cli.paths import check_file, check_output_file, check_output_folder
-from bench.cli.terminal import complain, say
+from bench.cli.terminal import complain, say, warn
 
 
 @command(RESULTS)
@@ -48,7 +48,9 @@ def leaderboard(
     ] = [],  # noqa: B006  (typer reads it, and makes a new list for each call)
     also: Annotated[
         list[Path],
-        typer.Option(metavar="DIR", help="List the results of this store too, before the others.", show_default=False),
+        typer.Option(
+            metavar="DIR", help="Also list the results of this store, before those of --runs.", show_default=False
+        ),
     ] = [],  # noqa: B006  (as above)
     runs: Runs = RUNS,
 ) -> int:
@@ -110,11 +112,20 @@ def show(
     runs: Runs = RUNS,
 ) -> None:
     """Show a stored fit or evaluation: its spec and its facts."""
+    from bench.specs import FitSpec, RunSpec
+    from bench.store.records import DamagedRecord, read_spec
     from bench.store.store import Store, read_whole
 
     folder = Store(runs).find(key)
     spec, facts = read_whole(folder / "spec.json"), read_whole(folder / "facts.json")
     say(json.dumps({"folder": str(folder), "spec": spec, "facts": facts}, indent=2))
+    try:
+        if folder.parent.name == "fits":
+            read_spec(folder, FitSpec)
+        else:
+            read_spec(folder, RunSpec)
+    except DamagedRecord as error:  # it was changed, and is still worth a look
+        warn(error)
 
 
 @command(RESULTS)
@@ -123,7 +134,7 @@ def merge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be copied, and copy nothing.")] = False,
     runs: Runs = RUNS,
 ) -> int:
-    """Copy the results of other stores into --runs, all of them or none."""
+    """Copy the results of other stores into --runs, once all of them have been checked."""
     return _merge(runs, sources, dry_run)
 
 

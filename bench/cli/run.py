@@ -49,7 +49,10 @@ def run(
         str, typer.Option(metavar="LABEL", help="Label of these settings in tables.", show_default=False)
     ] = "",
     eval_every: Annotated[
-        int, typer.Option(metavar="N", help="Score the mean, or else the predictive, every N training steps; 0: never.")
+        int,
+        typer.Option(
+            metavar="N", help="Evaluate every N training steps, at the posterior mean where there is one; 0: never."
+        ),
     ] = 0,
     runs: Runs = RUNS,
 ) -> int:

@@ -24,7 +24,7 @@ def complain(text: object) -> None:
 def any_encoding(*streams: Any) -> None:
     """Let streams that cannot encode a character escape it, instead of failing."""
     for stream in streams:
-        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+        if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 

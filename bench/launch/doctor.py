@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bench.errors import one_line
+from bench.process.text import counted
 
 if TYPE_CHECKING:
     from bench.plan.grid import Grid
@@ -58,7 +59,7 @@ def examine(runs: Path, read: Callable[[], Grid] | None = None) -> Iterator[Find
         try:
             grid = read()
             count = len(grid.families())
-            yield Finding("grid", Verdict.OK, f"{grid.name}: {count} families")
+            yield Finding("grid", Verdict.OK, f"{grid.name}: {counted(count, 'family', 'families')}")
         except Exception as error:  # of any kind: the other checks may tell why
             grid = None
             yield Finding("grid", Verdict.FIX, str(error))
@@ -221,7 +222,7 @@ def _data(runs: Path, grid: Grid | None) -> Finding | None:
         except Exception as error:  # of any kind: each task has its own finding
             wrong.append(f"{name}: {error}")
     if wrong:
-        return Finding("data", Verdict.FIX, "; ".join(wrong))
+        return Finding("data", Verdict.FIX, " ".join(wrong))
     return Finding("data", Verdict.OK, f"{', '.join(grid.all_tasks)}: all rows are there")
 
 

@@ -60,7 +60,7 @@ def _failure(file: Path) -> str:
         content = json.loads(regular(file).read_bytes())
         trace = content["trace"].rstrip()
         where = (content.get("attempt") or {}).get("node")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return _unreadable(file)
     return f"== {file}" + (f" (on {where})" if where else "") + f"\n{trace}"
 
@@ -88,7 +88,7 @@ def _keys(line: str) -> set[str]:
     try:
         data = json.loads(line)
         return {str(name) for name in (data["key"], *data["keys"])}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 

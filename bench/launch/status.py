@@ -15,6 +15,7 @@ from bench.plan.runs import count_fits
 from bench.process.holder import read_claims
 from bench.process.progress import clock_text
 from bench.process.reading import regular
+from bench.process.text import counted
 from bench.specs import Family, key
 from bench.store.store import Store
 
@@ -145,7 +146,7 @@ def grid_status(grid: Any, store: Store) -> tuple[dict[str, Any], list[str], boo
     for state in State:  # states that need attention come last, next to the counts
         group = [row for row in rows if row.state == state]
         if group:
-            lines.append(f"{state}: {len(group)} of {len(rows)} families")
+            lines.append(f"{state}: {len(group)} of {counted(len(rows), 'family', 'families')}")
         for row in group:
             lines += _describe(row)
     planned = [run for row in rows for run in row.family.runs]
@@ -153,9 +154,13 @@ def grid_status(grid: Any, store: Store) -> tuple[dict[str, Any], list[str], boo
     families = count_states(row.state for row in rows)
     evaluations = count_states(state for row in rows for state in row.runs.values())
     fits = ", ".join(f"{count} {method}" for method, count in count_fits(planned).items())
-    lines.append(f"{len(rows)} families: " + ", ".join(f"{count} {state}" for state, count in families.items()) + ".")
     lines.append(
-        f"{len(planned)} evaluations: "
+        f"{counted(len(rows), 'family', 'families')}: "
+        + ", ".join(f"{count} {state}" for state, count in families.items())
+        + "."
+    )
+    lines.append(
+        f"{counted(len(planned), 'evaluation')}: "
         + ", ".join(f"{count} {state}" for state, count in evaluations.items())
         + f". Fits needed in all: {fits}."
     )

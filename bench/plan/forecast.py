@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from bench.data.protocol import HOLDOUT
 from bench.plan.runs import fits_of
 from bench.process.progress import clock_text
+from bench.process.text import counted
 from bench.run.probe import Costs, FitCost, fit_kind, run_kind
 from bench.specs import Family, FitSpec, RunSpec, key
 from bench.store.store import Store, is_whole
@@ -138,11 +139,14 @@ def scored_rows(run: RunSpec) -> int:
 
 def describe(name: str, need: Need, predicted: Forecast | None, workers: int) -> Iterator[str]:
     """The lines that `bench plan` prints."""
-    yield f"{name}: {need.families} families, {need.cached_runs + len(need.runs)} evaluations"
-    yield f"  stored      {need.cached_fits} fits, {need.cached_runs} evaluations"
+    evaluations = counted(need.cached_runs + len(need.runs), "evaluation")
+    yield f"{name}: {counted(need.families, 'family', 'families')}, {evaluations}"
+    yield f"  stored      {counted(need.cached_fits, 'fit')}, {counted(need.cached_runs, 'evaluation')}"
     fits = ", ".join(f"{count} {method}" for method, count in _by_method(need.fits).items())
-    yield f"  to compute  {need.open_families} families: {len(need.fits)} fits{f' ({fits})' if fits else ''}"
-    yield f"              {len(need.runs)} evaluations of {sum(map(scored_rows, need.runs))} examples in all"
+    families = counted(need.open_families, "family", "families")
+    yield f"  to compute  {families}: {counted(len(need.fits), 'fit')}{f' ({fits})' if fits else ''}"
+    evaluations = counted(len(need.runs), "evaluation")
+    yield f"              {evaluations} of {sum(map(scored_rows, need.runs))} examples in all"
     if predicted is None:
         yield f"  training    {need.steps} optimizer steps at most"
         return

@@ -17,6 +17,7 @@ infinity and is not tried again; any other failure stops the search.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -33,6 +34,7 @@ from bench.errors import near_miss
 from bench.method import get_method
 from bench.plan.grid import Grid, check_count
 from bench.plan.runs import families
+from bench.process.reading import regular
 from bench.specs import Family, RunSpec, key
 from bench.store.store import Store
 
@@ -141,7 +143,11 @@ class Scored:
 def diverged(run: RunSpec, store: Store) -> bool:
     """Whether a run has no result because its numbers overflowed, as they would again."""
     failures = [] if store.complete([run]) else store.failures(run)
-    return bool(failures) and json.loads(failures[-1].read_text())["error"].startswith("FloatingPointError:")
+    with contextlib.suppress(
+        OSError, ValueError, LookupError, TypeError, RecursionError
+    ):  # a damaged file tells nothing
+        return str(json.loads(regular(failures[-1]).read_bytes())["error"]).startswith("FloatingPointError:")
+    return False
 
 
 def choose(tuning: Tuning, runs: Path) -> list[Scored]:
@@ -170,11 +176,17 @@ def choose(tuning: Tuning, runs: Path) -> list[Scored]:
     return [dataclasses.replace(s, chosen=id(s) in best) for s in scored]
 
 
+def _name(name: str) -> str:
+    """A file's name in a comment, which is one line."""
+    return name if name.isprintable() else ascii(name)
+
+
 def write_choice(tuning: Tuning, scored: list[Scored], grid_file: Path) -> list[Path]:
     """Write ``<grid>.tuned.toml`` (settings to include in a variant) and ``<grid>.tune.csv`` (every candidate)."""
     heading = (
-        f"# Written by `bench tune {grid_file.name}`: lowest mean {tuning.criterion} on {100 * tuning.holdout:g}% of "
-        f"the\n# training split, held out. All candidates: {grid_file.stem}.tune.csv.\n\n"
+        f"# Written by `bench tune {_name(grid_file.name)}`: lowest mean {tuning.criterion} on "
+        f"{100 * tuning.holdout:g}% of the\n# training split, held out. All candidates: "
+        f"{_name(grid_file.stem)}.tune.csv.\n\n"
     )
     chosen = {item.candidate.method: dict(item.candidate.values) for item in scored if item.chosen}
     table = io.StringIO()

@@ -1,9 +1,10 @@
 """Claims: files that say who is at work on a family. They save work; correctness never depends on them.
 
-A claim appears whole (a hard link to a finished file), its holder rewrites it every ``seconds / BEATS`` through an open
-descriptor (so a heartbeat can never revive or overwrite another's claim), and whoever finds it older than ``seconds``
-renames it away. Its age is its modification time against that of a file just made in the same folder: two times of
-one file server, so clocks that disagree between machines do not matter. No locks: they differ between file systems.
+A claim appears whole (a hard link to a finished file), its holder rewrites it ``BEATS`` times in ``seconds``, at least
+every 30 seconds, through an open descriptor (so a heartbeat can never revive or overwrite another's claim), and whoever
+finds it older than ``seconds`` renames it away. Its age is its modification time against that of a file just made in
+the same folder: two times of one file server, so clocks that disagree between machines do not matter. No locks: they
+differ between file systems.
 
 A claim is dead at once, whatever its age, when its process is known to be gone: it ran on this machine, or it is an
 earlier start of the very job that asks. Nobody waits longer than their own ``seconds`` without a sign of life, whatever
@@ -65,7 +66,7 @@ class Claim:
         self.lost = False
         self._descriptor = descriptor
         self._content = dict(content)
-        self._every = seconds / BEATS
+        self._every = min(seconds, SECONDS) / BEATS  # others judge by their own seconds, which may be fewer
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"claim-{file.stem}", daemon=True)
         self._thread.start()
@@ -150,8 +151,12 @@ def _acquire(
     first, since, pause = True, time.monotonic(), 0.05
     while (descriptor := _create(file, content)) is None:
         holder = read_claim(file)
-        if holder is None:
-            continue  # released between the two looks
+        if holder is None:  # released between the two looks, or a link that leads nowhere
+            if reason := stop():
+                raise Stopped(f"{reason}: stopped while waiting for {file}")
+            if file.is_symlink():
+                _remove(file, "")
+            continue
         last, seen = seen, (holder["token"], holder["touched"])
         if seen != last:
             since = time.monotonic()

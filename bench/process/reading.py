@@ -6,6 +6,9 @@ import errno
 import stat
 from pathlib import Path
 
+# What says "the file is not what it should be". Any other error says that it could not be read, now or by this user.
+WRONG = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
 
 def regular(file: Path) -> Path:
     """``file``, to be opened, unless it is a pipe, a socket or a device. Folders and errors are left to opening it.

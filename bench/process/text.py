@@ -9,6 +9,11 @@ import unicodedata
 _UNPRINTABLE = ("Cc", "Cf", "Cs")
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 fit`` or ``2 fits``; ``many`` is the plural of a noun that takes no s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def printable(text: str) -> str:
     r"""``text`` with control and invisible characters shown as escapes (``\x1b``), but for line ends and tabs."""
     if text.isascii() and text.replace("\n", "").isprintable():  # at times megabytes

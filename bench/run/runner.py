@@ -68,7 +68,7 @@ class Runner(Context):
             except UnreadableRecord as error:  # a fault of permissions or of the file system, not of the method
                 errors.append(error)
             except (Exception, SystemExit) as error:
-                if why := no_room(error):
+                if why := no_room(error, self.store.root):
                     raise NoRoom(why) from error
                 errors.append(error)
                 self._record(run, error)

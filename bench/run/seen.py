@@ -10,6 +10,7 @@ from typing import Any
 from bench.data.identity import check_same_rows
 from bench.data.protocol import HOLDOUT
 from bench.data.splits import Split
+from bench.process.reading import regular
 from bench.specs import DataSpec, canonical
 from bench.store.store import Store
 
@@ -51,7 +52,7 @@ def _fingerprints(root: Path) -> Iterator[tuple[tuple[str, str], str, str]]:
     for kind in ("evals", "fits"):
         for folder in (root / kind).glob("[0-9a-f]*"):
             try:
-                spec, facts = (json.loads((folder / name).read_bytes()) for name in ("spec.json", "facts.json"))
+                spec, facts = (json.loads(regular(folder / name).read_bytes()) for name in ("spec.json", "facts.json"))
                 fingerprint = facts["examples"]["fingerprint"]
                 where = (_data(spec["data"]), _source(spec.get("split", "train")))
             except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):

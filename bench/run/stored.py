@@ -8,8 +8,9 @@ from pathlib import Path
 from bench.data.given import PREFIX
 from bench.method import Method, get_method
 from bench.posterior import Posterior
-from bench.specs import FitSpec, RunSpec, build, digest, key, seed_for
-from bench.store.store import Store, read_whole
+from bench.specs import FitSpec, RunSpec, digest, key, seed_for
+from bench.store.records import read_spec
+from bench.store.store import Store
 from bench.task import get_task
 
 
@@ -67,15 +68,14 @@ def open_result(runs: Path, prefix: str) -> Result:
 
     Raises:
         LookupError: there is none, or more than one, or it is of a task or method that is not known here.
-        DamagedRecord: its spec cannot be read.
+        DamagedRecord: its spec cannot be read, or is not the one that was stored.
     """
     store = Store(runs)
     folder = store.find(prefix)
-    spec = read_whole(folder / "spec.json")
     if folder.parent.name == "fits":
-        found = Result(store, build(FitSpec, spec), None)
+        found = Result(store, read_spec(folder, FitSpec), None)
     else:
-        run = build(RunSpec, spec)
+        run = read_spec(folder, RunSpec)
         found = Result(store, run.fit, run)
     try:
         if not found.fit.data.task.startswith(PREFIX):  # examples given in Python, whose answers the caller knows

@@ -131,7 +131,7 @@ def work(runner: Runner, family: Family, sink: Callable[[float, str], None], wai
     except NoRoom as error:
         return Outcome.BLOCKED, f"{family.label}: {error}"
     except (Exception, SystemExit) as error:  # its trace is in the store; the other families go on
-        if why := no_room(error):
+        if why := no_room(error, runner.store.root):
             return Outcome.BLOCKED, f"{family.label}: {why}"
         return Outcome.FAILED, f"{family.label}: {type(error).__name__}: {error}"
     return Outcome.DONE, family.label

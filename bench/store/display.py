@@ -6,6 +6,7 @@ import contextlib
 import json
 from pathlib import Path
 
+from bench.process.reading import regular
 from bench.store.files import write_file
 
 FILE = "display.json"
@@ -20,7 +21,7 @@ def note_main_variant(runs: Path, label: str) -> None:
 def main_variant_of(runs: Path) -> str | None:
     """The label that was noted; None where there is none, or where it cannot be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = json.loads((runs / FILE).read_text())
+        content = json.loads(regular(runs / FILE).read_bytes())
         if isinstance(content, dict) and isinstance(content.get("main_variant"), str):
             return str(content["main_variant"])
     return None

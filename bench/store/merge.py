@@ -1,4 +1,4 @@
-"""``bench merge``: bring the results of other stores into one, whole folders at a time, or not at all.
+"""``bench merge``: bring the results of other stores into one, whole folders at a time.
 
 A result is named by its spec, so two stores agree on a key when its spec, posterior or predictions are the same bytes;
 traces and facts hold seconds and machines, and may differ (the one that is there stays). Everything is checked before
@@ -22,9 +22,10 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from bench.process.text import counted
 from bench.specs import DataSpec, FitSpec, RunSpec
 from bench.store.facts import FitFacts, RunFacts
-from bench.store.files import DamagedRecord, publish_folder, sha256
+from bench.store.files import DamagedRecord, no_room, publish_folder, sha256
 from bench.store.predictions import FILE as PREDICTIONS
 from bench.store.predictions import read_predictions
 from bench.store.records import read_facts, read_spec
@@ -69,7 +70,8 @@ class Merged:
         """One line."""
         fits = sum(result.kind == "fits" for result, _ in self.copied)
         done = "would be copied" if dry_run else "copied"
-        return f"{fits} fits and {len(self.copied) - fits} evaluations {done}; {self.known} were there already"
+        evaluations = counted(len(self.copied) - fits, "evaluation")
+        return f"{counted(fits, 'fit')} and {evaluations} {done}; {self.known} were there already"
 
     def describe(self) -> list[str]:
         """A line for every folder that was or would be copied, with what it is."""
@@ -92,7 +94,7 @@ def merge_stores(sources: Sequence[Store], into: Store, dry_run: bool = False) -
             place = into.root / kind / folder.name
             try:
                 result = verify(folder, kind)
-                other = plan.get(place) or (verify(place, kind) if place.exists() else None)
+                other = plan.get(place) or (verify(place, kind, links=True) if place.exists() else None)
             except DamagedRecord as error:
                 refusals.append(str(error))
                 continue
@@ -110,8 +112,14 @@ def merge_stores(sources: Sequence[Store], into: Store, dry_run: bool = False) -
     if refusals:
         raise Refused("\n".join([*refusals, f"Nothing was copied into {into.root}."]))
     copied = sorted(((result, place) for place, result in plan.items()), key=lambda pair: _fits_first(*pair))
-    for result, place in () if dry_run else copied:
-        _copy(result, place)
+    for done, (result, place) in enumerate(() if dry_run else copied):
+        try:
+            _copy(result, place)
+        except OSError as error:
+            raise Refused(
+                f"{no_room(error) or error}. {done} of {len(copied)} results were copied into {into.root}: correct "
+                "that and merge again, which copies the rest."
+            ) from error
     return Merged(tuple(copied), known)
 
 
@@ -129,14 +137,18 @@ def _fits_first(result: Result, place: Path) -> tuple[bool, str]:
     return result.kind != "fits", place.name
 
 
-def verify(folder: Path, kind: str) -> Result:
+def verify(folder: Path, kind: str, links: bool = False) -> Result:
     """A result, read and checked in full: every hash recomputed, and every metric that can be.
+
+    Args:
+        links: whether it may be reached through links, as a user may have made them in a store of their own.
 
     Raises:
         DamagedRecord: it is not a whole and undamaged result of a store.
         UnreadableRecord: it cannot be read.
     """
-    if folder.parent.is_symlink() or folder.is_symlink() or not folder.is_dir() or not KEY.fullmatch(folder.name):
+    linked = not links and (folder.parent.is_symlink() or folder.is_symlink())
+    if linked or not folder.is_dir() or not KEY.fullmatch(folder.name):
         raise _damaged(folder, "it is not a folder named by a key")
     for file in folder.iterdir():
         if file.name not in FILES[kind]:

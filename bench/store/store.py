@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.process.claim import sweep_claims
 from bench.process.reading import regular
+from bench.process.writing import draft
 from bench.specs import FitSpec, RunSpec, key, to_json
 from bench.store import predictions
 from bench.store.facts import FitFacts, RunFacts, digest_of, to_plain
@@ -34,7 +35,6 @@ from bench.store.files import (
     NoRoom,
     UnreadableRecord,
     damaged,
-    draft,
     publish_folder,
     read_json,
     reading,
@@ -146,9 +146,13 @@ class Store:
             raise LookupError(f"'{prefix}' is not a key: give at least four hex digits, as `bench status` shows them.")
         paths = [path for kind in ("evals", "fits") for path in sorted((self.root / kind).glob(f"{prefix}*"))]
         found = [path for path in paths if KEY.fullmatch(path.name)]  # not a copy that somebody put next to it
-        if len(found) != 1:
-            what = f"{len(found)} results start" if found else "No result starts"
-            raise LookupError(f"{what} with '{prefix}' in {self.root}. Give more digits, or another --runs folder.")
+        if not found:
+            raise LookupError(
+                f"No result starts with '{prefix}' in {self.root}. `bench status GRID` shows keys; --runs names "
+                "another store."
+            )
+        if len(found) > 1:
+            raise LookupError(f"{len(found)} results start with '{prefix}' in {self.root}. Give more digits.")
         return found[0]
 
     # --- work under way -----------------------------------------------------------------------------------------------
@@ -238,9 +242,9 @@ class Store:
                     probe.mkdir()  # for the system's own reason
             except OSError as error:
                 kind = PermissionError if isinstance(error, PermissionError) else NoRoom
+                fix = "Choose" if kind is PermissionError else "Make room, or choose"
                 raise kind(
-                    f"--runs {self.root}: nothing can be written to {folder} ({error.strerror}). Make room, or choose "
-                    "another place."
+                    f"--runs {self.root}: nothing can be written to {folder} ({error.strerror}). {fix} another place."
                 ) from error
             finally:
                 with contextlib.suppress(OSError):

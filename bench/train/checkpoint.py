@@ -6,9 +6,7 @@ import copy
 import dataclasses
 import json
 import logging
-import os
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +16,8 @@ from torch import Tensor
 
 from bench.model.choice_model import ChoiceModel
 from bench.posterior import Params
+from bench.process.reading import WRONG
+from bench.process.writing import replacing
 from bench.train.clock import Clock
 from bench.train.tree import load_tree, save_tree
 
@@ -191,19 +191,17 @@ class Checkpointing:
 
     def save(self, state: TrainState) -> None:
         """Replace the checkpoint in one step: a kill leaves the old one or the new one."""
-        new = self.file.with_suffix(f".{uuid.uuid4().hex[:8]}.new")  # unique: a stalled process may wake up
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(self.file) as new:
             save_tree({**state.tree(), "code": dict(self.code)}, new)
-            with new.open("rb") as stream:
-                os.fsync(stream.fileno())
-            new.replace(self.file)
-        finally:
-            new.unlink(missing_ok=True)
         self._saved_at = time.monotonic()
 
     def resume(self, state: TrainState) -> None:
-        """Continue from the checkpoint. Without one that can be used, start at step 0; a warning says what is wrong."""
+        """Continue from the checkpoint. Without one that can be used, start at step 0; a warning says what is wrong.
+
+        Raises:
+            OSError: it is there, and this process may not read it, or cannot now.
+        """
         why = self._load(state) if self.file.exists() else ""
         if why:
             logger.warning("%s %s: training starts from step 0.", self.file, why)
@@ -212,6 +210,11 @@ class Checkpointing:
 
     def _load(self, state: TrainState) -> str:
         """Load the checkpoint into ``state``, or leave it as it is and return the reason."""
+        try:
+            self.file.open("rb").close()
+        except OSError as error:
+            if error.errno not in WRONG:  # it may be sound, and would be replaced
+                raise
         try:
             tree = load_tree(self.file)
             code = dict(tree["code"])

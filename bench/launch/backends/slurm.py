@@ -26,6 +26,7 @@ from typing import Any
 from bench.errors import near_miss
 from bench.launch.launcher import Order, Queued, Silent, State
 from bench.launch.submission import Submission, new_submission, read_submission, write_submission
+from bench.process.text import counted
 from bench.specs import cast, hints
 from bench.store.files import write_file
 from bench.store.store import Store
@@ -39,7 +40,20 @@ TASKS = re.compile(r"bench-(?P<id>[0-9TZ]{16}-[0-9a-f]{6})-(?P<first>\d+)")
 READS = ("max_parallel", "wait")
 CANCEL_AT_ONCE = 500  # ids in one call of scancel
 
+OURS = {  # options by which jobs and their logs are found again, and restarted
+    "job-name": "J", "array": "a", "output": "o", "chdir": "D",
+    "open-mode": "", "signal": "", "requeue": "", "no-requeue": "",
+}  # fmt: skip
+
 logger = logging.getLogger(__name__)
+
+
+def _ours(option: str) -> str:
+    """The option of :data:`OURS` that an option of sbatch is, abbreviated or not; "" if it is another."""
+    if not option.startswith("--"):
+        return next((f"-{short}" for short in OURS.values() if short and option[1:2] == short), "")
+    name = re.split(r"[=\s]", option[2:], maxsplit=1)[0]
+    return next((f"--{known}" for known in OURS if name and known.startswith(name)), "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +81,10 @@ class SlurmSettings:
         for line in self.sbatch:
             if not line.startswith("-"):
                 raise ValueError(f"slurm.sbatch has {line!r}: give options of sbatch, such as --exclude=n3.")
+            if ours := _ours(line):
+                raise ValueError(f"slurm.sbatch has {line!r}: the suite sets {ours} itself, so leave that out.")
+        if self.cpus < 0:
+            raise ValueError(f"slurm.cpus is {self.cpus}: give at least 1, or 0 for the cluster's own number.")
         if self.warn_seconds < 1:
             raise ValueError(f"slurm.warn_seconds is {self.warn_seconds}: give at least 1.")
 
@@ -96,7 +114,12 @@ def settings_of(table: Mapping[str, Any]) -> SlurmSettings:
         if name not in known:
             raise LookupError(f"[slurm] has no key '{name}'.{near_miss(name, known)}")
     # TOML reads 04:00:00 as a time of day, and 60 as a number
-    plain = {n: str(v) if known[n] is str and isinstance(v, int | datetime.time) else v for n, v in table.items()}
+    plain = {
+        name: str(value)
+        if known[name] is str and isinstance(value, int | datetime.time) and not isinstance(value, bool)
+        else value
+        for name, value in table.items()
+    }
     return SlurmSettings(**{name: cast(value, known[name], f"slurm.{name}") for name, value in plain.items()})
 
 
@@ -130,7 +153,7 @@ def launch(order: Order) -> list[str]:
         except ValueError as error:
             sent = f" {first} of {len(order.families)} families were submitted." if first else ""
             raise ValueError(f"{error}{sent} The script is {file}.") from None
-        logger.info("submitted %d families as job %s: %s", count, previous, file)
+        logger.info("submitted %s as job %s: %s", counted(count, "family", "families"), previous, file)
     return []
 
 

@@ -297,6 +297,13 @@ def test_the_script_says_what_the_settings_ask_for_and_runs_the_command(tmp_path
         ({"partition": "a\n#SBATCH --evil"}, "give one line"),
         ({"sbatch": ["exclude=n3"]}, "give options of sbatch"),
         ({"warn_seconds": 0}, "give at least 1"),
+        ({"cpus": -2}, "give at least 1, or 0"),
+        ({"partition": True}, "expected"),
+        ({"sbatch": ["--job-name=mine"]}, "the suite sets --job-name itself"),
+        ({"sbatch": ["--job mine"]}, "the suite sets --job-name itself"),
+        ({"sbatch": ["-Jmine"]}, "the suite sets -J itself"),
+        ({"sbatch": ["--array=0-99"]}, "the suite sets --array itself"),
+        ({"sbatch": ["--no-requeue"]}, "the suite sets --no-requeue itself"),
     ],
 )
 def test_settings_that_do_not_fit_are_told(table: dict[str, Any], said: str) -> None:
@@ -332,7 +339,7 @@ def test_arrays_above_the_clusters_limit_are_split_and_follow_each_other_when_fe
         for text, last, item in zip(arrays, (2, 2, 0), ("", " + 3", " + 6"), strict=True):
             assert f"--array=0-{last}{limits}\n" in text and f"SLURM_ARRAY_TASK_ID{item}" in text
         time.sleep(1.1)  # submissions are in the order of their seconds
-    assert "submitted 1 families as job 3" in capsys.readouterr().err
+    assert "submitted 1 family as job 3" in capsys.readouterr().err
 
 
 def test_a_silent_scheduler_is_told_and_nothing_is_submitted(
@@ -358,7 +365,7 @@ def test_a_silent_scheduler_is_told_and_nothing_is_submitted(
     rows = json.loads(capsys.readouterr().out)["families"]
     assert [(row["state"], row["reason"]) for row in rows] == [("waiting", "Resources"), ("missing", "")]
     assert main(["grid", "g.toml", "--launcher", "slurm"]) == 0
-    assert "1 families submitted, 1 already queued" in capsys.readouterr().err
+    assert "1 family submitted, 1 already queued" in capsys.readouterr().err
     # the grid has grown: what waits does not compute all of it, so the rest is sent
     (tmp_path / "g.toml").write_text(GRID.format(steps=2).replace('["adamw"]', '["adamw", "mc_dropout"]'))
     main(["status", "g.toml", "--json"])

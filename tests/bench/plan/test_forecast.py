@@ -65,7 +65,7 @@ def test_costs_add_up() -> None:
     assert found.seconds_by_method == {"adamw": found.seconds}
     assert found.disk_bytes == 4096 + 8 * scored
     text = "\n".join(describe("g", need, found, 2))
-    assert "1 fits (1 adamw)" in text and "with 2 workers" in text and "512 MiB per worker" in text
+    assert "1 fit (1 adamw)" in text and "with 2 workers" in text and "512 MiB per worker" in text
 
 
 @pytest.mark.parametrize(("every", "times"), [(0, 0), (250, 5), (400, 4), (1000, 2), (5000, 2)])

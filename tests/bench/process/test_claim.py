@@ -16,7 +16,7 @@ import pytest
 from patience import PATIENCE
 
 from bench.process.claim import Held, _remove, claim
-from bench.process.holder import Worker, covers, machine, mentioned, read_claims
+from bench.process.holder import SECONDS, Worker, covers, machine, mentioned, read_claims
 from bench.process.stop import Stopped
 
 LIFE = 0.8  # seconds; a heartbeat every tenth of a second
@@ -276,3 +276,22 @@ def test_a_claim_says_which_evaluations_it_covers(tmp_path: Path) -> None:
 def test_a_claim_with_a_number_that_no_float_holds_is_a_damaged_one(tmp_path: Path) -> None:
     write(tmp_path / "abc.json", since=10**400)
     assert read_claims(tmp_path)["abc"]["node"] == ""
+
+
+def test_a_link_that_leads_nowhere_is_nobodys_claim(tmp_path: Path) -> None:
+    file = tmp_path / "claims" / "abc.json"
+    file.parent.mkdir()
+    file.symlink_to(tmp_path / "nowhere" / "claim")
+    with (
+        pytest.raises(Stopped, match="enough: stopped while waiting for"),
+        claim(file, Worker(), stop=lambda: "enough"),
+    ):
+        pass
+    with claim(file, Worker()):
+        assert not file.is_symlink()
+    assert not file.exists() and not (tmp_path / "nowhere").exists()
+
+
+def test_a_claim_with_a_long_life_beats_often_enough_for_those_who_judge_by_a_shorter_one(tmp_path: Path) -> None:
+    with claim(tmp_path / "claims" / "abc.json", Worker(), seconds=3600) as held:
+        assert held._every * 4 <= SECONDS

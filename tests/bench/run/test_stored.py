@@ -10,17 +10,20 @@ import pytest
 from support import plan
 
 from bench.run.stored import open_result
-from bench.specs import FitSpec, RunSpec, key, to_json
+from bench.specs import FitSpec, RunSpec, build, key, to_json
+from bench.store.records import DamagedRecord
 
 RUN = plan("mc_dropout")
 
 
 def stored(spec: FitSpec | RunSpec, runs: Path, **changed: Any) -> str:
     """The key of ``spec``, stored in ``runs`` with some of its fields ``changed``."""
-    folder = runs / ("evals" if isinstance(spec, RunSpec) else "fits") / key(spec)
+    data = {**to_json(spec), **changed}
+    name = key(build(type(spec), data))
+    folder = runs / ("evals" if isinstance(spec, RunSpec) else "fits") / name
     folder.mkdir(parents=True)
-    (folder / "spec.json").write_text(json.dumps({**to_json(spec), **changed}))
-    return key(spec)
+    (folder / "spec.json").write_text(json.dumps(data))
+    return name
 
 
 @pytest.mark.parametrize("spec", [RUN, RUN.fit], ids=["evaluation", "fit"])
@@ -43,3 +46,15 @@ def test_what_a_plugin_defines_needs_the_plugin(
     name = stored(spec, tmp_path, **changed)
     with pytest.raises(LookupError, match=rf"There is no {kind} 'mine'\..*name its module or task file with --plugin"):
         open_result(tmp_path, name)
+
+
+@pytest.mark.parametrize("spec", [RUN, RUN.fit], ids=["evaluation", "fit"])
+@pytest.mark.parametrize("field", ["version", "options"])
+def test_a_spec_that_was_changed_is_refused(spec: FitSpec | RunSpec, field: str, tmp_path: Path) -> None:
+    """Another seed, tau or field would predict something else than the folder's name says."""
+    name = stored(spec, tmp_path)
+    file = next(tmp_path.rglob("spec.json"))
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps({**data, field: {"version": 7, "options": [1]}[field]}))
+    with pytest.raises(DamagedRecord, match=r"hashes to|is damaged"):
+        open_result(tmp_path, name[:8])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from support import plan
 
 from bench import specs
 from bench.method import Method
@@ -280,6 +282,14 @@ def test_a_value_that_fits_is_cast(value: Any, hint: Any, expected: Any) -> None
     found = cast(value, hint, "x")
     assert found == expected
     assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize("value", [-0.0, "-0.0", "-0"])
+def test_a_negative_zero_is_zero_whose_key_it_shares(value: Any) -> None:
+    assert math.copysign(1, cast(value, float, "x")) == 1
+    spec = plan("adamw").fit
+    changed = dataclasses.replace(spec, train=dataclasses.replace(spec.train, clip_norm=-0.0))
+    assert key(changed) == key(dataclasses.replace(spec, train=dataclasses.replace(spec.train, clip_norm=0.0)))
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,11 @@ def test_old_drafts_are_swept_and_young_ones_and_results_stay(tmp_path: Path) ->
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     (tmp_path / ".other.json.1234.old").touch()
+    (tmp_path / ".tmpTyq48E").touch()  # as safetensors names its drafts
     old = time.time() - 100
-    for path in (tmp_path / "key/file", tmp_path / ".key.dead/file", tmp_path / ".other.json.1234.old"):
+    for path in (
+        tmp_path / "key/file", tmp_path / ".key.dead/file", tmp_path / ".other.json.1234.old", tmp_path / ".tmpTyq48E"
+    ):  # fmt: skip
         os.utime(path, (old, old))
     for folder in ("key", ".key.dead", ".key.young"):
         os.utime(tmp_path / folder, (old, old))
@@ -167,6 +170,12 @@ def test_a_disk_that_takes_nothing_more_is_told_from_other_errors(error: Excepti
         outer = RuntimeError("outer")
         outer.__cause__ = error
         assert no_room(outer) == no_room(error)
+
+
+def test_a_store_that_may_not_be_written_to_is_told_from_a_methods_own_error(tmp_path: Path) -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "runs" / "fits" / ".x"))
+    assert no_room(error, tmp_path / "runs") == f"{error.filename} cannot be read or written: Permission denied"
+    assert no_room(error, tmp_path / "other") == no_room(error) == ""
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

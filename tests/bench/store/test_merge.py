@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from support import compute, plan
 
 from bench.cli.main import main
 from bench.specs import RunSpec, build, key
+from bench.store import merge
 from bench.store.facts import digest_of
 from bench.store.files import sha256
 from bench.store.merge import Refused, merge_stores
@@ -151,7 +153,7 @@ def test_a_dry_run_copies_nothing(stores: tuple[Path, Path], capsys) -> None:
     before = files(into)
     assert main(["merge", str(source), "--runs", str(into), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "1 fits and 1 evaluations would be copied; 0 were there already" in said
+    assert "1 fit and 1 evaluation would be copied; 0 were there already" in said
     assert f"{only(source, 'fits')} -> " in said and "adamw on notes_two, seed 2" in said
     assert files(into) == before
 
@@ -313,3 +315,31 @@ def test_different_rows_under_one_name_are_refused(
         merge_stores(sources, Store(place))
     assert only(source, kind).name in str(error.value) and "f" * 16 in str(error.value)
     assert not place.exists() or files(place) == before
+
+
+def test_a_store_whose_folders_are_links_of_its_user_takes_results(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    into, source = stores
+    for kind in ("fits", "evals"):
+        (into / kind).rename(tmp_path / kind)
+        (into / kind).symlink_to(tmp_path / kind)
+    assert merge_stores([Store(source)], Store(into)).known == 0
+    assert merge_stores([Store(source)], Store(into)).known == 2
+
+
+def test_a_merge_that_a_full_disk_stops_says_how_far_it_came(
+    stores: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into, source = stores
+    copy, copied = merge._copy, list[Path]()
+
+    def fill(result: merge.Result, place: Path) -> None:
+        if copied:
+            raise OSError(errno.ENOSPC, "No space left on device", str(place))
+        copied.append(place)
+        copy(result, place)
+
+    monkeypatch.setattr(merge, "_copy", fill)
+    with pytest.raises(Refused, match=r"the disk is full\. 1 of 2 results were copied into .*: correct that and merge"):
+        merge_stores([Store(source)], Store(into))
+    monkeypatch.undo()
+    assert len(merge_stores([Store(source)], Store(into)).copied) == 1

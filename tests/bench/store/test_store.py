@@ -507,7 +507,7 @@ def test_what_is_no_key_is_refused_before_any_look_up(store: Store, prefix: str)
 
 def test_a_start_that_fits_nothing_is_told(store: Store) -> None:
     prefix = next(f"{n:04x}" for n in range(9) if not {key(RUN)[:4], key(FIT)[:4]} & {f"{n:04x}"})
-    with pytest.raises(LookupError, match=f"No result starts with '{prefix}' in .*Give more digits, or another --runs"):
+    with pytest.raises(LookupError, match=f"No result starts with '{prefix}' in .*--runs names another store"):
         store.find(prefix)
 
 

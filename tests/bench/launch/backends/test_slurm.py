@@ -147,7 +147,7 @@ def test_a_grid_submitted_twice_at_once_runs_once_and_gives_the_bytes_of_the_loc
             cluster.run("sbatch", "--chdir", str(tmp_path), str(script.with_name(array)))
     said = [process.communicate(timeout=PATIENCE)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert any("submitted 3 families" in text and "submitted 1 families" in text for text in said)
+    assert any("submitted 3 families" in text and "submitted 1 family" in text for text in said)
 
     said = failing.communicate(timeout=PATIENCE)[0]  # a family with an error is reported, and leaves the others alone
     assert failing.returncode == 1 and "RuntimeError: no luck" in said
@@ -224,7 +224,7 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
 
     row = there.states("g.toml")["unhurried notes_two seed 1"]
     assert row["state"] == "missing" and "is gone" in row["reason"]  # SLURM does not start a killed job again
-    assert "1 families submitted" in there("grid", "g.toml", "--launcher", "slurm", "--wait", *QUICK).stderr
+    assert "1 family submitted" in there("grid", "g.toml", "--launcher", "slurm", "--wait", *QUICK).stderr
 
     found = attempts(tmp_path / "runs")
     for seed in (1, 2, 3, 4):
