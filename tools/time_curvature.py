@@ -2,7 +2,7 @@
 
     python -m tools.time_curvature [--batch 8] [--rounds 7] [--json FILE]
 
-Prints medians over interleaved rounds and their ratios; see tests/methods/test_laplace.py for their equality.
+Prints medians over interleaved rounds and their ratios; see tests/methods/laplace/test_laplace.py for their equality.
 """
 
 from __future__ import annotations

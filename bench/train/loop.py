@@ -299,7 +299,7 @@ class FitJob:
         one_pass = draws == pieces == 1 and loss is None
         if self.graphs and one_pass:
             graphed = GraphedLoss(objective, parameters, CudaRecorder())
-        elif one_pass and type(self).loss is FitJob.loss and self._quickly(parameters):
+        elif one_pass and self._quickly(parameters):
             recorded = ReplayedLoss(objective, self.model, parameters)
 
         def replay(batch: Batch, total: Tensor) -> Tensor:
@@ -329,8 +329,9 @@ class FitJob:
 
     def _quickly(self, parameters: Sequence[Tensor]) -> bool:
         """Whether the steps of a small base on a CPU are worth the time that it takes to shorten them."""
+        own = type(self).loss is not FitJob.loss
         steps = self.planned_steps or self.spec.train.steps
-        return not (self.compile or self.recompute) and pays(self.model, parameters, steps)
+        return not (own or self.compile or self.recompute) and pays(self.model, parameters, steps)
 
     def _log(self, now: TrainState, count: int, diagnose: Callable[[], Mapping[str, float]] | None) -> None:
         """Add the mean loss of the last ``count`` steps to the trace."""
