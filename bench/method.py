@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 
-MANY = 128  # examples that a small base answers sooner with a trial of what it can leave out first
+MANY = 128  # a prediction of as many examples is worth the trial of what a small base can skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

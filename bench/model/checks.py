@@ -37,9 +37,14 @@ def steady_length(config: Any) -> int | None:
     for kind in kinds:
         if kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope"):
             limits.append(kind.get(key) or getattr(config, key, None) or config.max_position_embeddings)
-    if getattr(config, "attn_temperature_tuning", False):  # Llama 4 scales queries by places in the row, pads too
+    if scales_by_place(config):
         limits.append(int(config.floor_scale) - 1)
     return min(limits, default=None)
+
+
+def scales_by_place(config: Any) -> bool:
+    """Whether a base scales queries by their place in the row, pads included, as Llama 4 does beyond a first scale."""
+    return bool(getattr(config, "attn_temperature_tuning", False) and getattr(config, "floor_scale", None))
 
 
 def learned_places(base: Any, config: Any) -> int | None:
@@ -123,7 +128,7 @@ def check_packing(spec: ModelSpec, base: Base, probe: Encoded, places: int | Non
     fix = "set packing = false in [model], or leave out --packing"
     if "position_ids" not in base.accepts:
         raise ModelNotUsable(f"{base.name} takes no positions, so packed prompts would read each other: {fix}.")
-    if getattr(base.model.config.get_text_config(decoder=True), "attn_temperature_tuning", False):
+    if scales_by_place(base.model.config.get_text_config(decoder=True)):
         raise ModelNotUsable(f"{base.name} scales queries by their place in the row, which packing changes: {fix}.")
     try:
         change, noise = _change_in_row(spec, base, _pieces(probe, packing=True), probe)

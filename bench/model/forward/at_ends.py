@@ -68,8 +68,8 @@ class LastTokens:
     def choose(self, model: Model) -> None:
         """Find the modules by trial."""
         self.chosen = True
-        with self.allowed():
-            run = functools.partial(_run, model, self._tokens)
+        run = functools.partial(_run, model, self._tokens)
+        with self.allowed(), contextlib.suppress(Exception):  # a base that cannot read the trial's prompts goes without
             for layer in self._last:
                 self._choose(layer, run, run())
 
