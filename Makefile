@@ -48,13 +48,13 @@ coverage: $(READY)
 TIMED := results/cpu
 bench: $(READY)
 	$(BIN)/python -m tools.time_step --part train --json $(TIMED)/time_step_train.json
-	$(BIN)/python -m tools.time_step --part train --dtype bfloat16 --batches 2 --rounds 2 --json $(TIMED)/time_step_train_bf16.json
+	$(BIN)/python -m tools.time_step --part train --dtype bfloat16 --batches 1 --rounds 2 --best --json $(TIMED)/time_step_train_bf16.json
 	$(BIN)/python -m tools.time_step --part predict --prompts 48 --rounds 5 --json $(TIMED)/time_step_predict.json
 	$(BIN)/python -m tools.time_loop --json $(TIMED)/time_loop.json
 	$(BIN)/python -m tools.time_ivon --repeats 60 --json $(TIMED)/time_ivon.json
 	$(BIN)/python -m tools.time_laplace --json $(TIMED)/time_laplace.json
 	$(BIN)/python -m tools.time_curvature --json $(TIMED)/time_curvature.json
-	$(BIN)/python -m tools.time_rows --json $(TIMED)/time_rows.json
+	$(BIN)/python -m tools.time_rows --steps 500 --json $(TIMED)/time_rows.json
 	$(BIN)/python -m tools.time_launch --json $(TIMED)/time_launch.json
 	$(BIN)/python -m tools.time_store --json $(TIMED)/time_store.json
 	$(BIN)/python -m tools.time_report --methods 10 --variants 2 --json $(TIMED)/time_report.json

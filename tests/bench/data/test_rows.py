@@ -7,10 +7,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mirrors import mirror, winogrande, write_rows
 
+from bench.data import rows
 from bench.data.rows import Origin, find_rows
 from bench.data.splits import DataSource, load_split
 from bench.task import get_task
@@ -104,3 +106,25 @@ def test_rows_say_where_they_come_from(tmp_path: Path) -> None:
     assert find_rows(get_task("wg_s"), "train", tmp_path).origin is Origin.MIRROR
     assert find_rows(get_task("wg_s"), "train", None).origin is Origin.HUB
     assert find_rows(get_task("colours"), "train", tmp_path).origin is Origin.GENERATED
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(
+    answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    from huggingface_hub import constants
+
+    seen = []
+
+    def load(*args: Any, **options: Any) -> Any:
+        seen.append((constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE))
+        raise ConnectionError("not in the cache")
+
+    monkeypatch.setattr(rows, "online", lambda: answers)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    with pytest.raises(FileNotFoundError, match="give a local mirror with --data-dir"):
+        load_split(get_task("obqa"), "train", DataSource())
+    assert seen == [before if answers else (True, True)]
+    assert before == (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)

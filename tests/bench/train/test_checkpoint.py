@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import random
 import re
+import stat
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +159,37 @@ def test_other_code_starts_at_step_0(
 def test_the_same_code_continues(tmp_path: Path) -> None:
     stopped(tmp_path, code={"code": "a"})
     assert resumed(tmp_path, code={"code": "a"})[1] == 3
+
+
+def test_a_checkpoint_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    job = TOY.job(tmp_path, steps=2)
+    job.checkpointing.every_seconds = 0
+    before = os.umask(0o027)
+    try:
+        train(job)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(job.checkpointing.file.stat().st_mode) == 0o640
+    assert [file.name for file in tmp_path.iterdir()] == [job.checkpointing.file.name]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = TOY.job(tmp_path, steps=2)
+    job.checkpointing.every_seconds = 0
+    train(job)
+    before = job.checkpointing.file.read_bytes()
+    opened = Path.open
+
+    def refused(self: Path, *args: Any, **options: Any) -> Any:
+        if self == job.checkpointing.file:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        train(TOY.job(tmp_path, steps=2))
+    monkeypatch.undo()
+    assert job.checkpointing.file.read_bytes() == before
 
 
 def test_a_checkpoint_is_written_only_when_it_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
