@@ -100,7 +100,7 @@ class Registry(Generic[T]):
             )
         self._validate(cls, where)
         if before is None:
-            self._check_derived(cls, name, where)
+            self._check_derived(cls, name, where, replaces)
         if before is not None and clash:
             logger.warning("The %s '%s' is that of %s here, and not %s.", self.kind, name, where, _called(before))
         self._classes[name] = cls
@@ -130,10 +130,14 @@ class Registry(Generic[T]):
         made = {f"NAME{suffix}": make for suffix, make in sorted(self._makers.items())}
         return {name: (of.__doc__ or "").strip().partition("\n")[0] for name, of in (found | made).items()}
 
-    def _check_derived(self, cls: type[T], name: str, where: str) -> None:
+    def _check_derived(
+        self, cls: type[T], name: str, where: str, replaces: Callable[[type[T], type[T]], bool] | None
+    ) -> None:
         """Refuse a class whose name is that of a derived one, or that would derive one of a registered name."""
         derived = self._derived(name)
-        if derived is not None:
+        if derived is not None and replaces and replaces(cls, derived):
+            logger.warning("The %s '%s' is that of %s here, and not %s.", self.kind, name, where, _called(derived))
+        elif derived is not None:
             raise BrokenPlugin(
                 f"Two {self.kind}s are named '{name}': {where} and one that the suite derives ({_called(derived)}). "
                 "Rename yours."

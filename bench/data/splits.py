@@ -167,19 +167,29 @@ def checked(example: Any, name: str, answers: int) -> Example:
     return dataclasses.replace(example, id=name, label=label)
 
 
+def held_out(rows: int, share: float) -> int:
+    """The number of training examples that are set aside.
+
+    Raises:
+        ValueError: none, or all of them.
+    """
+    count = round(share * rows)
+    if not 0 < count < rows:
+        raise ValueError(
+            f"A holdout of {share} leaves {rows - count} to train on and {count} to tune or score on, of {rows} "
+            "examples: choose another share, or give the task more training examples (a method that tunes sets a tenth "
+            "of them aside, so it needs 6)."
+        )
+    return count
+
+
 def split_holdout(
     examples: Sequence[Example], share: float, seed: int
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """(kept, held out): a random ``share`` of the training examples is set aside, chosen by ``seed`` and example id."""
     if share == 0:
         return tuple(examples), ()
-    count = round(share * len(examples))
-    if not 0 < count < len(examples):
-        raise ValueError(
-            f"A holdout of {share} leaves {len(examples) - count} to train on and {count} to tune or score on, of "
-            f"{len(examples)} examples: choose another share, or give the task more training examples (a method that "
-            "tunes sets a tenth of them aside, so it needs 6)."
-        )
+    count = held_out(len(examples), share)
     ranked = sorted(examples, key=lambda example: digest(seed, example.id))
     held = {example.id for example in ranked[:count]}
     return tuple(e for e in examples if e.id not in held), tuple(e for e in examples if e.id in held)

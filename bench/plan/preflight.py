@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.data.identity import check_rows
-from bench.data.splits import DataSource
+from bench.data.splits import DataSource, held_out, load_split
 from bench.method import get_method
 from bench.model.outline import check_outline
 from bench.plan.runs import fits_of
@@ -27,6 +27,8 @@ def preflight(families: Iterable[Family], store: Store, source: DataSource, mode
         done = store.complete(family.runs)
         runs += [run for run in family.runs if run not in done]
     check_rows(_rows(runs, store), source)
+    for fit in (fit for run in runs for fit in _unfitted(run, store) if fit.reserved):
+        held_out(len(load_split(get_task(fit.data.task), "train", source).examples), fit.reserved)
     answers: dict[ModelSpec, dict[tuple[str, ...], None]] = {}
     for run in runs:
         if any(get_method(name).uses_model for name in (run.method, *(fit.method for fit in _unfitted(run, store)))):

@@ -15,7 +15,7 @@ import pytest
 from patience import PATIENCE
 
 from bench.errors import BrokenPlugin, near_miss
-from bench.method import METHODS, Method, get_method, method_names, register_method
+from bench.method import METHODS, Method, get_method, method_names, register_earlier_method, register_method
 from bench.registry import load_plugin
 from bench.task import TASKS, Task, get_task, register_task, task_names
 
@@ -396,3 +396,8 @@ def test_a_package_that_failed_to_import_fails_again_with_the_same_reason(monkey
     for _ in range(2):
         with pytest.raises(BrokenPlugin, match=r"The package 'methods' cannot .* methods has a fault"):
             get_method("adamw")
+
+
+def test_an_earlier_plug_in_keeps_a_name_that_the_suite_derives_since(caplog: pytest.LogCaptureFixture) -> None:
+    mine = register_earlier_method(method_class("ivon_ts"))
+    assert get_method("ivon_ts") is mine and "is that of" in caplog.text

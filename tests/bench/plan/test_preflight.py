@@ -126,3 +126,21 @@ def test_rows_to_tune_on_are_needed_too(tmp_path: Path, monkeypatch: pytest.Monk
     family: Family = families([plan("temperature", protocol="clean")])[0]
     preflight([family], Store(tmp_path), DataSource(), None)
     assert set(needed) == {("notes_two", "train"), ("notes_two", "validation"), ("notes_two", "test")}
+
+
+def test_too_few_rows_to_set_some_aside_are_told_before_the_base_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"question {number},{'AB'[number % 2]}\n" for number in range(4))
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("question,answer\n" + rows)
+    (tmp_path / "tiny.toml").write_text(
+        'prompt = "{question} Answer:"\nlabel = "answer"\nlabels = ["A", "B"]\n'
+        '[splits]\ntrain = "train.csv"\nvalidation = "validation.csv"\n'
+    )
+    runs = tmp_path / "runs"
+    arguments = ["run", "--method", "temperature", "--task", str(tmp_path / "tiny.toml"), "--runs", str(runs)]
+    assert main([*arguments, "--set", "steps=2"]) == 2
+    said = capsys.readouterr().err
+    assert "A holdout of 0.1 leaves 4 to train on and 0 to tune or score on, of 4 examples" in said
+    assert "FAILED" not in said and not (runs / "failures").exists()
