@@ -144,7 +144,8 @@ class Registry(Generic[T]):
             )
         for suffix, make in self._makers.items():
             taken = self._classes.get(name + suffix)
-            if taken is not None and make(cls) is not None:
+            made = make(cls) if taken is not None else None
+            if taken is not None and made is not None and not (replaces and replaces(taken, made)):
                 raise BrokenPlugin(
                     f"Two {self.kind}s are named '{name + suffix}': {_called(taken)} and one that the suite derives "
                     f"from {where}. Rename one of them."

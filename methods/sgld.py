@@ -114,7 +114,7 @@ class Sampler(Method):
         for cycle in range(self.rounds):
             start = (cycle + self.burn_in) * length
             ends = (start + (k + 1) * (1 - self.burn_in) * length / each for k in range(each))
-            found |= {round(end) for end in ends if round(end) > math.ceil(start)}  # the last step began past the start
+            found |= {round(end) for end in ends if round(end) > round(start) and self.noisy((round(end) - 1) / steps)}
         return sorted(found)
 
     def check(self, task: Task, train: TrainSpec) -> None:

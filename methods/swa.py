@@ -6,7 +6,6 @@ arXiv 2405.03425.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -75,7 +74,9 @@ class Swa(AdamW):
         """The numbers of steps done at which a training of ``steps`` takes its snapshots."""
         first = round(self.start * steps)
         every = self.every or max(1, (steps - first) // AUTO_SNAPSHOTS)
-        past = math.ceil(self.start * steps) + 1  # the first step at the constant rate, done
+        past = 1 + next(
+            (t for t in range(steps) if t / steps >= self.start), steps
+        )  # a step at the constant rate, done
         return range(max(first + every, past), steps + 1, every)
 
     def schedule(self, progress: float) -> float:

@@ -28,7 +28,7 @@ def flatten(settings: str, ignore: Sequence[str] = ()) -> Flat:
 
 
 def show(value: Any) -> str:
-    """A setting as text: short, and different for different values."""
+    """A setting as text: short, and different for different numbers and for lists that differ in their commas."""
     if isinstance(value, float):
         short = f"{value:.6g}"
         return short if float(short) == value else repr(value)

@@ -12,7 +12,7 @@ import typer
 from bench.cli.app import RESULTS, command
 from bench.cli.complete import keys
 from bench.cli.options import RUNS, DeviceOptions, Plugins, Runs
-from bench.cli.paths import check_output_file, check_output_folder
+from bench.cli.paths import check_output_file, check_output_folder, write_output
 from bench.cli.terminal import say
 
 StoredKey = Annotated[
@@ -97,7 +97,6 @@ def predict(
     from bench.run.execution import Execution
     from bench.run.predict import read_questions
     from bench.run.worker import make_runner
-    from bench.store.files import write_file
     from bench.store.store import Store
     from bench.task import get_task
 
@@ -113,9 +112,5 @@ def predict(
     if out is None:
         say("\n".join(lines))
         return
-    text = "\n".join(lines) + "\n"
-    if out.exists() and not out.is_file():  # a pipe, a terminal
-        out.write_text(text)
-    else:
-        write_file(out.resolve(), text)
+    write_output(out, "\n".join(lines) + "\n")
     print(f"wrote {out}: {len(lines)} answers", file=sys.stderr)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+
+from bench.process.writing import replacing
 
 
 def check_folder(path: Path, option: str) -> None:
@@ -48,6 +51,23 @@ def check_file(path: Path, option: str) -> None:
         raise IsADirectoryError(f"{option} {path} is a folder: name a file.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{option} {path}: there is no folder {path.parent}. Create it, or choose another.")
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a file that :func:`check_output_file` has accepted; what it held stays if the disk is full.
+
+    It keeps its mode. A pipe, a terminal and a file in a folder that may not be written to are written in place.
+    """
+    place = path.resolve()
+    there = place.exists()
+    if there and not (place.is_file() and os.access(place.parent, os.W_OK | os.X_OK)):
+        path.write_text(text)
+        return
+    mode = stat.S_IMODE(place.stat().st_mode) if there else None
+    with replacing(place) as new:
+        new.write_text(text)
+    if mode is not None:
+        place.chmod(mode)
 
 
 def _check_writable(there: Path, path: Path, option: str) -> None:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.formats import parse_file, parse_parquet
-from bench.data.hub import online
+from bench.data.hub import SECONDS, online
 from bench.errors import one_line
 from bench.task import Task
 
 RawRow = Mapping[str, Any]
+UNANSWERED = f"; it did not answer within {SECONDS:.0f} seconds, and is not in the cache"
 
 
 class Origin(StrEnum):
@@ -160,11 +161,13 @@ def _from_hub(source: str, config: str | None, revision: str, split: str, name: 
     import datasets
 
     datasets.disable_progress_bars()
+    answers = online()
     try:
-        with _cache_alone() if not online() else contextlib.nullcontext():
+        with contextlib.nullcontext() if answers else _cache_alone():
             return list(datasets.load_dataset(source, config, revision=revision, split=split))
     except Exception as error:  # the hub client raises many kinds; all of them mean the same to the user
         raise FileNotFoundError(
             f"{name} could not be loaded from the hub at revision {revision[:12]} "
-            f"({type(error).__name__}: {error}). Offline, give a local mirror with --data-dir DIR."
+            f"({type(error).__name__}: {error}{'' if answers else UNANSWERED}). Offline, give a local mirror with "
+            "--data-dir DIR."
         ) from error

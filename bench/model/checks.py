@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.data.batches import Batch, Encoded
+from bench.data.batches import PAD_MULTIPLE, Batch, Encoded
 from bench.errors import ModelNotUsable
 from bench.model.adapters import Adapter
 from bench.model.base import Base
@@ -38,7 +38,7 @@ def steady_length(config: Any) -> int | None:
         if kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope"):
             limits.append(kind.get(key) or getattr(config, key, None) or config.max_position_embeddings)
     if scales_by_place(config):
-        limits.append(int(config.floor_scale) - 1)
+        limits.append((int(config.floor_scale) - 1) // PAD_MULTIPLE * PAD_MULTIPLE)
     return min(limits, default=None)
 
 
@@ -135,6 +135,8 @@ def check_packing(spec: ModelSpec, base: Base, probe: Encoded, places: int | Non
         if places is not None:
             row = _longer_row(probe, places)
             base.model(**base.inputs(row.batch(range(len(row)))))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise ModelNotUsable(f"{base.name} cannot read packed prompts ({reason}): {fix}.") from error
@@ -187,7 +189,8 @@ def _pieces(probe: Encoded, packing: bool = False) -> Encoded:
 def _longer_row(probe: Encoded, places: int) -> Encoded:
     """Prompts, of two lengths, that have more than ``places`` tokens in all."""
     tokens, example = probe.tokens[0], probe.examples[0]
-    prompts = tuple(tokens[: len(tokens) - number % 2] for number in range(2 + 2 * places // len(tokens)))
+    count = max(2, places // max(1, len(tokens) - 1) + 1)
+    prompts = tuple(tokens[: len(tokens) - number % 2] for number in range(count))
     return Encoded(prompts, (example,) * len(prompts), tokens[0], probe.device, 0, packing=True)
 
 

@@ -141,7 +141,8 @@ class ChoiceModel:
 
         Larger bases have so many layers that leaving out a part of the last would save nothing.
         """
-        if not self.small:
+        switched = any(one is not None and one.active for one in (self._recompute, self._compiled))
+        if switched or not self.small:
             yield
             return
         if not self._ends.chosen:

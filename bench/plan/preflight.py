@@ -27,8 +27,9 @@ def preflight(families: Iterable[Family], store: Store, source: DataSource, mode
         done = store.complete(family.runs)
         runs += [run for run in family.runs if run not in done]
     check_rows(_rows(runs, store), source)
-    for fit in (fit for run in runs for fit in _unfitted(run, store) if fit.reserved):
-        held_out(len(load_split(get_task(fit.data.task), "train", source).examples), fit.reserved)
+    for name, share in {(fit.data.task, fit.reserved): None for run in runs for fit in _unfitted(run, store)}:
+        if share:
+            held_out(len(load_split(get_task(name), "train", source).examples), share)
     answers: dict[ModelSpec, dict[tuple[str, ...], None]] = {}
     for run in runs:
         if any(get_method(name).uses_model for name in (run.method, *(fit.method for fit in _unfitted(run, store)))):

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -98,7 +99,7 @@ def publish_folder(place: Path, write: Callable[[Path], None]) -> None:
 def sweep(folder: Path, name: str, seconds: float) -> None:
     """Remove the drafts of ``name`` in a folder ("*": of every name) that are older than ``seconds``."""
     now = time.time()
-    theirs = folder.glob(".tmp*") if name == "*" else ()  # drafts of safetensors
+    theirs = (file for file in folder.glob(".tmp??????") if name == "*" and file.is_file())  # drafts of safetensors
     for left in (*folder.glob(f".{name}.*"), *theirs):
         with contextlib.suppress(OSError):
             folder_like = left.is_dir() and not left.is_symlink()
@@ -114,7 +115,7 @@ def sweep(folder: Path, name: str, seconds: float) -> None:
 def no_room(error: BaseException | None, root: Path | None = None) -> str:
     """Why the file system takes nothing more, if that is what an error, or one that led to it, says; else "".
 
-    With the ``root`` of a store, also why this user cannot read or write there.
+    With the ``root`` of a store, also that this user may not write there.
     """
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
@@ -123,9 +124,9 @@ def no_room(error: BaseException | None, root: Path | None = None) -> str:
         if number in NO_ROOM:
             name = getattr(error, "filename", None)
             return f"nothing can be written{f' to {name}' if name else ''}: {NO_ROOM[number]}"
-        name = getattr(error, "filename", None)
-        ours = root is not None and isinstance(name, str) and Path(name).resolve().is_relative_to(root.resolve())
-        if isinstance(error, PermissionError) and ours:
-            return f"{name} cannot be read or written: {error.strerror}"
+        if isinstance(error, PermissionError) and root is not None and isinstance(error.filename, str):
+            folder = Path(error.filename).resolve().parent
+            if folder.is_relative_to(root.resolve()) and not os.access(folder, os.W_OK | os.X_OK):
+                return f"nothing can be written to {error.filename}: {error.strerror}"
         error = error.__cause__ or error.__context__
     return ""

@@ -37,7 +37,7 @@ HOLDOUT = "holdout"  # the split that is a part of train (bench.data.protocol)
 
 
 class Refused(ValueError):
-    """A merge that was not made; the message names every folder that stands in its way."""
+    """A merge that was not made, with every folder that stands in its way; or that stopped, with how far it came."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +83,8 @@ def merge_stores(sources: Sequence[Store], into: Store, dry_run: bool = False) -
 
     Raises:
         ValueError: a source is ``into`` itself or holds no result.
-        Refused: a folder is damaged, two disagree on one key, or two saw different rows under one name. Nothing was
-            copied.
+        Refused: a folder is damaged, two disagree on one key, or two saw different rows under one name, and nothing was
+            copied; or something could not be written, or changed meanwhile.
     """
     plan: dict[Path, Result] = {}  # place -> the result that goes there
     known, refusals = 0, []

@@ -401,3 +401,5 @@ def test_a_package_that_failed_to_import_fails_again_with_the_same_reason(monkey
 def test_an_earlier_plug_in_keeps_a_name_that_the_suite_derives_since(caplog: pytest.LogCaptureFixture) -> None:
     mine = register_earlier_method(method_class("ivon_ts"))
     assert get_method("ivon_ts") is mine and "is that of" in caplog.text
+    register_earlier_method(method_class("probe_ts"))
+    register_earlier_method(method_class("probe"))  # in either order

@@ -78,6 +78,7 @@ def test_the_learning_rate_follows_the_schedule_as_documented() -> None:
         ({"start": 0.0, "every": 4}, 8, [4, 8]),
         ({"start": 0.7}, 10, [8, 9, 10]),
         ({"start": 0.9}, 10, [10]),
+        ({"start": 0.55, "every": 1}, 100, list(range(56, 101))),  # 0.55 * 100 is more than 55 in floats
         ({"start": 0.45}, 5, [4, 5]),  # the third step begins before the constant rate does
     ],
 )

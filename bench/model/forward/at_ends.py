@@ -2,8 +2,8 @@
 
 An answer is read at the last token of a prompt, and after the last attention no other token reaches it: in a base with
 two layers, a third of all products are for nothing. Which modules can skip them is found by trial: one that reads the
-last token alone must leave every bit of the logits, and of their gradients, as it was. (From four rows on, a row of a
-matrix product does not depend on the number of rows.)
+last token alone must leave every bit as it was of the logits, of their gradients, and of what the adapted layers read.
+(From four rows on, a row of a matrix product did not depend on the number of rows on the CPUs that were tried.)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.batches import Batch, Encoded
+from bench.model.adapters import Adapter
 from bench.posterior import Params
 from bench.task import Example
 
@@ -33,6 +34,10 @@ class Model(Protocol):
     @property
     def params(self) -> Mapping[str, Tensor]:
         """The adapters."""
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The layers that they adapt."""
 
     def logits(self, batch: Batch, params: Params | None = None) -> Tensor:
         """(B, C) logits."""
@@ -51,7 +56,7 @@ class LastTokens:
 
     Args:
         network: the base with its adapters.
-        hosts: its adapted layers, which draw dropout for all tokens, and so read all.
+        hosts: its adapted layers, which read all tokens: methods record what, and draw dropout for it.
         layers: the layers that it is a stack of.
         tokens: a text, which the trial's prompts are parts of.
     """
@@ -67,11 +72,15 @@ class LastTokens:
 
     def choose(self, model: Model) -> None:
         """Find the modules by trial."""
-        self.chosen = True
         run = functools.partial(_run, model, self._tokens)
-        with self.allowed(), contextlib.suppress(Exception):  # a base that cannot read the trial's prompts goes without
-            for layer in self._last:
-                self._choose(layer, run, run())
+        try:
+            with self.allowed(), contextlib.suppress(Exception):  # a base that cannot read the prompts goes without
+                for layer in self._last:
+                    self._choose(layer, run, run())
+        except BaseException:  # stopped in mid-trial
+            self._modules.clear()
+            raise
+        self.chosen = True
 
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
@@ -89,14 +98,14 @@ class LastTokens:
             yield
             return
         self._active = True
-        for module in self._modules:
-            module.forward = functools.partial(_at_end, module.forward)
         try:
+            for module in self._modules:
+                module.forward = functools.partial(_at_end, module.forward)
             yield
         finally:
             self._active = False
             for module in self._modules:
-                del module.forward  # the class's own shows again
+                vars(module).pop("forward", None)  # the class's own shows again
 
     def _choose(self, parent: nn.Module, run: Run, wanted: Sequence[Tensor]) -> None:
         """Take the largest modules in ``parent`` that hold no adapter."""
@@ -112,12 +121,18 @@ class LastTokens:
 
 
 def _run(model: Model, tokens: Sequence[int]) -> list[Tensor]:
-    """The logits of prompts of unlike length, and their gradients, at adapters that are not zero."""
+    """What the adapted layers read of prompts of unlike length, the logits, and their gradients, with B != 0."""
     prompts = tuple(tuple(tokens[: 1 + 7 * n % len(tokens)]) for n in range(max(BATCHES)))
     device = next(iter(model.params.values())).device
     encoded = Encoded(prompts, (Example("", 0),) * len(prompts), tokens[0], device, 0)
     generator, found = torch.Generator().manual_seed(0), list[Tensor]()
-    with torch.inference_mode(False), torch.enable_grad(), model.dropout(False):
+    hosts = {id(adapter.host): adapter.host for adapter in model.adapters.values()}
+    with contextlib.ExitStack() as stack:
+        for context in (torch.inference_mode(False), torch.enable_grad(), model.dropout(False)):
+            stack.enter_context(context)
+        for host in hosts.values():
+            hook = host.register_forward_pre_hook(lambda _, args: found.append(args[0].detach()))
+            stack.callback(hook.remove)
         params = {
             name: torch.randn(value.shape, generator=generator).mul(SCALE).to(value).requires_grad_()
             for name, value in model.params.items()

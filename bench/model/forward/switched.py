@@ -25,6 +25,11 @@ class Switched:
         self._active = False
         self.kept = False
 
+    @property
+    def active(self) -> bool:
+        """Whether it is on."""
+        return self._active
+
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
         """Layers run as :meth:`run` says inside, wherever gradients are computed."""

@@ -144,6 +144,7 @@ def test_a_missing_hub_dataset_is_a_sentence_with_the_way_out(monkeypatch: pytes
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr("bench.data.rows.online", lambda: True)
     with pytest.raises(FileNotFoundError) as error:
         load_split(get_task("wg_s"), "train", DataSource())
     assert str(error.value) == (

@@ -149,7 +149,7 @@ def test_a_base_that_scales_queries_by_their_place_in_the_row_is_refused() -> No
         load_model(dataclasses.replace(lora(), packing=True), folder, CPU)
     model = load_model(lora(), folder, CPU)
     model._places = None  # no table is in the way of so long a prompt
-    with pytest.raises(ValueError, match="beyond 8191 tokens, so answers would depend on it: set max_length=8191"):
+    with pytest.raises(ValueError, match="beyond 8184 tokens, so answers would depend on it: set max_length=8184"):
         model.encode(examples(["which " * 9000 + "Answer:"]), 10000)
 
 

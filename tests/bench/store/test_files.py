@@ -174,7 +174,7 @@ def test_a_disk_that_takes_nothing_more_is_told_from_other_errors(error: Excepti
 
 def test_a_store_that_may_not_be_written_to_is_told_from_a_methods_own_error(tmp_path: Path) -> None:
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "runs" / "fits" / ".x"))
-    assert no_room(error, tmp_path / "runs") == f"{error.filename} cannot be read or written: Permission denied"
+    assert no_room(error, tmp_path / "runs") == f"nothing can be written to {error.filename}: Permission denied"
     assert no_room(error, tmp_path / "other") == no_room(error) == ""
 
 

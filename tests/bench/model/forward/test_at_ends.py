@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 from bench import method
 from bench.data.batches import Batch
 from bench.model import choice_model
+from bench.model.base import layers_of
 from bench.model.choice_model import ChoiceModel, load_model
 from bench.model.forward import at_ends
 from bench.model.forward.at_ends import FEWEST, LastTokens
 from bench.model.identity import resolve_model
-from bench.specs import ModelSpec
+from bench.specs import FitSpec, ModelSpec
 from bench.train import replay
+from methods.laplace.curvature import Tape
 
 # what is left out in the last layer; a module that sees no (B, T, d) is harmless in the list, so only these are named
 PARTS = {
@@ -138,20 +141,37 @@ def test_an_error_in_a_pass_leaves_the_modules_as_they_were(model: ChoiceModel) 
         assert torch.isfinite(model.logits(batch)).all()
 
 
-def test_modules_with_adapters_read_all_tokens() -> None:
-    """Their dropout is drawn for all: the streams of a training stay as they are."""
-    model = load_model(ModelSpec(lora=lora(("q_proj", "down_proj", "o_proj")).lora), None, CPU)
+MLP = ("q_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.mark.parametrize("targets", [MLP, ("q_proj", "down_proj"), ("q_proj", "up_proj"), ("o_proj", "head")])
+def test_adapted_layers_read_what_they_read_in_whole_passes(targets: tuple[str, ...]) -> None:
+    """Dropout is drawn for all tokens, and curvature reads them all: the last token alone would do for the logits."""
+    model = load_model(ModelSpec(lora=lora(targets).lora), None, CPU)
     model.prepare(("A", "B"), seed=0)
+    model.load(drawn(model))
+    batch, names = one_batch(model), list(model.params)
+    whole = Tape(model, batch, names).inputs
     with model.at_ends():
-        hosts = {id(module) for adapter in model.adapters.values() for module in adapter.host.modules()}
-        assert not any(id(part) in hosts for module in model._ends._modules for part in module.modules())
+        short = Tape(model, batch, names).inputs
+    assert whole.keys() == short.keys() and all(torch.equal(whole[name], short[name]) for name in whole)
+
+
+def test_a_trial_that_is_stopped_leaves_no_untried_module(model: ChoiceModel) -> None:
+    hosts = [adapter.host for adapter in model.adapters.values()]
+    ends = LastTokens(model.network, hosts, layers_of(model.network), model._ends._tokens)
+    stopped = mock.patch.object(at_ends, "_same", side_effect=KeyboardInterrupt)
+    with mock.patch.object(model, "_ends", ends), stopped, pytest.raises(KeyboardInterrupt), model.at_ends():
+        pytest.fail("not reached")
+    assert not ends._modules and not ends.chosen
 
 
 def test_the_trial_leaves_no_trace(model: ChoiceModel) -> None:
-    ends = LastTokens(model.network, [adapter.host for adapter in model.adapters.values()], (), model._ends._tokens)
+    hosts = [adapter.host for adapter in model.adapters.values()]
+    ends = LastTokens(model.network, hosts, layers_of(model.network), model._ends._tokens)
     before, state, snapshot = model.forwards, torch.get_rng_state(), model.snapshot()
     with mock.patch.object(model, "_ends", ends), model.dropout(), torch.inference_mode(), model.at_ends():
-        assert ends.chosen and all(module.training for module in model._adapters.dropouts)
+        assert ends.chosen and ends._modules and all(module.training for module in model._adapters.dropouts)
     assert model.forwards == before and torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, snapshot[name]) for name, value in model.snapshot().items())
 
@@ -170,10 +190,23 @@ def test_a_large_base_is_left_alone(model: ChoiceModel, monkeypatch: pytest.Monk
         pass
 
 
-@pytest.mark.parametrize("name", ["adamw", "ivon", "blob", "la_kfac", "swag"])
-def test_results_have_the_same_bytes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_targets(fit: FitSpec, targets: tuple[str, ...]) -> FitSpec:
+    """A fit, and those that it starts from, with adapters on other layers."""
+    adapters = dataclasses.replace(fit.model.lora, targets=targets)
+    bases = tuple(on_targets(base, targets) for base in fit.bases)
+    return dataclasses.replace(fit, model=dataclasses.replace(fit.model, lora=adapters), bases=bases)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [("adamw", ()), ("ivon", ()), ("blob", ()), ("la_kfac", ()), ("swag", ()), ("la_kfac", MLP), ("adamw", MLP)],
+)
+def test_results_have_the_same_bytes(
+    name: str, targets: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In trainings, replayed or not, and in predictions."""
     run = plan_few(name, steps=8)
+    run = dataclasses.replace(run, fit=on_targets(run.fit, targets)) if targets else run
     with mock.patch.object(choice_model, "SMALL", 0):
         plain = result_bytes(compute(run, tmp_path / "plain"), run)
     monkeypatch.setattr(replay, "SHORT", 1)
@@ -182,4 +215,4 @@ def test_results_have_the_same_bytes(name: str, tmp_path: Path, monkeypatch: pyt
     at_end = at_ends._at_end
     monkeypatch.setattr(at_ends, "_at_end", lambda *args, **options: calls.append(1) or at_end(*args, **options))
     assert result_bytes(compute(run, tmp_path / "short"), run) == plain
-    assert calls
+    assert calls or targets  # adapters in the MLP read all tokens, so nothing is left to skip
