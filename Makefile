@@ -44,7 +44,7 @@ lint: $(READY)
 coverage: $(READY)
 	$(PYTEST) -n 3 --cov --cov-report term:skip-covered
 
-# The CPU part of docs/performance.md, in a quarter of an hour on a quiet machine: each script writes a JSON file.
+# The CPU part of docs/performance.md, in a quarter to half an hour on a quiet machine: each script writes a JSON file.
 TIMED := results/cpu
 bench: $(READY)
 	$(BIN)/python -m tools.time_step --part train --json $(TIMED)/time_step_train.json

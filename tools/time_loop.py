@@ -38,7 +38,7 @@ from bench.train.checkpoint import Checkpointing
 from tools.timing import Ratio, report, take_turns
 
 TASK, BATCH, LR = get_task("notes_four"), 4, 5e-5
-BARE, PLAIN, SUITE, REST = "transformers + PEFT", "suite, no step replayed", "suite", "everything else"
+BARE, PLAIN, SUITE, REST = "transformers + PEFT", "suite, plain steps", "suite", "everything else"
 
 
 class Bare:
