@@ -192,7 +192,10 @@ def test_jobs_that_are_killed_requeued_warned_or_lose_their_node_end_with_the_sa
 
         def look() -> dict[str, Any]:
             for file in (tmp_path / "runs/claims").glob("*.json"):
-                held = json.loads(file.read_text() or "{}")
+                try:
+                    held = json.loads(file.read_text() or "{}")
+                except FileNotFoundError:  # released between the two looks
+                    continue
                 has = (tmp_path / "runs/work" / file.stem / "checkpoint.safetensors").exists()
                 if held.get("label") == f"unhurried notes_two seed {seed}" and has:
                     return held
