@@ -21,7 +21,7 @@ from bench.errors import one_line
 from bench.task import Task
 
 RawRow = Mapping[str, Any]
-UNANSWERED = f"; it did not answer within {SECONDS:.0f} seconds, and is not in the cache"
+UNANSWERED = f"; the hub did not answer within {SECONDS:.0f} seconds, so only its local cache was read"
 
 
 class Origin(StrEnum):

@@ -97,7 +97,7 @@ def read_adapter(path: Path) -> OwnAdapter:
             "PEFT's `path_initial_model_for_weight_conversion`, and give that folder."
         )
     if any(".lora_embedding_" in name for name in _names(path)):
-        raise ModelNotUsable(f"{path} adapts embeddings, which the suite does not compute: give a LoRA without them.")
+        raise ModelNotUsable(f"{path} adapts embeddings, which the suite does not support: use a LoRA without them.")
     defaults = peft_defaults()
     for name, value in config.items():
         default = defaults.get(name)

@@ -1,10 +1,10 @@
 """Claims: files that say who is at work on a family. They save work; correctness never depends on them.
 
 A claim appears whole (a hard link to a finished file), its holder rewrites it ``BEATS`` times in ``seconds``, at least
-every 30 seconds, through an open descriptor (so a heartbeat can never revive or overwrite another's claim), and whoever
-finds it older than ``seconds`` renames it away. Its age is its modification time against that of a file just made in
-the same folder: two times of one file server, so clocks that disagree between machines do not matter. No locks: they
-differ between file systems.
+every 30 seconds, through an open descriptor (so a heartbeat can never revive or overwrite another's claim), and a
+process that finds it older than ``seconds`` renames it away. Its age is its modification time against that of a file
+just made in the same folder: two times of one file server, so clocks that disagree between machines do not matter. No
+locks: they differ between file systems.
 
 A claim is dead at once, whatever its age, when its process is known to be gone: it ran on this machine, or it is an
 earlier start of the very job that asks. Nobody waits longer than their own ``seconds`` without a sign of life, whatever

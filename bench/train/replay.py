@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.data.batches import Batch
 from bench.model.choice_model import ChoiceModel
+from bench.model.forward.at_ends import watched
 
 FIRST = 3  # the batch of a mask that is recorded; the next one is computed both ways
 RECORDED, WAYS = 4, 64  # masks that are recorded, and counted, at most
@@ -70,15 +71,8 @@ class ReplayedLoss:
     def __init__(self, objective: Callable[[Batch], Tensor], model: ChoiceModel, parameters: Sequence[Tensor]) -> None:
         self._objective, self._parameters = objective, list(parameters)
         self._others = [one for one in model.params.values() if all(one is not mine for mine in parameters)]
-        modules = list(model.network.modules())
-        self._hooks: list[Any] = [
-            table
-            for module in modules
-            for table in (
-                module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-            )
-        ]  # fmt: skip
-        self._dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
+        self._modules = list(model.network.modules())
+        self._dropouts = [module for module in self._modules if isinstance(module, nn.Dropout)]
         self._seen: Counter[Way] = Counter()
         self._recorded: dict[Way, Replay] = {}
         self.replayed = 0
@@ -101,7 +95,7 @@ class ReplayedLoss:
     def _way(self, batch: Batch) -> Way | None:
         """What decides which operations a step consists of; None where more does than is known here."""
         clear = all(parameter.grad is None for parameter in self._parameters)
-        if not clear or any(self._hooks) or any(map(hooked, self._parameters)):
+        if not clear or any(map(watched, self._modules)) or any(map(hooked, self._parameters)):
             return None
         row = batch.packed
         mask = batch.attention_mask if row is None else torch.cat([row.position_ids[0], row.ends])

@@ -84,7 +84,7 @@ class SlurmSettings:
             if ours := _ours(line):
                 raise ValueError(f"slurm.sbatch has {line!r}: the suite sets {ours} itself, so leave that out.")
         if self.cpus < 0:
-            raise ValueError(f"slurm.cpus is {self.cpus}: give at least 1, or 0 for the cluster's own number.")
+            raise ValueError(f"slurm.cpus is {self.cpus}: use at least 1, or 0 for the cluster's default.")
         if self.warn_seconds < 1:
             raise ValueError(f"slurm.warn_seconds is {self.warn_seconds}: give at least 1.")
 

@@ -94,7 +94,7 @@ class LastTokens:
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
         """For one pass, of which nothing is read but the logits at the last tokens. A hook on the base reads more."""
-        if not self._allowed or self._active or any(map(_hooked, self._watched)):
+        if not self._allowed or self._active or any(map(watched, self._watched)):
             yield
             return
         self._active = True
@@ -151,7 +151,7 @@ def _same(run: Run, wanted: Sequence[Tensor]) -> bool:
     return False
 
 
-def _hooked(module: nn.Module) -> bool:
+def watched(module: nn.Module) -> bool:
     """Whether somebody watches what passes through a module."""
     hooks: Any = module
     return bool(hooks._forward_hooks or hooks._forward_pre_hooks or hooks._backward_hooks or hooks._backward_pre_hooks)

@@ -297,7 +297,7 @@ def test_the_script_says_what_the_settings_ask_for_and_runs_the_command(tmp_path
         ({"partition": "a\n#SBATCH --evil"}, "give one line"),
         ({"sbatch": ["exclude=n3"]}, "give options of sbatch"),
         ({"warn_seconds": 0}, "give at least 1"),
-        ({"cpus": -2}, "give at least 1, or 0"),
+        ({"cpus": -2}, "use at least 1, or 0 for the cluster's default"),
         ({"partition": True}, "expected"),
         ({"sbatch": ["--job-name=mine"]}, "the suite sets --job-name itself"),
         ({"sbatch": ["--job mine"]}, "the suite sets --job-name itself"),

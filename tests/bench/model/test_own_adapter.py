@@ -185,7 +185,7 @@ def test_a_configuration_that_is_not_computed_is_refused(
 
 def test_an_adapter_of_embeddings_or_with_whole_weights_is_refused(tmp_path: Path) -> None:
     made(EMBEDDED, tmp_path / "embeddings", target_modules=["q_proj", "embed_tokens"])
-    with pytest.raises(ModelNotUsable, match="adapts embeddings, which the suite does not compute"):
+    with pytest.raises(ModelNotUsable, match="adapts embeddings, which the suite does not support"):
         read_adapter(tmp_path / "embeddings")
     made(EMBEDDED, tmp_path / "resized")
     file = tmp_path / "resized" / WEIGHTS

@@ -90,7 +90,8 @@ def model(embedded: ChoiceModel) -> ChoiceModel:
 
 @pytest.fixture
 def mlp(model: ChoiceModel) -> nn.Module:
-    found: nn.Module = model.network.model.layers[-1].mlp  # type: ignore[union-attr]
+    base: Any = model.network
+    found: nn.Module = base.model.layers[-1].mlp
     return found
 
 
